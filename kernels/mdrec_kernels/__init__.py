@@ -1,0 +1,1 @@
+"""Memory-bounded operations for sequence models over large catalogues."""

@@ -1,0 +1,1 @@
+"""Sequential recommendation over many domains."""

@@ -1,0 +1,1 @@
+"""Data: raw logs to a prepared dataset to packed batches."""

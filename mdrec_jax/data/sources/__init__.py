@@ -1,0 +1,1 @@
+"""One adapter for each public format, and one for any table of events."""

@@ -1,0 +1,1 @@
+"""Protocols, ranking, metrics, floors and intervals."""

@@ -1,0 +1,1 @@
+"""Models: pure functions over parameters, rows and packed batches."""

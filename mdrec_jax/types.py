@@ -1,0 +1,149 @@
+"""The arrays that pass between the parts, and the letters that name their dimensions.
+
+    R  rows of a batch            T  tokens of a row            S  segments of a row
+    D  model width                H  attention heads            K  width of a head
+    F  feed-forward width         L  layers                     V  rows of an item table
+    N  candidates or negatives    G  domains                    Q  queries of an evaluation batch
+    B  behaviour (event) types    U  users                      M  slots of a memory
+
+A batch is *packed*: a row of T tokens holds the sequences of several users one behind the other, told apart by
+`segment`. Padding is the special case of a row's unused end (`segment == 0`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32
+
+type AnyArray = jax.Array | np.ndarray
+
+PAD_ITEM = 0
+"""Item id of a slot that holds nothing."""
+UNKNOWN_ITEM = 1
+"""Item id of an input that the catalogue does not have: never a target, never a negative."""
+FIRST_ITEM = 2
+"""The first id of a real item."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Packed training or evaluation sequences. Everything but `weight` and `segment_user` is int32 [R, T].
+
+    `0` means none in `item`, `segment` and `target`; `-1` means none in `previous_in_target_domain`. A segment
+    never crosses rows.
+    """
+
+    item: Int32[AnyArray, "R T"]
+    """The item of the event (0 = nothing, 1 = unknown)."""
+    domain: Int32[AnyArray, "R T"]
+    """The domain of the event, 0 .. G-1."""
+    event: Int32[AnyArray, "R T"]
+    """The behaviour type of the event, 0 .. B-1."""
+    time: Int32[AnyArray, "R T"]
+    """Seconds since the data set's first event (0 where the data set has no times)."""
+    segment: Int32[AnyArray, "R T"]
+    """1, 2, ... within the row; 0 = padding."""
+    position: Int32[AnyArray, "R T"]
+    """0, 1, ... within the segment."""
+    domain_position: Int32[AnyArray, "R T"]
+    """0, 1, ... within the events of the segment that share this event's domain."""
+    target: Int32[AnyArray, "R T"]
+    """The next item, or 0 where there is nothing to predict."""
+    target_domain: Int32[AnyArray, "R T"]
+    """The domain of the next event (for an evaluation query: the domain that is asked about)."""
+    target_time: Int32[AnyArray, "R T"]
+    """The time of the next event. A model may read it only when its config says the query's time is visible."""
+    previous_in_target_domain: Int32[AnyArray, "R T"]
+    """Column of the segment's latest event, up to this one, in the target's domain; -1 where there is none."""
+    weight: Float32[AnyArray, "R T"]
+    """The target's weight in the loss; 0 where there is no target."""
+    segment_user: Int32[AnyArray, "R S"]
+    """The user of segment s+1 of the row; -1 where there is no such segment."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Queries:
+    """What an evaluation batch asks: the state at (row, column) is to rank `target` among the items of `domain`."""
+
+    row: Int32[AnyArray, "Q"]
+    column: Int32[AnyArray, "Q"]
+    user: Int32[AnyArray, "Q"]
+    """The user; -1 marks a slot of the batch that holds no query."""
+    domain: Int32[AnyArray, "Q"]
+    target: Int32[AnyArray, "Q"]
+    """The item to be found; 0 when recommending."""
+    previous: Int32[AnyArray, "Q"]
+    """Column of the segment's latest event in `domain`; -1 where there is none."""
+    query: Int32[AnyArray, "Q"]
+    """Index into the evaluation split's list of queries; -1 in an empty slot."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Params:
+    """A model's parameters: a tree of dense arrays, and the tables that are looked up by row."""
+
+    dense: Any
+    tables: dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """What one table's lookup returned: rows, and for each name that was asked for, where its rows stand.
+
+    In `rows` mode `values` holds each touched row once; in `full` mode it is the whole table and `index` holds the
+    ids themselves. Model code is the same in both: `rows.values[rows.index["input"]]`.
+    """
+
+    values: Float32[jax.Array, "N D"]
+    index: dict[str, jax.Array]
+
+    def take(self, name: str) -> jax.Array:
+        """The rows asked for under `name`: the shape of its ids with a last axis D."""
+        return self.values[self.index[name]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Encoded:
+    """A model's answer: one state a token, losses of its own, and numbers worth showing."""
+
+    h: jax.Array
+    """[R, T, D]: the state after reading the event; scores are inner products with item vectors."""
+    losses: dict[str, jax.Array]
+    """Auxiliary losses by name: sums over tokens."""
+    statistics: dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The static facts of a data set that shape a model.
+
+    Args:
+        num_items: ids run from 0 to num_items - 1; 0 is padding, 1 is unknown.
+        num_domains: at least 1.
+        num_events: behaviour types, at least 1.
+        has_time: whether `Batch.time` means anything.
+        ordered: whether the source knew an order of events; sequence models refuse data without one.
+    """
+
+    num_items: int
+    num_domains: int
+    num_events: int
+    has_time: bool
+    ordered: bool = True
+
+
+def table_length(num_items: int) -> int:
+    """The physical number of rows of an item table: a multiple of 384 above 4,096 rows, of 24 below.
+
+    Both divide evenly over 1, 2, 3, 4, 6 and 8 devices. Rows past `num_items` never win a top-k, never enter a sum
+    and never get a gradient.
+    """
+    multiple = 384 if num_items > 4096 else 24
+    return -(-num_items // multiple) * multiple
