@@ -1,7 +1,7 @@
 """What a source hands to `prepare`: events as raw strings, and whatever it knows beside them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,9 @@ class SourceOptions:
                 raise InputError(f"the source '{source}' has no use for --{flag}", found=getattr(self, name))
 
 
+OPTION_NAMES = tuple(option.name for option in fields(SourceOptions))
+"""Every option; a source whose format leaves nothing to say refuses them all."""
+
 TABLE_OPTIONS = ("user_column", "item_column", "time_column", "domain_column", "event_column", "rating_column")
 """The options that only a table reads."""
 
@@ -85,7 +88,9 @@ class RawLog:
         domains: the domains' names in order; empty = the names that occur, sorted.
         event_types: the behaviour types' names in order; empty = the names that occur, sorted.
         keep_items: items of `items` without an event stay in the catalogue (they are candidates of a ranking).
-        min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
+        unknown_item: the raw id that marks an item outside the source's vocabulary: such an event is read as input, as item
+        id 1, and is never a target, never in the catalogue and never counted as an item. None = there is no such mark.
+    min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
         locate: makes the error for a bad event from its `order` and the column's name here; None = `prepare` says
             the order alone.
     """
@@ -103,6 +108,7 @@ class RawLog:
     domains: tuple[str, ...] = ()
     event_types: tuple[str, ...] = ()
     keep_items: bool = False
+    unknown_item: str | None = None
     min_user: int = 1
     min_item: int = 1
     locate: Callable[[int, str], InputError] | None = None
