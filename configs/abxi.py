@@ -1,0 +1,24 @@
+"""Amazon Beauty and Electronics, two domains in one mixed sequence a user, as ABXI (WWW 2025) prepared them.
+
+mdrec prepare abxi FOLDER --out data/abxi
+mdrec train abxi --data data/abxi
+"""
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.train.config import TrainConfig
+
+
+def config() -> RunConfig:
+    return RunConfig(
+        batching=BatchingConfig(rows=64, row_length=64, max_length=50),
+        model=SasrecConfig(dim=128, layers=1, heads=2, max_length=50, embedding_dropout=0.5, residual_dropout=0.5),
+        loss=NextItemConfig(softmax_over="target_domain"),
+        train=TrainConfig(epochs=60, patience=6),
+    )
+
+
+def smoke() -> RunConfig:
+    return replace(config(), model={"dim": 16}, train={"epochs": 0.5})

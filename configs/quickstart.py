@@ -1,0 +1,21 @@
+"""The first run: a small model on the synthetic world, a minute or two on a laptop.
+
+mdrec train quickstart
+"""
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.train.config import TrainConfig
+
+
+def config() -> RunConfig:
+    return RunConfig(
+        batching=BatchingConfig(rows=32, row_length=128, max_length=100),
+        model=SasrecConfig(dim=64, layers=2, heads=1, max_length=100),
+        train=TrainConfig(epochs=12, patience=3),
+    )
+
+
+def smoke() -> RunConfig:
+    return replace(config(), model={"dim": 32, "layers": 1}, train={"epochs": 1.0})

@@ -1,0 +1,45 @@
+"""Reads the command line and hands over to one file a command.
+
+No command's heavy imports happen here: `mdrec prepare` starts without JAX.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mdrec_jax.cli import bench, compare, evaluate, floors, inspect, prepare, recommend, synthetic, train
+from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, MdrecError
+
+COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, bench)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each command's `run` takes what it parsed."""
+    top = argparse.ArgumentParser(
+        prog="mdrec", description="Train and evaluate sequential recommenders over many domains."
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the process's exit code (`mdrec_jax.errors`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args, rest = parser().parse_known_args(given)
+        if rest and not getattr(args, "takes_overrides", False):
+            parser().error("unrecognized arguments: " + " ".join(rest))
+        args.overrides = rest
+        return int(args.run(args) or EXIT_OK)
+    except MdrecError as error:
+        print(f"mdrec: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mdrec: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return EXIT_BAD_INPUT if stop.code not in (0, None) else EXIT_OK
+    except BrokenPipeError:
+        return EXIT_OK

@@ -1,0 +1,103 @@
+"""Frozen dataclasses to plain JSON values and back, with an error that names the field."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, Union, get_args, get_origin
+
+from mdrec_jax.errors import ConfigError
+
+KIND = "kind"
+
+
+def to_plain(value: Any) -> Any:
+    """A tree of dicts, lists and scalars. A dataclass that stands in a union carries its class name as `kind`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {KIND: type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain[T](cls: type[T], value: Any, place: str = "") -> T:
+    """The inverse of `to_plain`.
+
+    Raises:
+        ConfigError: for a field that does not exist, one that is missing and has no default, or a value of another
+            type; `place` is the dotted name of the part that is being read.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError("not a group of fields", column=place or cls.__name__, found=value, expected="an object")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    given = {name: item for name, item in value.items() if name != KIND}
+    for name in given:
+        if name not in fields:
+            raise ConfigError(
+                "no such field", column=_join(place, name), found=name, expected="one of: " + ", ".join(sorted(fields))
+            )
+    return cls(**{name: _read(hints[name], item, _join(place, name)) for name, item in given.items()})
+
+
+def _read(hint: Any, value: Any, place: str) -> Any:
+    if isinstance(hint, typing.TypeAliasType):
+        return _read(hint.__value__, value, place)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _read_union(arguments, value, place)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast(type, hint), value, place)
+    if origin is Literal:
+        return _expect(value in arguments, value, place, " | ".join(map(str, arguments)))
+    if origin is tuple:
+        _expect(isinstance(value, list | tuple), value, place, "a list")
+        inner = arguments[0] if arguments else Any
+        return tuple(_read(inner, item, f"{place}[{i}]") for i, item in enumerate(value))
+    if hint is float:
+        _expect(isinstance(value, int | float) and not isinstance(value, bool), value, place, "a number")
+        return float(value)
+    if hint is int:
+        return _expect(isinstance(value, int) and not isinstance(value, bool), value, place, "a whole number")
+    if hint in (bool, str):
+        return _expect(isinstance(value, hint), value, place, hint.__name__)
+    return value
+
+
+def _read_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    named = {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+    if isinstance(value, dict):
+        _expect(value.get(KIND) in named, value.get(KIND), _join(place, KIND), " | ".join(named))
+        return from_plain(typing.cast(type, named[value[KIND]]), value, place)
+    others = [option for option in options if option is not type(None) and not dataclasses.is_dataclass(option)]
+    _expect(len(others) == 1, value, place, " | ".join(named))
+    return _read(others[0], value, place)
+
+
+def _expect(holds: bool, value: Any, place: str, expected: str) -> Any:
+    if not holds:
+        raise ConfigError("not a value of this field", column=place, found=value, expected=expected)
+    return value
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def flatten(plain: Any, place: str = "") -> dict[str, Any]:
+    """Dotted field names to leaf values; lists count as leaves."""
+    if not isinstance(plain, dict):
+        return {place: plain}
+    return {k: v for name, item in plain.items() for k, v in flatten(item, _join(place, name)).items()}
+
+
+def digest(plain: Any, leave_out: Iterable[str] = ()) -> str:
+    """SHA-256 (16 hex digits) of the fields, without those whose dotted name starts with one of `leave_out`."""
+    out = tuple(leave_out)
+    kept = {k: v for k, v in flatten(plain).items() if not any(k == o or k.startswith(o + ".") for o in out)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,131 @@
+"""The configuration of a run: nothing but the configurations of its parts, put together."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mdrec_jax import codec
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.models.api import ModelConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.parallel.mesh import MeshConfig
+from mdrec_jax.train.config import LoggingConfig, PrecisionConfig, TrainConfig
+
+NOT_IDENTITY = ("hardware", "logging", "train.epochs", "train.steps", "train.patience")
+"""Fields that do not change what a step learns: they are left out of the hash, and a resumed run may change them."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run.
+
+    Args:
+        batching: how sequences become packed batches.
+        model: which model, and its sizes.
+        loss: the next-item objective.
+        optim: optimisers of the dense parameters and of the tables, and the schedule.
+        train: how long, and how the best checkpoint is chosen.
+        precision: the type that activations are computed in.
+        hardware: the devices.
+        logging: what is written down, and how often.
+        seed: of initial values, order of data, negatives and dropout.
+    """
+
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    model: ModelConfig = field(default_factory=SasrecConfig)
+    loss: NextItemConfig = field(default_factory=NextItemConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    hardware: MeshConfig = field(default_factory=MeshConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    seed: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        return codec.to_plain(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "RunConfig":
+        return codec.from_plain(cls, plain)
+
+    def hash(self) -> str:
+        """16 hex digits of everything but hardware, logging and the run's length."""
+        return codec.digest(self.to_plain(), NOT_IDENTITY)
+
+
+def replace(config: RunConfig, **parts: dict[str, Any] | Any) -> RunConfig:
+    """`config` with some fields of its parts replaced: `replace(c, model={"dim": 32}, seed=1)`."""
+    new = {
+        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in parts.items()
+    }
+    return dataclasses.replace(config, **new)
+
+
+def load_preset(name: str, *, smoke: bool = False) -> RunConfig:
+    """The run of a preset of this package, or of a Python file with a function `config() -> RunConfig`.
+
+    A preset is code: it runs when it is named here and nowhere else.
+
+    Raises:
+        ConfigError: when there is no such preset, or the file has no such function.
+    """
+    module = _load_file(Path(name)) if name.endswith(".py") else _load_shipped(name)
+    wanted = "smoke" if smoke else "config"
+    function: Callable[[], Any] | None = getattr(module, wanted, None)
+    if function is None:
+        raise ConfigError(f"the preset has no function '{wanted}'", file=name, expected=f"def {wanted}() -> RunConfig")
+    run = function()
+    if not isinstance(run, RunConfig):
+        raise ConfigError(f"'{wanted}' returned something else", file=name, found=type(run), expected="a RunConfig")
+    return run
+
+
+def preset_folder() -> Path:
+    """Where the presets are: inside the installed package, or at the top of a checkout."""
+    shipped = Path(__file__).parent / "configs"
+    return shipped if shipped.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    return sorted(p.stem for p in preset_folder().glob("*.py") if not p.stem.startswith("_"))
+
+
+def _load_shipped(name: str) -> ModuleType:
+    if name not in preset_names():
+        raise ConfigError(
+            "no such preset", found=name, expected=", ".join(preset_names()) + ", or the path of a .py file"
+        )
+    return _load_file(preset_folder() / f"{name}.py")
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError("no such file", file=path, expected="a Python file with a function config() -> RunConfig")
+    spec = importlib.util.spec_from_file_location(f"mdrec_preset_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration in a run folder's `config.json`.
+
+    Raises:
+        InputError: when the file is missing or is no configuration of this version.
+    """
+    if not path.is_file():
+        raise InputError("no run here", file=path.parent, expected=f"a folder with {path.name}")
+    return RunConfig.from_plain(json.loads(path.read_text(encoding="utf-8"))["config"])

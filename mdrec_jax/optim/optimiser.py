@@ -1,0 +1,130 @@
+"""The optimiser of a run: optax for the dense parameters, row-wise rules for the tables."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from mdrec_kernels import embedding_rows
+from mdrec_kernels.embedding_rows import RowGradients
+
+from mdrec_jax.errors import ConfigError
+from mdrec_jax.optim.schedule import ScheduleConfig, learning_rate_factor
+from mdrec_jax.types import Params
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) for everything that is not a table.
+
+    Args:
+        learning_rate: base rate; the schedule multiplies it.
+        beta1, beta2, epsilon: Adam's.
+        weight_decay: decoupled, times the learning rate; vectors (norms, biases) are not decayed.
+        clip_norm: the global norm that gradients are scaled down to; 0 never clips.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rates("optim.dense", self.learning_rate, self.beta1, self.beta2, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """The rule for table rows.
+
+    Args:
+        rule: `adam` is lazy: the moments of a row move when the row is touched; `adagrad` keeps one sum a row; `sgd`.
+        learning_rate: base rate; the schedule multiplies it.
+        weight_decay: decoupled, times the learning rate, on touched rows.
+    """
+
+    rule: Literal["adam", "adagrad", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rates("optim.table", self.learning_rate, self.beta1, self.beta2, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+def _check_rates(place: str, learning_rate: float, beta1: float, beta2: float, weight_decay: float) -> None:
+    checks = {
+        "learning_rate": (learning_rate, learning_rate > 0, "> 0"),
+        "beta1": (beta1, 0 <= beta1 < 1, "0 to below 1"),
+        "beta2": (beta2, 0 <= beta2 < 1, "0 to below 1"),
+        "weight_decay": (weight_decay, weight_decay >= 0, ">= 0"),
+    }
+    for name, (value, holds, expected) in checks.items():
+        if not holds:
+            raise ConfigError("out of range", column=f"{place}.{name}", found=value, expected=expected)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slots:
+    """What the optimiser remembers: optax's state of the dense parameters, and one record a table."""
+
+    dense: Any
+    tables: dict[str, Any]
+
+
+def _dense_transform(config: DenseConfig) -> optax.GradientTransformation:
+    decays = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, decays) if config.weight_decay else optax.identity(),
+    )
+
+
+def init(config: OptimConfig, params: Params) -> Slots:
+    """Slots for `params`; the same tree whatever the mode of the tables."""
+    rule = config.table.rule
+    return Slots(
+        _dense_transform(config.dense).init(params.dense),
+        {name: embedding_rows.init_slots(table, rule) for name, table in params.tables.items()},
+    )
+
+
+def apply(
+    config: OptimConfig,
+    params: Params,
+    slots: Slots,
+    dense_gradients: Any,
+    table_gradients: dict[str, RowGradients | jax.Array],
+    step: jax.Array,
+) -> tuple[Params, Slots]:
+    """One step.
+
+    Args:
+        dense_gradients: a tree like `params.dense`.
+        table_gradients: for each table its touched rows' gradients, or the whole table's, [V, D].
+        step: the number of steps done before this one.
+    """
+    factor = learning_rate_factor(config.schedule, step)
+    updates, dense_slots = _dense_transform(config.dense).update(dense_gradients, slots.dense, params.dense)
+    rate = -config.dense.learning_rate * factor
+    dense = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params.dense, updates)
+    tables, table_slots = {}, {}
+    for name, gradient in table_gradients.items():
+        tables[name], table_slots[name] = _apply_to_table(
+            config.table, params.tables[name], slots.tables[name], gradient, config.table.learning_rate * factor
+        )
+    return Params(dense, tables), Slots(dense_slots, table_slots)

@@ -1,0 +1,151 @@
+"""The folder of a run: who may write to it, what it holds, and what a resumed run has to agree with."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.codec import flatten
+from mdrec_jax.config import NOT_IDENTITY
+from mdrec_jax.errors import InputError
+from mdrec_jax.files import write_json
+
+CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jsonl", "timing.jsonl", "lock"
+CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
+MAY_DIFFER = (*(f"config.{name}" for name in NOT_IDENTITY), "dataset.path", "versions")
+"""Fields of `config.json` in which a resumed run may differ from the run it resumes."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def state(self) -> Path:
+        return self.path / STATE
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def timing(self) -> Path:
+        return self.path / TIMING
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / EVALUATION
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / TENSORBOARD
+
+    def holds_a_run(self) -> bool:
+        return self.config.exists()
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder's lock; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        InputError: when another process holds it.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise InputError(
+                "the run folder is in use", file=folder.path, found=f"process {owner}", expected="no other process"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def check_new(folder: RunFolder) -> None:
+    """Refuse a folder that holds a run, or anything else that is not ours.
+
+    Raises:
+        InputError: naming what was found.
+    """
+    if folder.holds_a_run():
+        raise InputError(
+            "the folder holds a run already",
+            file=folder.path,
+            found=CONFIG,
+            expected="an empty or new folder",
+            hint="continue it with --resume, start from its weights with --init-from, or give another --run",
+        )
+    if folder.path.exists():
+        others = sorted(p.name for p in folder.path.iterdir() if p.name != LOCK)
+        if others:
+            raise InputError(
+                "the folder holds something else", file=folder.path, found=others[0], expected="an empty or new folder"
+            )
+
+
+def start(folder: RunFolder, record: dict[str, Any], shapes: dict[str, Any]) -> None:
+    """Write what identifies a new run. `config.json` comes last: with it, the folder holds a run."""
+    write_json(folder.state, shapes)
+    write_json(folder.config, record)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted fields of two plain configs that differ: name -> (old, new)."""
+    before, after = flatten(old), flatten(new)
+    names = sorted(before.keys() | after.keys())
+    return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
+
+
+def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The allowed differences between the run in the folder and `record`.
+
+    Raises:
+        InputError: when there is no run, or it differs in what it learns, in its data, or in a parameter's shape.
+    """
+    if not folder.holds_a_run():
+        raise InputError("no run to resume", file=folder.path, expected=f"a folder with {CONFIG}")
+    changed = differences(json.loads(folder.config.read_text(encoding="utf-8")), record)
+    for name, (old, new) in changed.items():
+        if not any(name == field or name.startswith(field + ".") for field in MAY_DIFFER):
+            raise InputError(
+                "the run was started with another value",
+                file=folder.config,
+                column=name,
+                found=new,
+                expected=str(old),
+                hint="start a new run from its weights with --init-from",
+            )
+    check_shapes(folder, shapes)
+    return changed
+
+
+def check_shapes(folder: RunFolder, shapes: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose arrays have other names, shapes or types than the program's, before reading it."""
+    saved = json.loads(folder.state.read_text(encoding="utf-8"))
+    for name in sorted(saved.keys() | shapes.keys()):
+        if saved.get(name) != shapes.get(name):
+            raise InputError(
+                "the saved state does not fit this program",
+                file=folder.state,
+                column=name,
+                found=saved.get(name, "nothing"),
+                expected=str(shapes.get(name, "nothing")),
+            )

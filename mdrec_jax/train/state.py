@@ -1,0 +1,45 @@
+"""Everything that a step changes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from mdrec_jax.optim import optimiser
+from mdrec_jax.optim.optimiser import OptimConfig, Slots
+from mdrec_jax.parallel.mesh import replicated
+from mdrec_jax.types import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    step: jax.Array
+    """Optimiser steps done, int32 scalar: also the position in the stream of batches."""
+    params: Params
+    slots: Slots
+
+
+def init_state(params: Params, optim: OptimConfig, mesh: Mesh) -> TrainState:
+    """A new run's state, every leaf placed on `mesh`."""
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(optim, params))
+    # A copy: the step donates its argument, and the caller may still hold `params`.
+    return jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))
+
+
+def abstract(state: TrainState) -> TrainState:
+    """Shapes, types and shardings of `state`: the target of a restore, with a sharding on every leaf."""
+
+    def describe(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        assert isinstance(leaf.sharding, NamedSharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(describe, state)
+
+
+def shapes(tree: Any) -> dict[str, Any]:
+    """Name of each leaf -> [its type, its shape], as plain values for JSON."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
