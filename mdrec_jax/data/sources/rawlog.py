@@ -88,11 +88,12 @@ class RawLog:
         domains: the domains' names in order; empty = the names that occur, sorted.
         event_types: the behaviour types' names in order; empty = the names that occur, sorted.
         keep_items: items of `items` without an event stay in the catalogue (they are candidates of a ranking).
-        unknown_item: the raw id that marks an item outside the source's vocabulary: such an event is read as input, as item
-        id 1, and is never a target, never in the catalogue and never counted as an item. None = there is no such mark.
-    min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
+        unknown_item: the raw id that marks an item outside the source's vocabulary: such an event is read as input,
+            as item id 1, and is never a target, never in the catalogue, never counted as an item. None = no such mark.
+        min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
         locate: makes the error for a bad event from its `order` and the column's name here; None = `prepare` says
             the order alone.
+        explain: finds what is wrong with the files when reading `events` fails as a whole; None = the library's words.
     """
 
     events: pl.LazyFrame
@@ -112,3 +113,4 @@ class RawLog:
     min_user: int = 1
     min_item: int = 1
     locate: Callable[[int, str], InputError] | None = None
+    explain: Callable[[Exception], InputError] | None = None

@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 from mdrec_jax.errors import InputError
 
@@ -52,6 +53,14 @@ def require_folder(path: Path, what: str = "a folder") -> Path:
     if not path.is_dir():
         raise InputError("no such folder" if not path.exists() else "is not a folder", file=path, expected=what)
     return path
+
+
+@overload
+def find_in(folder: Path, name: str, *, optional: Literal[False] = False) -> Path: ...
+
+
+@overload
+def find_in(folder: Path, name: str, *, optional: Literal[True]) -> Path | None: ...
 
 
 def find_in(folder: Path, name: str, *, optional: bool = False) -> Path | None:

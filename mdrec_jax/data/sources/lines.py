@@ -1,0 +1,95 @@
+"""Text tables whose lines are split by a fixed string, as many published files are: no quoting, no header rules."""
+
+from pathlib import Path
+
+import polars as pl
+
+from mdrec_jax.data.sources.reading import read_text
+from mdrec_jax.errors import InputError
+
+
+def split_lines(
+    path: Path, separator: str, columns: list[str], *, header: bool, encoding: str = "utf-8"
+) -> pl.DataFrame:
+    """The fields of every line that is not blank: `row` (1-based line number) and one String column a field.
+
+    Args:
+        path: a text file, plain or gzip.
+        separator: what stands between two fields, taken literally.
+        columns: the names of all fields; with `header`, the first line must hold exactly these.
+
+    Raises:
+        InputError: missing, empty or damaged file, another header, or a line with more or fewer fields.
+    """
+    lines = pl.Series("line", read_text(path, encoding=encoding).split("\n"), dtype=pl.String).str.strip_chars_end("\r")
+    frame = lines.to_frame().with_row_index("row", 1).filter(pl.col("line").str.strip_chars() != "")
+    expected = separator.join(columns)
+    if header:
+        found = frame["line"][0] if frame.height else ""
+        if found != expected:
+            raise InputError("wrong header", file=path, row=1, found=found, expected=expected)
+        frame = frame[1:]
+    if frame.height == 0:
+        raise InputError("no line of data", file=path, expected=expected)
+    odd = frame.filter(pl.col("line").str.count_matches(separator, literal=True) != len(columns) - 1)
+    if odd.height:
+        expected = f"{len(columns)} fields: {expected}"
+        raise InputError(
+            "wrong number of fields", file=path, row=odd["row"][0], found=odd["line"][0], expected=expected
+        )
+    fields = pl.col("line").str.split_exact(separator, len(columns) - 1).struct.rename_fields(columns).alias("fields")
+    return frame.select("row", fields).unnest("fields")
+
+
+def to_integers(frame: pl.DataFrame, column: str, path: Path, *, minimum: int = 0) -> pl.DataFrame:
+    """`frame` with a String column read as Int64.
+
+    Raises:
+        InputError: a value is not a whole number or below `minimum`.
+    """
+    value = pl.col(column).cast(pl.Int64, strict=False)
+    good = pl.when(value >= minimum).then(value)
+    return _convert(frame, column, path, value=good, expected=f"a whole number from {minimum}")
+
+
+def to_floats(frame: pl.DataFrame, column: str, path: Path, *, minimum: float = 0.0) -> pl.DataFrame:
+    """`frame` with a String column read as Float64.
+
+    Raises:
+        InputError: a value is not a finite number or below `minimum`.
+    """
+    value = pl.col(column).cast(pl.Float64, strict=False)
+    good = pl.when(value.is_finite() & (value >= minimum)).then(value)
+    return _convert(frame, column, path, value=good, expected=f"a finite number from {minimum:g}")
+
+
+def to_days(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
+    """`frame` with a column of `YYYY-MM-DD` dates read as Int64 seconds since the epoch, at midnight UTC.
+
+    Raises:
+        InputError: a value is no such date.
+    """
+    days = pl.col(column).str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
+    return _convert(frame, column, path, value=days * 86_400, expected="a date YYYY-MM-DD")
+
+
+def require_filled(frame: pl.DataFrame, columns: list[str], path: Path) -> None:
+    """Refuses an empty field in `columns`.
+
+    Raises:
+        InputError: a field is empty.
+    """
+    for column in columns:
+        empty = frame.filter(pl.col(column).is_null() | (pl.col(column).str.strip_chars() == ""))
+        if empty.height:
+            raise InputError("empty field", file=path, row=empty["row"][0], column=column, expected="an id")
+
+
+def _convert(frame: pl.DataFrame, column: str, path: Path, *, value: pl.Expr, expected: str) -> pl.DataFrame:
+    """`frame` with `column` replaced by `value`; the first row where `value` is null is an error."""
+    converted = frame.select("row", pl.col(column).alias("found"), value.alias("value"))
+    bad = converted.filter(pl.col("value").is_null())
+    if bad.height:
+        row, found, _ = bad.row(0)
+        raise InputError("unusable value", file=path, row=row, column=column, found=found, expected=expected)
+    return frame.with_columns(converted["value"].alias(column))
