@@ -1,0 +1,225 @@
+"""The prepared dataset: memory-mapped columns and item tables, the read side."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int8, Int16, Int32, Int64
+
+from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM
+from mdrec_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from mdrec_jax.data.swap import recover
+from mdrec_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from mdrec_jax.types import DatasetSpec
+
+COLUMNS = ("sequence_offsets", "sequence_user", "item", "domain", "event", "time", "role")
+
+
+def items_file(domain: str) -> str:
+    """The name, inside a dataset, of a domain's item table (any name of a domain is a safe file name)."""
+    return f"items/{quote(domain, safe=' ,&()+-_')}.parquet"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset. N events stand in S sequences, one behind the other; sequence s is events
+    `sequence_offsets[s] : sequence_offsets[s + 1]`, oldest first.
+
+    `role` says what an event is for: 0 training, 1 validation target, 2 test target, 3 context, which is read and never
+    predicted (an event type that is no target, an item outside the vocabulary, the inputs of a held-out row).
+    Training reads roles 0 and 3 and predicts role 0; a validation query reads 0 and 3 before it, a test query 0, 1, 3.
+
+    Args:
+        path: the folder.
+        manifest: its manifest.
+        sequence_offsets: [S + 1].
+        sequence_user: [S], the user that a sequence belongs to (ascending).
+        item: [N], 1 = an item outside the vocabulary, real items from 2.
+        domain, event: [N], places in `manifest.domains` and `manifest.event_types`.
+        time: [N], seconds since the epoch, zeros without times.
+        role: [N].
+        domain_items: for each domain its items' ids, ascending.
+    """
+
+    path: Path
+    manifest: Manifest
+    sequence_offsets: Int64[np.ndarray, " S+1"]
+    sequence_user: Int32[np.ndarray, " S"]
+    item: Int32[np.ndarray, " N"]
+    domain: Int16[np.ndarray, " N"]
+    event: Int16[np.ndarray, " N"]
+    time: Int64[np.ndarray, " N"]
+    role: Int8[np.ndarray, " N"]
+    domain_items: tuple[Int32[np.ndarray, " I"], ...]
+
+    @property
+    def hash(self) -> str:
+        return self.manifest.hash
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.sequence_user)
+
+    @property
+    def num_users(self) -> int:
+        return self.manifest.counts.users
+
+    @property
+    def num_items(self) -> int:
+        """Ids run from 0 to num_items - 1 (0 padding, 1 unknown)."""
+        return self.manifest.counts.items + FIRST_ITEM
+
+    @property
+    def num_domains(self) -> int:
+        return len(self.manifest.domains)
+
+    @cached_property
+    def spec(self) -> "DatasetSpec":
+        """The facts that shape a model."""
+        from mdrec_jax.types import DatasetSpec  # imports jax, which preparing and inspecting do without
+
+        manifest = self.manifest
+        return DatasetSpec(
+            num_items=self.num_items,
+            num_domains=self.num_domains,
+            num_events=len(manifest.event_types),
+            has_time=manifest.has_time,
+            ordered=manifest.ordered,
+        )
+
+    def domain_index(self, name: str) -> int:
+        """The number of the domain `name`.
+
+        Raises:
+            InputError: there is no such domain.
+        """
+        if name not in self.manifest.domains:
+            raise InputError(
+                "unknown domain", file=self.path, found=name, expected="one of " + ", ".join(self.manifest.domains)
+            )
+        return self.manifest.domains.index(name)
+
+    def items(self, domain: int | str) -> pl.DataFrame:
+        """A domain's items, by ascending id: id, raw, title, category, attributes."""
+        index = self.domain_index(domain) if isinstance(domain, str) else domain
+        return pl.read_parquet(self.path / items_file(self.manifest.domains[index]))
+
+    def users(self) -> pl.DataFrame:
+        """Row i = user i: raw."""
+        return pl.read_parquet(self.path / "users.parquet")
+
+    def lookup_items(self, raw: Sequence[str], domains: Sequence[str]) -> Int32[np.ndarray, " n"]:
+        """The ids of raw items, each in its domain; UNKNOWN_ITEM where the catalogue does not have one.
+
+        With items shared across domains an item is found whichever domain has it.
+
+        Raises:
+            InputError: a domain that the dataset does not have.
+        """
+        for name in set(domains):
+            self.domain_index(name)
+        asked = pl.DataFrame({"raw": raw, "domain": domains}, schema={"raw": pl.String, "domain": pl.String})
+        known = pl.concat([self.items(name).select("raw", "id", domain=pl.lit(name)) for name in self.manifest.domains])
+        keys = ["raw"] if self.manifest.items_across == "shared" else ["raw", "domain"]
+        found = asked.join(known.unique(keys).select(*keys, "id"), on=keys, how="left", maintain_order="left")
+        return found["id"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int32)
+
+    def lookup_users(self, raw: Sequence[str]) -> Int32[np.ndarray, " n"]:
+        """The numbers of raw users; -1 where the dataset does not have one."""
+        known = self.users().with_row_index("id")
+        asked = pl.DataFrame({"raw": raw}, schema={"raw": pl.String})
+        found = asked.join(known, on="raw", how="left", maintain_order="left")
+        return found["id"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.int32)
+
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(sorted(_stems(self.manifest, "features/", ".npy")))
+
+    def feature(self, name: str) -> tuple[Float[np.ndarray, "V F"], Bool[np.ndarray, " V"]]:
+        """The rows of a feature by item id (memory-mapped), and which items have one (rows without are zeros)."""
+        rows = np.load(self.path / "features" / f"{name}.npy", mmap_mode="r")
+        present = np.load(self.path / "features" / f"{name}.present")
+        return rows, present
+
+    def candidate_names(self) -> tuple[str, ...]:
+        return tuple(sorted(_stems(self.manifest, "candidates/", ".parquet")))
+
+    def candidates(self, name: str) -> pl.DataFrame:
+        """Fixed candidates: sequence Int64, domain String, negatives List[Int32] (ids)."""
+        return pl.read_parquet(self.path / "candidates" / f"{name}.parquet")
+
+
+def _stems(manifest: Manifest, prefix: str, suffix: str) -> list[str]:
+    return [
+        name.removeprefix(prefix).removesuffix(suffix)
+        for name in manifest.files
+        if name.startswith(prefix) and name.endswith(suffix)
+    ]
+
+
+def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
+    """Opens a prepared dataset: sizes of its files are checked, with `verify` also their hashes.
+
+    Raises:
+        InputError: not a prepared dataset, another schema version, a file that is missing or was changed.
+    """
+    folder = Path(path)
+    recover(folder)
+    manifest = read_manifest(folder)
+    _check_files(folder, manifest, verify)
+    columns = {name: np.load(folder / "columns" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+    domain_items = tuple(
+        pl.read_parquet(folder / items_file(name), columns=["id"])["id"].to_numpy() for name in manifest.domains
+    )
+    return Dataset(path=folder, manifest=manifest, domain_items=domain_items, **columns)
+
+
+def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
+    needed = [f"columns/{name}.npy" for name in COLUMNS] + [items_file(name) for name in manifest.domains]
+    for name in [*needed, "users.parquet"]:
+        if name not in manifest.files:
+            raise InputError("damaged manifest", file=folder / MANIFEST, column="files", expected=f"an entry {name}")
+    hint = "restore the folder or prepare it again"
+    for name, stored in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError("a file of the dataset is missing", file=file, expected=f"{stored.bytes} bytes", hint=hint)
+        size = file.stat().st_size
+        if size != stored.bytes:
+            raise InputError(
+                "a file of the dataset was changed",
+                file=file,
+                found=f"{size} bytes",
+                expected=f"{stored.bytes} bytes",
+                hint=hint,
+            )
+        if verify and (found := file_hash(file)) != stored.sha256:
+            raise InputError(
+                "a file of the dataset was changed",
+                file=file,
+                found=f"SHA-256 {found}",
+                expected=f"SHA-256 {stored.sha256}",
+                hint=hint,
+            )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def dataset_hash(path: str | Path) -> str:
+    """The hash of the dataset in a folder, as its manifest has it.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
+    return read_manifest(Path(path)).hash

@@ -1,0 +1,225 @@
+"""From a source's lazy frame of strings to arrays of small integers, in one streaming pass."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int8, Int16, Int32, Int64, UInt32
+
+from mdrec_jax.data.ids import dense_codes
+from mdrec_jax.data.sources.rawlog import RawLog
+from mdrec_jax.errors import InputError
+
+MAX_DOMAINS = 1 << 15
+MAX_SPAN = (1 << 31) - 1
+"""Seconds from the first event to the last: batches hold times as int32."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The strings behind the codes of Events.
+
+    Args:
+        users, sequences: raw ids by code; `sequences` is None where a user is one sequence.
+        items: raw ids by code; with separate items a raw id occurs once for each of its domains.
+        item_domain: the domain of each item's code with separate items, else None.
+        domains, event_types: names by code.
+        unknown_items: the codes that stand for an item outside the source's vocabulary.
+    """
+
+    users: pl.Series
+    sequences: pl.Series | None
+    items: pl.Series
+    item_domain: Int16[np.ndarray, " I"] | None
+    domains: tuple[str, ...]
+    event_types: tuple[str, ...]
+    unknown_items: Int32[np.ndarray, " k"]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events as codes, one array a column; `sequence` is `user` where a user is one sequence."""
+
+    user: UInt32[np.ndarray, " N"]
+    sequence: UInt32[np.ndarray, " N"]
+    item: Int32[np.ndarray, " N"]
+    domain: Int16[np.ndarray, " N"]
+    event: Int16[np.ndarray, " N"]
+    order: Int64[np.ndarray, " N"]
+    time: Int64[np.ndarray, " N"] | None
+    role: Int8[np.ndarray, " N"] | None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, which: np.ndarray) -> "Events":
+        """The events at the places (or under the mask) `which`."""
+        taken = {
+            column.name: None if (values := getattr(self, column.name)) is None else values[which]
+            for column in dataclasses.fields(self)
+            if column.name != "sequence"
+        }
+        sequence = taken["user"] if self.sequence is self.user else self.sequence[which]
+        return Events(sequence=sequence, **taken)
+
+
+def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple[Events, Vocabulary, dict[str, int]]:
+    """Reads a source once, in bounded memory: every string becomes a number while it streams by.
+
+    Args:
+        log: the source.
+        items_across: "shared" or "separate", see RawLog.
+        min_rating: events rated lower are left out.
+
+    Returns:
+        (events in no particular order, their vocabulary, events left out by reason).
+
+    Raises:
+        InputError: a missing, negative or unparsable value, with its place; no events; a domain that is not known.
+    """
+    codes = {name: pl.Categories.random() for name in _string_columns(log)}
+    frame = _collect(log, codes, min_rating)
+    if frame.is_empty():
+        raise InputError("there are no events", file=_first_file(log), found="0 rows", expected="at least one event")
+    _check_values(log, frame)
+    names = {name: categories.to_series().cast(pl.String) for name, categories in codes.items()}
+    dropped = {}
+    if "_keep" in frame.columns:
+        kept = frame.filter("_keep")
+        dropped["rating"] = len(frame) - len(kept)
+        frame = kept
+    domain, domains = _named(frame, names["domain"], log.domains, "domain", log)
+    event, event_types = _named(frame, names["event"], log.event_types, "event", log)
+    item = _codes(frame["item"]).astype(np.int32)
+    items, item_domain = names["item"], None
+    if items_across == "separate" and len(domains) > 1:
+        key = item.astype(np.int64) * len(domains) + domain
+        item, pairs = dense_codes(key, len(items) * len(domains))
+        items, item_domain = items.gather(pairs // len(domains)), (pairs % len(domains)).astype(np.int16)
+    user = _codes(frame["user"])
+    unknown = (items == log.unknown_item).arg_true().to_numpy() if log.unknown_item is not None else np.zeros(0)
+    vocabulary = Vocabulary(
+        users=names["user"],
+        sequences=names.get("sequence"),
+        items=items,
+        item_domain=item_domain,
+        domains=domains,
+        event_types=event_types,
+        unknown_items=unknown.astype(np.int32),
+    )
+    events = Events(
+        user=user,
+        sequence=_codes(frame["sequence"]) if "sequence" in names else user,
+        item=item,
+        domain=domain,
+        event=event,
+        order=frame["order"].to_numpy(),
+        time=frame["time"].to_numpy() if log.has_time else None,
+        role=frame["role"].to_numpy() if "role" in frame.columns else None,
+    )
+    return events, vocabulary, dropped
+
+
+def _string_columns(log: RawLog) -> list[str]:
+    present = log.events.collect_schema().names()
+    return [name for name in ("user", "item", "domain", "event", "sequence") if name in present]
+
+
+def _collect(log: RawLog, codes: dict[str, pl.Categories], min_rating: float | None) -> pl.DataFrame:
+    present = log.events.collect_schema().names()
+    columns = [pl.col(name).cast(pl.Categorical(categories)) for name, categories in codes.items()]
+    columns.append(pl.col("order").cast(pl.Int64))
+    columns += [pl.col("time").cast(pl.Int64)] if log.has_time else []
+    columns += [pl.col("role").cast(pl.Int8)] if "role" in present else []
+    if "rating" in present:
+        rating = pl.col("rating").cast(pl.Float64)
+        columns.append((rating.is_null() | rating.is_nan() | (rating < 0)).alias("_bad_rating"))
+        columns += [(rating >= min_rating).alias("_keep")] if min_rating is not None else []
+    elif min_rating is not None:
+        raise InputError("a smallest rating was asked for but there are no ratings", file=_first_file(log))
+    try:
+        return log.events.select(columns).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if log.explain is not None:
+            raise log.explain(error) from error
+        raise InputError("the events cannot be read", file=_first_file(log), found=error) from error
+
+
+def _check_values(log: RawLog, frame: pl.DataFrame) -> None:
+    """Refuses the first bad value in the source's own order."""
+    worst: tuple[int, str] | None = None
+    for name in frame.columns:
+        if name == "_bad_rating":
+            bad = frame[name]
+        elif name == "_keep" or frame[name].dtype == pl.Boolean:
+            continue
+        elif isinstance(frame[name].dtype, pl.Categorical):
+            if not (frame[name].null_count() or frame[name].dtype.categories.to_series().eq("").any()):
+                continue
+            bad = frame[name].is_null() | (frame[name].cast(pl.String) == "").fill_null(True)
+        else:
+            low = frame[name].min()
+            if not frame[name].null_count() and low is not None and low >= 0:
+                continue
+            bad = frame[name].is_null() | (frame[name] < 0).fill_null(True)
+        if bad.any():
+            order = frame["order"].filter(bad).min()
+            column = "rating" if name == "_bad_rating" else name
+            worst = min(worst, (order, column)) if worst else (order, column)
+    if worst is not None:
+        raise _error_at(log, *worst)
+    if log.has_time and (span := frame["time"].max() - frame["time"].min()) > MAX_SPAN:
+        place = frame.select(pl.col("order").get(pl.col("time").arg_max())).item()
+        error = _error_at(log, place, "time")
+        raise InputError(
+            "times span more than 68 years",
+            file=error.file,
+            row=error.row,
+            column=error.column,
+            found=error.found if error.found is not None else f"{span} seconds from first to last",
+            expected=f"at most {MAX_SPAN} seconds from first to last",
+            hint="look at the first and last times, and at --time-unit",
+        )
+
+
+def _error_at(log: RawLog, order: int, column: str) -> InputError:
+    if log.locate is not None:
+        return log.locate(order, column)
+    return InputError(
+        "missing, negative or unparsable value", file=_first_file(log), row=order + 1, column=column, expected="a value"
+    )
+
+
+def _codes(column: pl.Series) -> UInt32[np.ndarray, " N"]:
+    return column.to_physical().to_numpy()
+
+
+def _named(
+    frame: pl.DataFrame, names: pl.Series, declared: tuple[str, ...], what: str, log: RawLog
+) -> tuple[Int16[np.ndarray, " N"], tuple[str, ...]]:
+    """Codes by the declared order of the names, or by their sorted order where none is declared."""
+    if len(names) > MAX_DOMAINS:
+        raise InputError(
+            f"too many different values for a {what}",
+            file=_first_file(log),
+            column=what,
+            found=f"{len(names)} values",
+            expected=f"at most {MAX_DOMAINS}",
+            hint=f"is this the right column for the {what}?",
+        )
+    found = names.to_list()
+    order = list(declared) or sorted(found)
+    for name in found:
+        if name not in order:
+            first = frame.filter(pl.col(what).cast(pl.String) == name)["order"].min()
+            at = _error_at(log, first, what)
+            expected = "one of " + ", ".join(order)
+            raise InputError(f"unknown {what}", file=at.file, row=at.row, column=what, found=name, expected=expected)
+    place = np.array([order.index(name) for name in found], np.int16)
+    return place[_codes(frame[what])], tuple(order)
+
+
+def _first_file(log: RawLog) -> Path | None:
+    return log.files[0] if log.files else None

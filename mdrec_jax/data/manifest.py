@@ -1,0 +1,158 @@
+"""What a prepared dataset says about itself: `manifest.json`, typed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.errors import InputError
+
+SCHEMA = 1
+"""The version of the layout; a reader refuses any other."""
+MANIFEST = "manifest.json"
+ROLES = ("train", "validation", "test", "context")
+"""The meaning of `role` 0 .. 3: the first three are predicted in their split, context is only ever read."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that the dataset was made from: its name without folders, its SHA-256 and its size."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the dataset itself."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class DomainCounts:
+    users: int
+    items: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is: in all, by domain, by role; and what was left out, in events (or as the reason says)."""
+
+    users: int
+    sequences: int
+    events: int
+    items: int
+    domains: dict[str, DomainCounts]
+    roles: dict[str, int]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts of a prepared dataset.
+
+    Args:
+        schema: SCHEMA of the program that wrote it.
+        source: the name of the source.
+        created_by: program and version.
+        sources: the files it was made from.
+        files: relative name -> the dataset's files.
+        domains, event_types: names; their places are the numbers in the columns.
+        counts: see Counts.
+        split: {"rule": ...} and the rule's own values.
+        filters: the filters that were set, by name.
+        tie: how events of equal time were ordered: seeded, id or file.
+        seed: of the permutation of ids and of the seeded ties.
+        items_across: whether equal raw ids in two domains are one item ("shared") or two ("separate").
+        has_time, ordered: whether the source knew times, an order.
+        time_origin: seconds since the epoch of the first event (0 without times).
+        parent: hash of the dataset that this one extends.
+        hash: SHA-256 over the names and hashes of `files`, sorted.
+    """
+
+    schema: int
+    source: str
+    created_by: str
+    sources: tuple[SourceFile, ...]
+    files: dict[str, StoredFile]
+    domains: tuple[str, ...]
+    event_types: tuple[str, ...]
+    counts: Counts
+    split: dict[str, Any]
+    filters: dict[str, Any]
+    tie: str
+    seed: int
+    items_across: str
+    has_time: bool
+    ordered: bool
+    time_origin: int
+    parent: str | None
+    hash: str
+
+    def write(self, folder: Path) -> None:
+        """Writes `folder`/manifest.json."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def combined_hash(files: Mapping[str, StoredFile]) -> str:
+    """The hash of a dataset from the hashes of its files."""
+    lines = "".join(f"{name}\t{files[name].sha256}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads `folder`/manifest.json.
+
+    Raises:
+        InputError: no such file, another schema version, or a manifest that was changed by hand.
+    """
+    path = folder / MANIFEST
+    expected = "a folder made by `mdrec prepare` or `mdrec synthetic`"
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder, expected=expected)
+    if not path.is_file():
+        raise InputError("is not a prepared dataset", file=folder, found=f"no {MANIFEST}", expected=expected)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # covers bytes that are not UTF-8
+        raise InputError("damaged manifest", file=path, found=error, expected=expected) from None
+    if not isinstance(value, dict) or "schema" not in value:
+        raise InputError("is not the manifest of a dataset", file=path, expected=expected)
+    if value["schema"] != SCHEMA:
+        raise InputError(
+            "dataset of another schema version",
+            file=path,
+            column="schema",
+            found=value["schema"],
+            expected=str(SCHEMA),
+            hint="prepare it again with this version of mdrec",
+        )
+    try:
+        manifest = _from_json(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError("damaged manifest", file=path, found=repr(error), expected=expected) from None
+    if manifest.hash != combined_hash(manifest.files):
+        raise InputError("changed manifest", file=path, column="hash", found=manifest.hash, expected="the files' hash")
+    return manifest
+
+
+def _from_json(value: dict[str, Any]) -> Manifest:
+    counts = dict(value["counts"])
+    counts["domains"] = {name: DomainCounts(**numbers) for name, numbers in counts["domains"].items()}
+    return Manifest(
+        **{
+            **value,
+            "sources": tuple(SourceFile(**source) for source in value["sources"]),
+            "files": {name: StoredFile(**stored) for name, stored in value["files"].items()},
+            "domains": tuple(value["domains"]),
+            "event_types": tuple(value["event_types"]),
+            "counts": Counts(**counts),
+        }
+    )
