@@ -1,20 +1,17 @@
 """From a source's lazy frame of strings to arrays of small integers, in one streaming pass."""
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int8, Int16, Int32, Int64, UInt32
 
+from mdrec_jax.data.checks import BAD_RATING, check_values, error_at, first_file
 from mdrec_jax.data.ids import dense_codes
 from mdrec_jax.data.sources.rawlog import RawLog
 from mdrec_jax.errors import InputError
 
 MAX_DOMAINS = 1 << 15
-MAX_SPAN = (1 << 31) - 1
-"""Seconds from the first event to the last: batches hold times as int32."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,17 @@ class Events:
 
     def take(self, which: np.ndarray) -> "Events":
         """The events at the places (or under the mask) `which`."""
-        taken = {
-            column.name: None if (values := getattr(self, column.name)) is None else values[which]
-            for column in dataclasses.fields(self)
-            if column.name != "sequence"
-        }
-        sequence = taken["user"] if self.sequence is self.user else self.sequence[which]
-        return Events(sequence=sequence, **taken)
+        user = self.user[which]
+        return Events(
+            user=user,
+            sequence=user if self.sequence is self.user else self.sequence[which],
+            item=self.item[which],
+            domain=self.domain[which],
+            event=self.event[which],
+            order=self.order[which],
+            time=None if self.time is None else self.time[which],
+            role=None if self.role is None else self.role[which],
+        )
 
 
 def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple[Events, Vocabulary, dict[str, int]]:
@@ -82,8 +83,8 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
     codes = {name: pl.Categories.random() for name in _string_columns(log)}
     frame = _collect(log, codes, min_rating)
     if frame.is_empty():
-        raise InputError("there are no events", file=_first_file(log), found="0 rows", expected="at least one event")
-    _check_values(log, frame)
+        raise InputError("there are no events", file=first_file(log), found="0 rows", expected="at least one event")
+    check_values(log, frame)
     names = {name: categories.to_series().cast(pl.String) for name, categories in codes.items()}
     dropped = {}
     if "_keep" in frame.columns:
@@ -135,61 +136,16 @@ def _collect(log: RawLog, codes: dict[str, pl.Categories], min_rating: float | N
     columns += [pl.col("role").cast(pl.Int8)] if "role" in present else []
     if "rating" in present:
         rating = pl.col("rating").cast(pl.Float64)
-        columns.append((rating.is_null() | rating.is_nan() | (rating < 0)).alias("_bad_rating"))
+        columns.append((rating.is_null() | rating.is_nan() | (rating < 0)).alias(BAD_RATING))
         columns += [(rating >= min_rating).alias("_keep")] if min_rating is not None else []
     elif min_rating is not None:
-        raise InputError("a smallest rating was asked for but there are no ratings", file=_first_file(log))
+        raise InputError("a smallest rating was asked for but there are no ratings", file=first_file(log))
     try:
         return log.events.select(columns).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         if log.explain is not None:
             raise log.explain(error) from error
-        raise InputError("the events cannot be read", file=_first_file(log), found=error) from error
-
-
-def _check_values(log: RawLog, frame: pl.DataFrame) -> None:
-    """Refuses the first bad value in the source's own order."""
-    worst: tuple[int, str] | None = None
-    for name in frame.columns:
-        if name == "_bad_rating":
-            bad = frame[name]
-        elif name == "_keep" or frame[name].dtype == pl.Boolean:
-            continue
-        elif isinstance(frame[name].dtype, pl.Categorical):
-            if not (frame[name].null_count() or frame[name].dtype.categories.to_series().eq("").any()):
-                continue
-            bad = frame[name].is_null() | (frame[name].cast(pl.String) == "").fill_null(True)
-        else:
-            low = frame[name].min()
-            if not frame[name].null_count() and low is not None and low >= 0:
-                continue
-            bad = frame[name].is_null() | (frame[name] < 0).fill_null(True)
-        if bad.any():
-            order = frame["order"].filter(bad).min()
-            column = "rating" if name == "_bad_rating" else name
-            worst = min(worst, (order, column)) if worst else (order, column)
-    if worst is not None:
-        raise _error_at(log, *worst)
-    if log.has_time and (span := frame["time"].max() - frame["time"].min()) > MAX_SPAN:
-        place = frame.select(pl.col("order").get(pl.col("time").arg_max())).item()
-        error = _error_at(log, place, "time")
-        raise InputError(
-            "times span more than 68 years",
-            file=error.file,
-            row=error.row,
-            column=error.column,
-            found=error.found if error.found is not None else f"{span} seconds from first to last",
-            expected=f"at most {MAX_SPAN} seconds from first to last",
-            hint="look at the first and last times, and at --time-unit",
-        )
-
-
-def _error_at(log: RawLog, order: int, column: str) -> InputError:
-    if log.locate is not None:
-        return log.locate(order, column)
-    return InputError(
-        "missing, negative or unparsable value", file=_first_file(log), row=order + 1, column=column, expected="a value"
-    )
+        raise InputError("the events cannot be read", file=first_file(log), found=error) from error
 
 
 def _codes(column: pl.Series) -> UInt32[np.ndarray, " N"]:
@@ -203,7 +159,7 @@ def _named(
     if len(names) > MAX_DOMAINS:
         raise InputError(
             f"too many different values for a {what}",
-            file=_first_file(log),
+            file=first_file(log),
             column=what,
             found=f"{len(names)} values",
             expected=f"at most {MAX_DOMAINS}",
@@ -213,13 +169,9 @@ def _named(
     order = list(declared) or sorted(found)
     for name in found:
         if name not in order:
-            first = frame.filter(pl.col(what).cast(pl.String) == name)["order"].min()
-            at = _error_at(log, first, what)
+            first = frame.filter(pl.col(what).cast(pl.String) == name)["order"].to_numpy().min()
+            at = error_at(log, int(first), what)
             expected = "one of " + ", ".join(order)
             raise InputError(f"unknown {what}", file=at.file, row=at.row, column=what, found=name, expected=expected)
     place = np.array([order.index(name) for name in found], np.int16)
     return place[_codes(frame[what])], tuple(order)
-
-
-def _first_file(log: RawLog) -> Path | None:
-    return log.files[0] if log.files else None

@@ -1,7 +1,7 @@
 """From raw logs to a prepared dataset: clean, order, filter, number, split, write."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from mdrec_jax.data.ordering import Tie, sort_events
 from mdrec_jax.data.people import number_users, rank_people
 from mdrec_jax.data.sources import find_source
 from mdrec_jax.data.sources.rawlog import RawLog, SourceOptions
-from mdrec_jax.data.splits import Split, assign_roles, parse_split
+from mdrec_jax.data.splits import assign_roles, parse_split
 from mdrec_jax.data.writer import check_target, stored_files, write_columns, write_tables, writing
 from mdrec_jax.errors import InputError
 
