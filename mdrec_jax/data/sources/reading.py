@@ -221,6 +221,16 @@ def parse_float(text: str, *, file: Path, row: int, column: str, minimum: float 
     return value
 
 
+def _require_end(archive: tarfile.TarFile, path: Path) -> None:
+    """An archive ends with a block of zeros; `tarfile` takes one that was cut off between two members as it is."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        found = f"no end at byte {archive.offset}"
+        raise InputError("truncated or damaged archive", file=path, found=found, expected="a whole tar file")
+
+
 def tar_members(path: Path, *, limit: int = MAX_BYTES) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the plain files of a tar archive, read in memory, in the archive's order.
 
@@ -247,5 +257,6 @@ def tar_members(path: Path, *, limit: int = MAX_BYTES) -> Iterator[tuple[str, by
                 if len(data) != member.size:
                     raise InputError("truncated archive", file=path, found=f"{len(data)} bytes of {member.name}")
                 yield member.name, data
+            _require_end(archive, path)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError("truncated or damaged archive", file=path, found=error, expected="a whole tar file") from None
