@@ -4,14 +4,16 @@ What is drawn is always a whole window; what the shares speak of is targets. Wit
 
     proportional   every window once: the shares are those of the data
     temperature    w[g] ~ (targets of g) ** (1 / temperature): 1 is proportional, infinity gives all domains the same
-    explicit       w[g] ~ domain_weights[g]; a weight of 0 leaves out the windows that have targets in that domain alone
+    explicit       w[g] ~ domain_weights[g]; 0 leaves out the windows whose targets are in that domain alone
 
-Each domain gets a rate r[g], and a window is drawn, in the mean over epochs, at the mean of its targets' rates. Where
-every window has targets in one domain only (its *domain of targets*; inputs may come from anywhere), r[g] is simply
-wanted / natural and the shares are exact. A window that has targets in several domains is drawn as a whole, so its
-targets come in its own proportions: the rates are then the fixed point of r[g] *= wanted[g] / realised[g], which
-meets the wanted shares where any drawing of whole windows can and comes close to them elsewhere. `expected_shares`
-says what comes out. An epoch has as many targets, in the mean, as the data.
+A window whose targets are all in one domain (its inputs may come from anywhere) is drawn w[g] / natural[g] times an
+epoch in the mean, and where all windows are like that the shares are exact. A window with targets in several domains
+is drawn as a whole, so its targets come in its own proportions f[g]; it is drawn product of r[g] ** f[g] times, with
+one rate r a domain. These rates are the ones that change the data least (in relative entropy) while the shares come
+out as wanted; they are found by iterative scaling, r[g] *= wanted[g] / realised[g] (Darroch and Ratcliff 1972,
+doi:10.1214/aoms/1177692379, where the f of a window add up to 1). No r leaves 1/10 .. 10, or w / natural where that
+lies further out: shares that mixed sequences cannot have are approached, not bought by drawing a few windows over and
+over; `expected_shares` says what comes out. An epoch has as many targets, in the mean, as the data.
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from jaxtyping import Float64, Int64
 from mdrec_jax.data.packing import SHARE_BITS
 from mdrec_jax.errors import ConfigError
 
-_ITERATIONS = 500
-_MIXED_TOLERANCE = 1e-6
+_ITERATIONS = 1000
+_TOLERANCE = 1e-7
+_MIXED_RATE = 10.0
 
 
 @dataclass(frozen=True)
@@ -85,21 +88,26 @@ def mix(targets: Int64[np.ndarray, "W G"], wanted: Float64[np.ndarray, " G"]) ->
         targets: the number of targets of each domain in each window; no window without any.
         wanted: shares, adding up to 1.
     """
-    counts = targets.astype(np.float64)
-    size = counts.sum(axis=1)
-    total = size.sum()
-    # realised[g] = sum over windows of targets[w, g] * mean over w's targets of r = (blend @ r)[g]
-    blend = counts.T @ (counts / size[:, None])
-    rate = np.ones(len(wanted))
+    natural = targets.sum(axis=0)
+    total = int(natural.sum())
+    # Windows of the same composition have the same rate, and there are few compositions.
+    kinds, kind, number = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    parts = kinds / kinds.sum(axis=1, keepdims=True)
+    per_kind = kinds * number[:, None]
+    asked = (wanted > 0) & (natural > 0)
+    ideal = wanted[asked] * total / natural[asked]
+    low, high = min(ideal.min(), 1 / _MIXED_RATE), max(ideal.max(), _MIXED_RATE)
+    rates = np.full(len(wanted), low)
+    rates[asked] = ideal
+    drawable = kinds[:, asked].any(axis=1)
     for _ in range(_ITERATIONS):
-        realised = blend @ rate
-        step = np.divide(wanted * total, realised, out=np.zeros_like(rate), where=realised > 0)
-        rate *= step
-        if np.abs(blend @ rate - wanted * total).max() <= _MIXED_TOLERANCE * total:
+        drawn = np.where(drawable, np.exp(parts @ np.log(rates)), 0.0)
+        drawn *= total / (drawn @ per_kind.sum(axis=1))
+        realised = drawn @ per_kind / total
+        if np.abs(realised - wanted).max() <= _TOLERANCE:
             break
-    windows = (counts / size[:, None]) @ rate
-    windows *= total / (windows @ size)
-    units = np.rint(windows * (1 << SHARE_BITS)).astype(np.int64)
-    units[(units == 0) & (windows > 0)] = 1
-    drawn = units @ counts
-    return Mixture(rate=units, wanted_shares=wanted, expected_shares=drawn / drawn.sum())
+        rates[asked] = np.clip(rates[asked] * wanted[asked] / realised[asked], low, high)
+    units = np.rint(drawn * (1 << SHARE_BITS)).astype(np.int64)
+    units[(units == 0) & (drawn > 0)] = 1
+    shares = units @ per_kind
+    return Mixture(rate=units[kind.reshape(-1)], wanted_shares=wanted, expected_shares=shares / shares.sum())
