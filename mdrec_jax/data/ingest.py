@@ -91,6 +91,8 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
         kept = frame.filter("_keep")
         dropped["rating"] = len(frame) - len(kept)
         frame = kept
+        if kept.is_empty():
+            raise InputError("no event is rated high enough", column="--min-rating", found=min_rating)
     domain, domains = _named(frame, names["domain"], log.domains, "domain", log)
     event, event_types = _named(frame, names["event"], log.event_types, "event", log)
     item = _codes(frame["item"]).astype(np.int32)
@@ -136,7 +138,8 @@ def _collect(log: RawLog, codes: dict[str, pl.Categories], min_rating: float | N
     columns += [pl.col("role").cast(pl.Int8)] if "role" in present else []
     if "rating" in present:
         rating = pl.col("rating").cast(pl.Float64)
-        columns.append((rating.is_null() | rating.is_nan() | (rating < 0)).alias(BAD_RATING))
+        unusable = rating.is_nan() | rating.is_infinite() | (rating < 0)  # null = not rated, which only a filter minds
+        columns.append(unusable.fill_null(min_rating is not None).alias(BAD_RATING))
         columns += [(rating >= min_rating).alias("_keep")] if min_rating is not None else []
     elif min_rating is not None:
         raise InputError("a smallest rating was asked for but there are no ratings", file=first_file(log))

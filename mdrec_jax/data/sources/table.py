@@ -1,0 +1,221 @@
+"""Any CSV, TSV, Parquet or JSONL: one file, several, or a folder such as Spark or BigQuery writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mdrec_jax.data.sources.columns import (
+    EARLIEST_MILLISECOND,
+    explain_time,
+    find_column,
+    id_value,
+    rating_value,
+    time_value,
+)
+from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, records, scan, table_files
+from mdrec_jax.data.sources.item_table import read_items
+from mdrec_jax.data.sources.rawlog import RawLog, SourceOptions
+from mdrec_jax.errors import InputError
+
+ONLY_DOMAIN = "main"
+"""The domain of a table that names none."""
+ONLY_EVENT = "event"
+ROW_BITS = 40
+"""`order` is the file's number shifted by this, plus the record's number in the file."""
+CORE = 5
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """One file of a table: where it is, its domain when that is not a column, the columns that it has."""
+
+    file: Path
+    domain: str | None
+    columns: dict[str, str]
+    fixed: dict[str, str]
+
+
+def read_csv(paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    """Comma-separated text with a header; quotes as in RFC 4180; plain or gzip. Raises InputError."""
+    return _read("csv", paths, options)
+
+
+def read_tsv(paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    """Tab-separated text with a header, without quoting; plain or gzip. Raises InputError."""
+    return _read("tsv", paths, options)
+
+
+def read_parquet(paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    """Parquet files. Raises InputError."""
+    return _read("parquet", paths, options)
+
+
+def read_jsonl(paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    """A JSON object a line; plain or gzip. Raises InputError."""
+    return _read("jsonl", paths, options)
+
+
+def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    parts = _parts(kind, paths, options)
+    has_time = "time" in parts[0].columns
+    for part in parts[1:]:
+        if part.columns.keys() | part.fixed.keys() != parts[0].columns.keys() | parts[0].fixed.keys():
+            expected = ", ".join([*parts[0].columns, *parts[0].fixed]) + f", as in {parts[0].file.name}"
+            found = ", ".join([*part.columns, *part.fixed])
+            raise InputError("other columns than in the first file", file=part.file, found=found, expected=expected)
+    if options.time_unit == "ms" and has_time:
+        _refuse_seconds(parts[0], kind)
+    events = pl.concat([_events(part, number, kind, options) for number, part in enumerate(parts)])
+    domains = tuple(name for name, _ in options.domains)
+    if not domains and "domain" not in parts[0].columns and "domain" not in parts[0].fixed:
+        domains = (ONLY_DOMAIN,)
+    files = tuple(part.file for part in parts)
+    items, dropped = {}, {}
+    if options.items_file is not None:
+        names = domains or tuple(events.select(pl.col("domain").unique()).collect()["domain"].drop_nulls().sort())
+        items, dropped = read_items(options, names)
+        files += (options.items_file,)
+    return RawLog(
+        events=events,
+        has_time=has_time,
+        ordered=True,
+        files=files,
+        items=items,
+        items_across="separate",
+        dropped=dropped,
+        domains=domains,
+        min_user=CORE,
+        min_item=CORE,
+        locate=lambda order, column: _locate(parts, kind, options, order, column),
+        explain=lambda error: _explain(parts, kind, error),
+    )
+
+
+def _parts(kind: Format, paths: Sequence[Path], options: SourceOptions) -> list[TablePart]:
+    if options.domains and paths:
+        raise InputError("give either paths or --domain NAME=PATH", found=", ".join(str(path) for path in paths))
+    if options.domains and options.domain_column:
+        raise InputError("give either --domain NAME=PATH or --domain-column", found=options.domain_column)
+    named: list[tuple[str | None, Path]] = [*options.domains] or [(None, path) for path in paths]
+    if not named:
+        raise InputError("no input", expected="a path, or --domain NAME=PATH")
+    for place, (name, _) in enumerate(named):
+        if name == "" or (name is not None and name in [other for other, _ in named[:place]]):
+            raise InputError("a domain's name is empty or given twice", column="--domain", found=name)
+    return [_part(file, path, kind, name, options) for name, path in named for file in table_files(path, kind)]
+
+
+def _part(file: Path, root: Path, kind: Format, domain: str | None, options: SourceOptions) -> TablePart:
+    names, fixed = column_names(file, kind), partition_values(file, root)
+    everything = [*names, *(name for name in fixed if name not in names)]
+    chosen: dict[str, str] = {}
+    for what in ("user", "item", "time", "domain", "event", "rating"):
+        if what == "domain" and domain is not None:
+            continue
+        asked = getattr(options, f"{what}_column")
+        column = find_column(everything, asked, what, file, needed=what in ("user", "item"))
+        if column is not None:
+            chosen[what] = column
+    return TablePart(
+        file=file,
+        domain=domain,
+        columns={what: column for what, column in chosen.items() if column in names},
+        fixed={what: fixed[column] for what, column in chosen.items() if column not in names},
+    )
+
+
+def _events(part: TablePart, number: int, kind: Format, options: SourceOptions) -> pl.LazyFrame:
+    columns = list(dict.fromkeys(part.columns.values()))
+    frame = scan(part.file, kind, columns)
+    schema = frame.collect_schema()
+    if kind in ("csv", "tsv"):  # a blank line reads as a record without any value
+        frame = frame.filter(~pl.all_horizontal(pl.col(columns).is_null()))
+    values = {}
+    for what, column in part.columns.items():
+        if what == "time":
+            values[what] = time_value(column, schema[column], options.time_unit, part.file)
+        elif what == "rating":
+            values[what] = rating_value(column, schema[column], part.file)
+        else:
+            values[what] = id_value(column, schema[column], part.file)
+    values.update({what: pl.lit(value) for what, value in part.fixed.items()})
+    values.setdefault("domain", pl.lit(part.domain or ONLY_DOMAIN))
+    values.setdefault("event", pl.lit(ONLY_EVENT))
+    values["order"] = pl.col("_row").cast(pl.Int64) + (number << ROW_BITS)
+    return frame.select(**{name: values[name] for name in sorted(values)})
+
+
+def _refuse_seconds(part: TablePart, kind: Format) -> None:
+    """Refuses times that all look like seconds where milliseconds were announced."""
+    column = part.columns.get("time")
+    if column is None:
+        return
+    frame = scan(part.file, kind, [column])
+    if not (frame.collect_schema()[column].is_numeric() or frame.collect_schema()[column] == pl.String):
+        return
+    first = frame.head(1000).collect()[column].cast(pl.Float64, strict=False).drop_nulls()
+    looks = first.is_between(EARLIEST_MILLISECOND // 1000, EARLIEST_MILLISECOND - 1)
+    if len(first) and looks.all():
+        row = 2 if kind in ("csv", "tsv") else 1
+        problem = explain_time(str(first[0]), "ms")
+        raise InputError(
+            problem.problem,
+            file=part.file,
+            row=row,
+            column=column,
+            found=f"{first[0]:.0f}",
+            expected=problem.expected,
+            hint=problem.hint,
+        )
+
+
+def _locate(parts: list[TablePart], kind: Format, options: SourceOptions, order: int, column: str) -> InputError:
+    """The error for a bad value, found again by reading its file record by record."""
+    part, place = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
+    name = part.columns.get(column, column)
+    row, record = record_at(part.file, kind, place)
+    value = record.get(name, part.fixed.get(column))
+    text = "" if value is None else str(value)
+    what = {"item": "an item's id", "user": "a user's id", "domain": "a domain's name"}.get(column, f"a {column}")
+    if not text.strip():
+        problem = "an item without a domain" if column == "domain" else "missing value"
+        return InputError(problem, file=part.file, row=row, column=name, found="nothing", expected=what)
+    if column == "time":
+        problem = explain_time(text, options.time_unit)
+        return InputError(
+            problem.problem,
+            file=part.file,
+            row=row,
+            column=name,
+            found=text,
+            expected=problem.expected,
+            hint=problem.hint,
+        )
+    if column == "rating":
+        expected = "a number, 0 or more"
+        problem = "unparsable number" if not _is_number(text) else "negative, NaN or infinite value"
+        return InputError(problem, file=part.file, row=row, column=name, found=text, expected=expected)
+    return InputError("unusable value", file=part.file, row=row, column=name, found=text, expected=what)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _explain(parts: list[TablePart], kind: Format, error: Exception) -> InputError:
+    """The first record that cannot be read, looked for in every file; else the library's words."""
+    for part in parts:
+        try:
+            for _ in records(part.file, kind):
+                pass
+        except InputError as found:
+            return found
+        except (pl.exceptions.PolarsError, OSError) as damaged:
+            return InputError("the file cannot be read", file=part.file, found=damaged)
+    return InputError("the table cannot be read", file=parts[0].file, found=error)
