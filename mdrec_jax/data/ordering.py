@@ -77,7 +77,7 @@ def _tie_keys(events: Events, vocabulary: Vocabulary, tie: Tie, seed: int) -> li
         return [events.order]
     role = events.role if events.role is not None else np.zeros(len(events), np.int8)
     if tie == "id":
-        return [_raw_rank(vocabulary.items)[events.item], events.domain, events.event, role]
+        return [raw_rank(vocabulary.items)[events.item], events.domain, events.event, role]
     hashed = hash_strings(vocabulary.sequences if vocabulary.sequences is not None else vocabulary.users, seed)
     state = combine(hashed[events.sequence], hash_strings(vocabulary.items, seed)[events.item])
     state = combine(state, _hash_names(vocabulary.domains, seed)[events.domain])
@@ -89,7 +89,7 @@ def _hash_names(names: tuple[str, ...], seed: int) -> UInt64[np.ndarray, " n"]:
     return hash_strings(pl.Series(names, dtype=pl.String), seed)
 
 
-def _raw_rank(raw: pl.Series) -> Int64[np.ndarray, " n"]:
+def raw_rank(raw: pl.Series) -> Int64[np.ndarray, " n"]:
     """The rank of each raw id: as whole numbers where all are, else as text; equal ids share a rank."""
     number = raw.cast(pl.Int64, strict=False)
     return (raw if number.null_count() else number).rank("dense").to_numpy().astype(np.int64)
