@@ -108,9 +108,13 @@ def _json_keys(stream: IO[str], file: Path) -> list[str]:
     return list(keys)
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
 def _json_object(line: str, file: Path, row: int) -> dict:
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except ValueError as error:
         raise InputError("is not JSON", file=file, row=row, found=line.strip(), expected=str(error)) from None
     if not isinstance(value, dict):

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mdrec_jax.data.sources.lines import split_lines
-from mdrec_jax.data.sources.rawlog import CANDIDATE_SCHEMA, ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
+from mdrec_jax.data.sources.movielens import DOMAIN, read_movies
+from mdrec_jax.data.sources.rawlog import CANDIDATE_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, one_path, require_folder
 from mdrec_jax.data.sources.safe_pickle import load_plain
 from mdrec_jax.errors import InputError
 
-_DOMAIN = "movies"
 _ROLES = {"train": 0, "val": 1, "test": 2}
 
 
@@ -43,7 +42,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     users, items = (_names(path, name, found[name]) for name in ("umap", "smap"))
     parts = [_part(path, name, found[name], users, items) for name in _ROLES]
     events = pl.concat(parts).with_columns(
-        pl.lit(_DOMAIN).alias("domain"),
+        pl.lit(DOMAIN).alias("domain"),
         pl.lit("rating").alias("event"),
         pl.int_range(pl.len(), dtype=pl.Int64).alias("order"),
     )
@@ -51,7 +50,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     metadata = {}
     if movies is not None:
         files.append(movies)
-        metadata[_DOMAIN] = read_movies(movies).filter(pl.col("item").is_in(items.tolist()))
+        metadata[DOMAIN] = read_movies(movies).filter(pl.col("item").is_in(items.tolist()))
     negatives = sorted(folder.glob("random-sample_size*-seed*.pkl"))
     if len(negatives) > 1:
         raise InputError(
@@ -70,26 +69,9 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         candidates=candidates,
         dropped=dropped,
         default_split="given",
-        domains=(_DOMAIN,),
+        domains=(DOMAIN,),
         event_types=("rating",),
     )
-
-
-def read_movies(path: Path) -> pl.DataFrame:
-    """MovieLens' `movies.dat` (Latin-1, `MovieID::Title (Year)::Genre|Genre`): ITEM_SCHEMA, genres as attributes.
-
-    Genres are a set, not a path from general to special, so the category is empty.
-
-    Raises:
-        InputError: missing or damaged file, or a line of other fields.
-    """
-    frame = split_lines(path, "::", ["item", "title", "genres"], header=False, encoding="latin-1")
-    return frame.select(
-        "item",
-        "title",
-        pl.lit([], pl.List(pl.String)).alias("category"),
-        pl.col("genres").str.split("|").alias("attributes"),
-    ).cast(ITEM_SCHEMA)  # type: ignore[arg-type]
 
 
 def _names(path: Path, name: str, found: Any) -> np.ndarray:
@@ -153,5 +135,5 @@ def _candidates(path: Path, users: np.ndarray, items: np.ndarray) -> tuple[pl.Da
         .sort("row")
     )
     names = pl.Series(users[owners[negatives["row"].to_numpy()]].tolist(), dtype=pl.String)
-    frame = negatives.select(names.alias("sequence"), pl.lit(_DOMAIN).alias("domain"), "negatives")
+    frame = negatives.select(names.alias("sequence"), pl.lit(DOMAIN).alias("domain"), "negatives")
     return frame.cast(CANDIDATE_SCHEMA), int(np.count_nonzero(~real))  # type: ignore[arg-type]
