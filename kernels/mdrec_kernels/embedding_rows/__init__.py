@@ -1,1 +1,31 @@
+"""Rows of a large table: looked up once each, updated in place, at a cost that the table's length does not enter."""
 
+from mdrec_kernels.embedding_rows.api import (
+    AdagradSlots,
+    AdamSlots,
+    SgdSlots,
+    dense_adagrad,
+    dense_adam,
+    dense_sgd,
+    init_adagrad,
+    init_adam,
+    lookup,
+    update_adagrad,
+    update_adam,
+    update_sgd,
+)
+
+__all__ = [
+    "AdagradSlots",
+    "AdamSlots",
+    "SgdSlots",
+    "dense_adagrad",
+    "dense_adam",
+    "dense_sgd",
+    "init_adagrad",
+    "init_adam",
+    "lookup",
+    "update_adagrad",
+    "update_adam",
+    "update_sgd",
+]

@@ -1,0 +1,244 @@
+"""Public functions of `embedding_rows`.
+
+A step with a sampled loss touches a few thousand rows of a table that may hold many millions. `lookup` reads each
+touched row once; the loss is differentiated with respect to those rows; `update_*` writes them back. Nothing of the
+table's length is ever made, and with the table and slots donated to `jax.jit` the update is in place. The `dense_*`
+functions are the same rules for a loss whose gradient reaches every row.
+
+A row moves when its gradient is not zero everywhere, and only then: moments do not decay and weights do not shrink
+behind a row's back. So both forms give the same table from the same gradient.
+
+Results are deterministic. (Summing the gradients of equal ids is the transpose of `values[index]`, made outside; on a
+GPU that scatter-add is deterministic under `--xla_gpu_deterministic_ops=true`, on CPU and TPU always.)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mdrec_kernels.embedding_rows import reference, rules, xla
+from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, Rule, SgdSlots
+
+type Implementation = str | Sequence[str] | None
+type Scalar = float | Array
+
+
+def _name(implementation: Implementation) -> str:
+    """The implementation to run: `xla` unless another is asked for."""
+    name = "xla" if implementation is None else implementation if isinstance(implementation, str) else implementation[0]
+    if name not in ("xla", "reference"):
+        raise ValueError(f"embedding_rows has no implementation {name!r}; it has 'xla' and 'reference'")
+    return name
+
+
+def lookup(
+    table: Float[Array, "V D"],
+    ids: Mapping[str, Int[Array, "..."]],
+    *,
+    max_rows: int | None = None,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "N D"], Int[Array, "N"], dict[str, Int[Array, "..."]]]:
+    """Read every row that any of `ids` names, once.
+
+    Args:
+        table: [V, D].
+        ids: name -> row numbers of any shape. A number outside 0 .. V-1 names no row: it reads zeros, and no update
+            reaches the table through it.
+        max_rows: number of slots N; by default the smallest that can never overflow, min(number of ids, V + 1).
+        implementation: "xla", "reference", or a sequence of names to try in turn.
+
+    Returns:
+        values [N, D]: the rows, zeros in unused slots.
+        unique_ids [N]: their row numbers, distinct and ascending, then V in unused slots.
+        index: name -> int32 of the shape of its ids, so that `values[index[name]]` is `table[ids[name]]`.
+
+    Raises:
+        ValueError: `max_rows` is so small that some ids could be left without a slot.
+    """
+    flat = [jnp.ravel(x) for x in ids.values()]
+    total = sum(x.size for x in flat)
+    needed = min(total, table.shape[0] + 1)
+    if max_rows is not None and max_rows < needed:
+        raise ValueError(f"max_rows is {max_rows}, but {total} ids can name {needed} different rows")
+    form = {"xla": xla, "reference": reference}[_name(implementation)]
+    unique, place = form.deduplicate(jnp.concatenate(flat), table.shape[0], max_rows or needed)
+    index, start = {}, 0
+    for name, x in ids.items():
+        index[name] = place[start : start + x.size].reshape(x.shape)
+        start += x.size
+    return form.gather(table, unique), unique, index
+
+
+def init_adagrad(table: Float[Array, "V D"], *, initial: float = 0.1) -> AdagradSlots:
+    """Slots of row-wise Adagrad; `initial` keeps the first steps from being lr whatever the gradient's size."""
+    return AdagradSlots(jnp.full((table.shape[0],), initial, jnp.promote_types(table.dtype, jnp.float32)))
+
+
+def init_adam(table: Float[Array, "V D"]) -> AdamSlots:
+    """Slots of lazy Adam: two moments of the table's shape and a count a row."""
+    dtype = jnp.promote_types(table.dtype, jnp.float32)
+    return AdamSlots(
+        jnp.zeros(table.shape, dtype), jnp.zeros(table.shape, dtype), jnp.zeros((table.shape[0],), jnp.int32)
+    )
+
+
+def _update(
+    rule: Rule,
+    formula: Callable[..., tuple[Array, Any]],
+    table: Array,
+    slots: Any,
+    unique_ids: Array,
+    row_grads: Array,
+    lr: Scalar,
+    implementation: Implementation,
+) -> tuple[Array, Any]:
+    """Apply the rule, or the reference's formula for it, to the rows `unique_ids`."""
+    if row_grads.shape != (unique_ids.size, table.shape[1]):
+        raise ValueError(f"row_grads is {row_grads.shape}, expected {(unique_ids.size, table.shape[1])}")
+    rate = jnp.asarray(lr, jnp.promote_types(table.dtype, jnp.float32))
+    if _name(implementation) == "reference":
+        return formula(table, slots, reference.spread(unique_ids, row_grads, table.shape[0]), rate)
+    return xla.update(rule, table, slots, unique_ids, row_grads, rate)
+
+
+def _dense(
+    rule: Rule,
+    formula: Callable[..., tuple[Array, Any]],
+    table: Array,
+    slots: Any,
+    grad: Array,
+    lr: Scalar,
+    implementation: Implementation,
+) -> tuple[Array, Any]:
+    """Apply the rule, or the reference's formula for it, to every row."""
+    if grad.shape != table.shape:
+        raise ValueError(f"grad is {grad.shape}, expected the table's {table.shape}")
+    rate = jnp.asarray(lr, jnp.promote_types(table.dtype, jnp.float32))
+    return (formula if _name(implementation) == "reference" else rule)(table, slots, grad, rate)
+
+
+def update_sgd(
+    table: Float[Array, "V D"],
+    slots: SgdSlots,
+    unique_ids: Int[Array, "N"],
+    row_grads: Float[Array, "N D"],
+    lr: Scalar,
+    *,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], SgdSlots]:
+    """w <- w - lr (g + weight_decay w), for the rows `unique_ids`.
+
+    Args:
+        table: [V, D]; donate it (and the slots) to the surrounding `jax.jit` and it is updated in place.
+        slots: `SgdSlots()`, which is empty.
+        unique_ids: distinct and ascending, those >= V name no row: what `lookup` returned.
+        row_grads: the gradient of the loss with respect to the values that `lookup` returned.
+        lr: learning rate, a number or a scalar array.
+        weight_decay: decoupled decay of the rows that have a gradient.
+        implementation: "xla", "reference", or a sequence of names to try in turn.
+
+    Returns:
+        The table and the slots after the step.
+    """
+    settings = {"weight_decay": weight_decay}
+    rule, formula = rules.sgd(**settings), partial(reference.sgd, **settings)
+    return _update(rule, formula, table, slots, unique_ids, row_grads, lr, implementation)
+
+
+def update_adagrad(
+    table: Float[Array, "V D"],
+    slots: AdagradSlots,
+    unique_ids: Int[Array, "N"],
+    row_grads: Float[Array, "N D"],
+    lr: Scalar,
+    *,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], AdagradSlots]:
+    """Row-wise Adagrad: a <- a + mean(g^2); w <- w - lr (g / (sqrt(a) + eps) + weight_decay w).
+
+    One accumulator a row (Gupta et al., 2014, "Training highly multiclass classifiers"; the usual choice for large
+    recommendation tables): the slots cost 4 bytes a row, not 4 D. Arguments as for `update_sgd`.
+    """
+    settings = {"eps": eps, "weight_decay": weight_decay}
+    rule, formula = rules.adagrad(**settings), partial(reference.adagrad, **settings)
+    return _update(rule, formula, table, slots, unique_ids, row_grads, lr, implementation)
+
+
+def update_adam(
+    table: Float[Array, "V D"],
+    slots: AdamSlots,
+    unique_ids: Int[Array, "N"],
+    row_grads: Float[Array, "N D"],
+    lr: Scalar,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], AdamSlots]:
+    """Lazy Adam (Kingma and Ba, 2015, algorithm 1, on a clock of the row's own).
+
+    Moments move, and the bias correction's count grows, only in the steps in which the row has a gradient. The count
+    is the row's own because the moments are: with the global step, a row first seen late would have moments of one
+    step corrected as if they had thousands, and would jump by (1 - b1) / sqrt(1 - b2) = 3.2 learning rates at the
+    default betas where Adam's first step is one. A table whose rows all have a gradient in every step (full softmax)
+    gets exactly Adam. Arguments as for `update_sgd`.
+    """
+    settings = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+    rule, formula = rules.adam(**settings), partial(reference.adam, **settings)
+    return _update(rule, formula, table, slots, unique_ids, row_grads, lr, implementation)
+
+
+def dense_sgd(
+    table: Float[Array, "V D"],
+    slots: SgdSlots,
+    grad: Float[Array, "V D"],
+    lr: Scalar,
+    *,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], SgdSlots]:
+    """`update_sgd` from a gradient of the whole table; rows whose gradient is zero everywhere keep their bits."""
+    settings = {"weight_decay": weight_decay}
+    return _dense(rules.sgd(**settings), partial(reference.sgd, **settings), table, slots, grad, lr, implementation)
+
+
+def dense_adagrad(
+    table: Float[Array, "V D"],
+    slots: AdagradSlots,
+    grad: Float[Array, "V D"],
+    lr: Scalar,
+    *,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], AdagradSlots]:
+    """`update_adagrad` from a gradient of the whole table, in one pass over it."""
+    settings = {"eps": eps, "weight_decay": weight_decay}
+    rule, formula = rules.adagrad(**settings), partial(reference.adagrad, **settings)
+    return _dense(rule, formula, table, slots, grad, lr, implementation)
+
+
+def dense_adam(
+    table: Float[Array, "V D"],
+    slots: AdamSlots,
+    grad: Float[Array, "V D"],
+    lr: Scalar,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    implementation: Implementation = None,
+) -> tuple[Float[Array, "V D"], AdamSlots]:
+    """`update_adam` from a gradient of the whole table, in one pass over it."""
+    settings = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+    rule, formula = rules.adam(**settings), partial(reference.adam, **settings)
+    return _dense(rule, formula, table, slots, grad, lr, implementation)
