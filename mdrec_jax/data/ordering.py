@@ -9,6 +9,9 @@ from jaxtyping import Int32, Int64, UInt64
 from mdrec_jax.data.ids import combine, hash_strings
 from mdrec_jax.data.ingest import Events, Vocabulary
 
+KEY_BITS = 64
+"""Sequence and time are sorted as one number of so many bits where they fit."""
+
 type Tie = Literal["seeded", "id", "file"]
 
 
@@ -43,7 +46,7 @@ def sort_events(
     else:
         clock = np.zeros(len(events), np.int64)
     bits = np.uint64(max(1, int(clock.max()).bit_length()))
-    if int(bits) + len(sequence_rank).bit_length() <= 64:
+    if int(bits) + len(sequence_rank).bit_length() <= KEY_BITS:
         key = (rank << bits) | clock.astype(np.uint64)
         del rank
         place = np.argsort(key)
