@@ -153,6 +153,7 @@ def segments_of(batch: Batch) -> list[tuple[int, list[dict[str, int]]]]:
             assert (np.diff(columns) == 1).all()
             tokens = [{name: int(values[row, column]) for name, values in fields.items()} for column in columns]
             for entry in tokens:
+                assert entry["previous"] == -1 or entry["previous"] in columns
                 entry["previous"] -= int(columns[0]) if entry["previous"] >= 0 else 0
             found.append((int(batch.segment_user[row, number - 1]), tokens))
         assert (batch.segment_user[row, len(numbers) :] == -1).all()

@@ -203,7 +203,8 @@ def test_training_events_that_held_out_events_of_other_domains_part_are_joined(t
     ("field", "value"),
     [
         ("rows", 0), ("row_length", 49), ("max_length", 0), ("max_length", 70_000), ("window", "first"),
-        ("context", 50), ("context", -1), ("segments", -1), ("mixing", "even"), ("temperature", 0.0), ("domain_weights", (1.0, -1.0)),
+        ("context", 50), ("context", -1), ("segments", -1), ("mixing", "even"), ("temperature", 0.0),
+        ("domain_weights", (1.0, -1.0)),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
