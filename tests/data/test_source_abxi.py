@@ -52,6 +52,8 @@ def test_events_carry_the_original_ids_and_the_domain_of_their_item(tmp_path: Pa
         (["0 1|100 9|100"], "item with no domain", 1),
         (["0 1|100", "", "1 2|x"], "unparsable event", 3),
         (["0 1|100", "1 2"], "unparsable event", 2),
+        (["0 1|100", "1 2|-5"], "unparsable event", 2),
+        (["0 1|100", "1 2|" + "9" * 30], "unparsable event", 2),
         (["0 1|100", "1"], "user without events", 2),
     ],
 )

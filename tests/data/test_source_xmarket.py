@@ -23,10 +23,10 @@ def market(folder: Path, name: str, *lines: str, header: str = HEADER) -> Path:
 
 
 def test_a_market_is_a_domain_and_a_date_is_its_midnight(tmp_path: Path):
-    market(tmp_path, "jp", "u1 B01 4.0 2015-12-27", "u1 B01 5.0 1969-12-31")
+    market(tmp_path, "jp", "u1 B01 4.0 2015-12-27", "u1 B01 5.0 1970-01-01")
     market(tmp_path, "ca", "u2 B01 1.0 2020-02-29")
     log = read([tmp_path], SourceOptions())
-    midnight = [int(datetime(*day, tzinfo=UTC).timestamp()) for day in ((2020, 2, 29), (2015, 12, 27), (1969, 12, 31))]
+    midnight = [int(datetime(*day, tzinfo=UTC).timestamp()) for day in ((2020, 2, 29), (2015, 12, 27), (1970, 1, 1))]
     assert log.events.collect().select("user", "item", "domain", "time", "rating", "order").rows() == [
         ("u2", "B01", "ca", midnight[0], 1.0, 0),
         ("u1", "B01", "jp", midnight[1], 4.0, 1),
@@ -50,6 +50,7 @@ def test_single_files_are_read_too(tmp_path: Path):
         ("u1 B01 -1 2015-12-27", 3, "rate"),
         ("u1 B01 4.0 1451174400", 3, "date"),
         ("u1 B01 4.0 2015-02-30", 3, "date"),
+        ("u1 B01 4.0 1969-12-31", 3, "date"),
         ("u1  4.0 2015-12-27", 3, "itemId"),
     ],
 )
@@ -58,6 +59,14 @@ def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, line: str, row: in
     with pytest.raises(InputError) as caught:
         read([tmp_path], SourceOptions())
     assert (caught.value.file, caught.value.row, caught.value.column) == (path, row, column)
+
+
+def test_a_date_far_from_all_others_is_refused_with_its_place(tmp_path: Path):
+    market(tmp_path, "ca", *["u1 B01 4.0 2015-12-27"] * 5)
+    path = market(tmp_path, "jp", "u1 B01 4.0 2015-12-27", "u1 B01 4.0 2115-12-27")
+    with pytest.raises(InputError, match="68 years") as caught:
+        prepare("xmarket", [tmp_path], tmp_path / "out")
+    assert (caught.value.file, caught.value.row, caught.value.column) == (path, 3, "time")
 
 
 def test_another_header_is_refused(tmp_path: Path):

@@ -5,17 +5,20 @@ A folder holds `<name>_<n>_preprocessed.txt`, `map_item_<n>.txt` (JSON: ASIN -> 
 event is the test target, the one before it the validation target.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.lines import locate_rows
 from mdrec_jax.data.sources.rawlog import OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, one_path, read_json, read_lines, require_folder
 from mdrec_jax.errors import InputError
 
 _DOMAINS = {"abe": ("Beauty", "Electronics"), "afk": ("Food", "Kitchen"), "amb": ("Movie", "Book")}
 """The repository's names for its three pairs."""
+_TIME = re.compile("[0-9]{1,12}")
 
 
 def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
@@ -32,6 +35,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     domains = _DOMAINS.get(name, ("A", "B"))
     items, users = _items(item_file), _users(user_file)
     columns = _parse(events_file, items, users, domains)
+    rows = columns.pop("row")
     events = pl.LazyFrame(
         columns, schema={"user": pl.String, "item": pl.String, "domain": pl.String, "time": pl.Int64}
     ).with_columns(pl.lit("review").alias("event"), pl.int_range(pl.len(), dtype=pl.Int64).alias("order"))
@@ -43,6 +47,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         default_split="loo-mixed",
         domains=domains,
         event_types=("review",),
+        locate=locate_rows([(events_file, rows)]),
     )
 
 
@@ -61,7 +66,13 @@ def _items(path: Path) -> dict[str, tuple[str, int]]:
         raise InputError("not a map of items", file=path, found=type(found).__name__, expected="{ASIN: [item, domain]}")
     items: dict[str, tuple[str, int]] = {}
     for asin, entry in found.items():
-        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], int) or entry[1] not in (0, 1):
+        if (
+            not asin
+            or not isinstance(entry, list)
+            or len(entry) != 2
+            or not isinstance(entry[0], int)
+            or entry[1] not in (0, 1)
+        ):
             expected = "[item, domain] with domain 0 or 1"
             raise InputError("an item with no domain", file=path, column=asin, found=entry, expected=expected)
         if items.setdefault(str(entry[0]), (asin, entry[1])) != (asin, entry[1]):
@@ -73,7 +84,7 @@ def _items(path: Path) -> dict[str, tuple[str, int]]:
 
 def _users(path: Path) -> dict[str, str]:
     found = read_json(path)
-    if not isinstance(found, dict) or not all(isinstance(number, int) for number in found.values()):
+    if not isinstance(found, dict) or "" in found or not all(isinstance(number, int) for number in found.values()):
         raise InputError("not a map of users", file=path, found=type(found).__name__, expected="{reviewer: user}")
     users = {str(number): reviewer for reviewer, number in found.items()}
     if len(users) != len(found):
@@ -84,7 +95,7 @@ def _users(path: Path) -> dict[str, str]:
 def _parse(
     path: Path, items: dict[str, tuple[str, int]], users: dict[str, str], domains: tuple[str, str]
 ) -> dict[str, list]:
-    columns: dict[str, list] = {"user": [], "item": [], "domain": [], "time": []}
+    columns: dict[str, list] = {"user": [], "item": [], "domain": [], "time": [], "row": []}
     for row, line in read_lines(path):
         number, *tokens = line.split()
         if number not in users:
@@ -92,8 +103,8 @@ def _parse(
         if not tokens:
             raise InputError("a user without events", file=path, row=row, found=line, expected="user item|time ...")
         for place, token in enumerate(tokens, 1):
-            item, bar, time = token.partition("|")
-            if not bar or not time.lstrip("-").isdecimal():
+            item, _, time = token.partition("|")
+            if not _TIME.fullmatch(time):
                 where, expected = f"event {place}", "item|unix_time"
                 raise InputError("unparsable event", file=path, row=row, column=where, found=token, expected=expected)
             if item not in items:
@@ -106,4 +117,5 @@ def _parse(
             columns["domain"].append(domains[domain])
             columns["time"].append(int(time))
         columns["user"].extend([users[number]] * len(tokens))
+        columns["row"].extend([row] * len(tokens))
     return columns

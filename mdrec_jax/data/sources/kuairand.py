@@ -21,7 +21,7 @@ import polars as pl
 from jaxtyping import Int8, Int64
 
 from mdrec_jax.data.sources.rawlog import OPTION_NAMES, RawLog, SourceOptions
-from mdrec_jax.data.sources.reading import MAX_BYTES, one_path, read_bytes, require_file, tar_members, unzip
+from mdrec_jax.data.sources.reading import MAX_BYTES, find_in, one_path, read_bytes, require_file, tar_members, unzip
 from mdrec_jax.data.sources.tfrecord import count_varints, decode_varints, packed_int64_lists, read_records
 from mdrec_jax.errors import InputError
 
@@ -85,8 +85,9 @@ def _members(path: Path) -> tuple[list[Path], Iterator[tuple[str, int, Path, byt
     if not path.is_dir():
         require_file(path, "a tar archive of TFRecord files")
         return [path], (_named(path, name, data) for name, data in tar_members(path))
-    names = sorted(file for split in _TARGET_ROLES for file in path.glob(f"{split}/*.tfrecord*"))
-    return names, (_named(path, str(file.relative_to(path)), read_bytes(file)) for file in names)
+    names = sorted(str(file.relative_to(path)) for split in _TARGET_ROLES for file in path.glob(f"{split}/*.tfrecord*"))
+    files = [find_in(path, name) for name in names]
+    return files, (_named(path, name, read_bytes(file)) for name, file in zip(names, files, strict=True))
 
 
 def _named(path: Path, name: str, data: bytes) -> tuple[str, int, Path, bytes]:

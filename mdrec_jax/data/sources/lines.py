@@ -1,5 +1,8 @@
 """Text tables whose lines are split by a fixed string, as many published files are: no quoting, no header rules."""
 
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
@@ -67,10 +70,11 @@ def to_days(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     """`frame` with a column of `YYYY-MM-DD` dates read as Int64 seconds since the epoch, at midnight UTC.
 
     Raises:
-        InputError: a value is no such date.
+        InputError: a value is no such date, or before 1970.
     """
     days = pl.col(column).str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
-    return _convert(frame, column, path, value=days * 86_400, expected="a date YYYY-MM-DD")
+    good = pl.when(days >= 0).then(days * 86_400)
+    return _convert(frame, column, path, value=good, expected="a date YYYY-MM-DD, from 1970-01-01")
 
 
 def require_filled(frame: pl.DataFrame, columns: list[str], path: Path) -> None:
@@ -83,6 +87,22 @@ def require_filled(frame: pl.DataFrame, columns: list[str], path: Path) -> None:
         empty = frame.filter(pl.col(column).is_null() | (pl.col(column).str.strip_chars() == ""))
         if empty.height:
             raise InputError("empty field", file=path, row=empty["row"][0], column=column, expected="an id")
+
+
+def locate_rows(parts: Sequence[tuple[Path, Sequence[int] | pl.Series]]) -> Callable[[int, str], InputError]:
+    """For RawLog.locate, where `order` counts the events of the files behind each other.
+
+    Args:
+        parts: (file, the line of each of its events).
+    """
+    ends = list(accumulate(len(rows) for _, rows in parts))
+
+    def locate(order: int, column: str) -> InputError:
+        place = bisect_right(ends, order)
+        file, rows = parts[place]
+        return InputError("unusable value", file=file, row=int(rows[order - ends[place]]), column=column)
+
+    return locate
 
 
 def _convert(frame: pl.DataFrame, column: str, path: Path, *, value: pl.Expr, expected: str) -> pl.DataFrame:

@@ -58,8 +58,9 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         )
     candidates, dropped = {}, {}
     if negatives:
-        files.append(negatives[0])
-        candidates["fixed"], dropped["fixed negatives that are no item"] = _candidates(negatives[0], users, items)
+        path = find_in(folder, negatives[0].name)
+        files.append(path)
+        candidates["fixed"], dropped["fixed negatives that are no item"] = _candidates(path, users, items)
     return RawLog(
         events=events.lazy(),
         has_time=False,

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from mdrec_jax.data.sources.formats import column_names, records, scan
-from mdrec_jax.data.sources.lines import require_filled, split_lines, to_floats, to_integers
+from mdrec_jax.data.sources.lines import locate_rows, require_filled, split_lines, to_floats, to_integers
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, one_path, read_bytes, require_folder
 from mdrec_jax.data.sources.table import read_csv
@@ -85,7 +85,13 @@ def _read_lines(path: Path, separator: str) -> RawLog:
         pl.int_range(pl.len(), dtype=pl.Int64).alias("order"),
     )
     return RawLog(
-        events=events.lazy(), has_time=True, ordered=True, files=(path,), domains=(DOMAIN,), event_types=(_EVENT,)
+        events=events.lazy(),
+        has_time=True,
+        ordered=True,
+        files=(path,),
+        domains=(DOMAIN,),
+        event_types=(_EVENT,),
+        locate=locate_rows([(path, frame["row"])]),
     )
 
 

@@ -43,7 +43,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     )
     items = [str(item) for item in range(num_items)]
     features = {}
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+    for path in (find_in(folder, file.name) for file in sorted(folder.glob(f"*{_SUFFIX}"))):
         files.append(path)
         features[path.name.removesuffix(_SUFFIX)] = (items, _features(path, num_items))
     return RawLog(

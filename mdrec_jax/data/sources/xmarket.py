@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.lines import require_filled, split_lines, to_days, to_floats
+from mdrec_jax.data.sources.lines import locate_rows, require_filled, split_lines, to_days, to_floats
 from mdrec_jax.data.sources.rawlog import OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, require_file
 from mdrec_jax.errors import InputError
@@ -27,8 +27,9 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     options.refuse("xmarket", *OPTION_NAMES)
     files = _market_files(paths)
     frames = [_market(path).with_columns(pl.lit(market).alias("domain")) for market, path in files.items()]
-    events = pl.concat(frames).with_columns(
-        pl.lit("review").alias("event"), pl.int_range(pl.len(), dtype=pl.Int64).alias("order")
+    rows = [(path, frame["row"]) for path, frame in zip(files.values(), frames, strict=True)]
+    events = pl.concat(frames).select(
+        pl.exclude("row"), pl.lit("review").alias("event"), pl.int_range(pl.len(), dtype=pl.Int64).alias("order")
     )
     return RawLog(
         events=events.lazy(),
@@ -38,6 +39,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         default_split="loo",
         domains=tuple(files),
         event_types=("review",),
+        locate=locate_rows(rows),
     )
 
 
@@ -69,6 +71,7 @@ def _market(path: Path) -> pl.DataFrame:
     require_filled(frame, ["userId", "itemId"], path)
     frame = to_days(to_floats(frame, "rate", path), "date", path)
     return frame.select(
+        "row",
         pl.col("userId").alias("user"), pl.col("itemId").alias("item"), pl.col("date").alias("time"),
         pl.col("rate").alias("rating"),
     )  # fmt: skip
