@@ -58,7 +58,7 @@ CASES = (
 def write_case(case: Case, out: Path) -> Dataset:
     """Random events whose lengths fall off exponentially; each user leans to one domain."""
     rng = np.random.default_rng(0)
-    lengths = case.shortest + rng.exponential(case.mean - case.shortest, case.users).astype(np.int64)
+    lengths = case.shortest + np.rint(rng.exponential(case.mean - case.shortest, case.users)).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     events = int(offsets[-1])
     home = np.repeat(rng.integers(case.domains, size=case.users), lengths)

@@ -74,6 +74,14 @@ def test_an_epoch_holds_what_building_one_sequence_at_a_time_gives(
     assert batches.targets_per_epoch == sum(entry["weight"] for _, tokens in expected for entry in tokens)
 
 
+@pytest.mark.parametrize("window", ["last", "all"])
+def test_the_previous_event_of_a_domain_is_never_looked_for_outside_the_window(window) -> None:
+    config = BatchingConfig(rows=4, row_length=15, max_length=3, window=window)
+    dataset = dataset_of([[TRAIN] * 8] * 40, num_domains=3)
+    found = [segment for batch in epoch(TrainBatches(dataset, config, 0)) for segment in segments_of(batch)]
+    assert in_order(found) == in_order(expected_training(dataset, config))
+
+
 def test_every_field_has_the_type_that_a_batch_promises() -> None:
     batch = TrainBatches(dataset_of([[TRAIN] * 4], num_domains=2), SMALL, 0)[0]
     for field in fields(Batch):
