@@ -39,8 +39,9 @@ def check_values(log: RawLog, frame: pl.DataFrame) -> None:
     for name in frame.columns:
         bad = _bad(frame[name])
         if bad is not None and bad.any():
-            place = (int(order[bad].min()), "rating" if name == BAD_RATING else name)
-            worst = place if worst is None else min(worst, place)
+            place = int(order[bad].min())
+            if worst is None or place < worst[0]:
+                worst = (place, "rating" if name == BAD_RATING else name)
     if worst is not None:
         raise error_at(log, *worst)
     if log.has_time:

@@ -178,6 +178,9 @@ def _locate(parts: list[TablePart], kind: Format, options: SourceOptions, order:
     row, record = record_at(part.file, kind, place)
     value = record.get(name, part.fixed.get(column))
     text = "" if value is None else str(value)
+    if kind in ("csv", "tsv") and column in part.columns and name not in record:
+        found, expected = f"{len(record)} fields", f"a field for '{name}', as in the header"
+        return InputError("too few fields", file=part.file, row=row, column=name, found=found, expected=expected)
     what = {"item": "an item's id", "user": "a user's id", "domain": "a domain's name"}.get(column, f"a {column}")
     if not text.strip():
         problem = "an item without a domain" if column == "domain" else "missing value"
