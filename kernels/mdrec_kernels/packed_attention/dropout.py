@@ -1,0 +1,35 @@
+"""Which attention weights are dropped: a hash of (row's key, head, query column, key column).
+
+A weight's fate depends on nothing else: not on the tiling, not on the implementation, not on which device or batch of
+rows holds the row. A counter-based hash costs two rounds of integer arithmetic a weight, where `jax.random`'s
+Threefry would cost as much as the attention itself on a CPU.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, UInt32
+
+MAX_LENGTH = 1 << 16
+"""Rows are at most this long where weights are dropped: a pair of columns is one 32-bit counter."""
+
+
+def row_seeds(keys: Array) -> UInt32[Array, "R 2"]:
+    """Two words a row from typed keys [R] (or raw keys [R, 2])."""
+    return jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """The finaliser of MurmurHash3 (Appleby, public domain): every input bit reaches every output bit."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def keep_mask(
+    seeds: UInt32[Array, "R 2"], heads: int, query: Int[Array, "t"], key: Int[Array, "s"], rate: float
+) -> Bool[Array, "R H t s"]:
+    """True where the weight of (row, head, query column, key column) stays; each is dropped with probability `rate`."""
+    pair = (query.astype(jnp.uint32)[:, None] << 16) | key.astype(jnp.uint32)[None, :]
+    hashed = _mix(pair[None] ^ seeds[:, 0, None, None])
+    salt = seeds[:, 1, None] + jnp.arange(heads, dtype=jnp.uint32)[None] * jnp.uint32(0x9E3779B9)
+    return _mix(hashed[:, None] ^ salt[:, :, None, None]) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
