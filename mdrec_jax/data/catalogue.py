@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Int32
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM, append_ids
+from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM, append_ids, dense_codes
 from mdrec_jax.data.ingest import Events, Vocabulary
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, RawLog
 from mdrec_jax.errors import InputError
@@ -83,9 +83,7 @@ def make_catalogue(
 def _occurring(events: Events, vocabulary: Vocabulary) -> pl.DataFrame:
     """domain, raw, code of every item code in every domain that it has an event in."""
     domains = len(vocabulary.domains)
-    seen = np.zeros(len(vocabulary.items) * domains, bool)
-    seen[events.item.astype(np.int64) * domains + events.domain] = True
-    key = np.flatnonzero(seen)
+    _, key = dense_codes(events.item.astype(np.int64) * domains + events.domain, len(vocabulary.items) * domains)
     code = key // domains
     return pl.DataFrame(
         {

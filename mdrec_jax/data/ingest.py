@@ -21,7 +21,6 @@ class Vocabulary:
     Args:
         users, sequences: raw ids by code; `sequences` is None where a user is one sequence.
         items: raw ids by code; with separate items a raw id occurs once for each of its domains.
-        item_domain: the domain of each item's code with separate items, else None.
         domains, event_types: names by code.
         unknown_items: the codes that stand for an item outside the source's vocabulary.
     """
@@ -29,7 +28,6 @@ class Vocabulary:
     users: pl.Series
     sequences: pl.Series | None
     items: pl.Series
-    item_domain: Int16[np.ndarray, " I"] | None
     domains: tuple[str, ...]
     event_types: tuple[str, ...]
     unknown_items: Int32[np.ndarray, " k"]
@@ -85,7 +83,6 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
     if frame.is_empty():
         raise InputError("there are no events", file=first_file(log), found="0 rows", expected="at least one event")
     check_values(log, frame)
-    names = {name: categories.to_series().cast(pl.String) for name, categories in codes.items()}
     dropped = {}
     if "_keep" in frame.columns:
         kept = frame.filter("_keep")
@@ -93,25 +90,30 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
         frame = kept
         if kept.is_empty():
             raise InputError("no event is rated high enough", column="--min-rating", found=min_rating)
+    events, vocabulary = _encode(log, frame, codes, items_across)
+    return events, vocabulary, dropped
+
+
+def _encode(
+    log: RawLog, frame: pl.DataFrame, codes: dict[str, pl.Categories], items_across: str
+) -> tuple[Events, Vocabulary]:
+    names = {name: categories.to_series().cast(pl.String) for name, categories in codes.items()}
     domain, domains = _named(frame, names["domain"], log.domains, "domain", log)
     event, event_types = _named(frame, names["event"], log.event_types, "event", log)
-    item = _codes(frame["item"]).astype(np.int32)
-    items, item_domain = names["item"], None
+    item, items = _codes(frame["item"]).astype(np.int32), names["item"]
     if items_across == "separate" and len(domains) > 1:
-        key = item.astype(np.int64) * len(domains) + domain
-        item, pairs = dense_codes(key, len(items) * len(domains))
-        items, item_domain = items.gather(pairs // len(domains)), (pairs % len(domains)).astype(np.int16)
-    user = _codes(frame["user"])
-    unknown = (items == log.unknown_item).arg_true().to_numpy() if log.unknown_item is not None else np.zeros(0)
+        item, pairs = dense_codes(item.astype(np.int64) * len(domains) + domain, len(items) * len(domains))
+        items = items.gather(pairs // len(domains))
+    unknown = np.flatnonzero((items == log.unknown_item).to_numpy()) if log.unknown_item is not None else []
     vocabulary = Vocabulary(
         users=names["user"],
         sequences=names.get("sequence"),
         items=items,
-        item_domain=item_domain,
         domains=domains,
         event_types=event_types,
-        unknown_items=unknown.astype(np.int32),
+        unknown_items=np.asarray(unknown, np.int32),
     )
+    user = _codes(frame["user"])
     events = Events(
         user=user,
         sequence=_codes(frame["sequence"]) if "sequence" in names else user,
@@ -122,7 +124,7 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
         time=frame["time"].to_numpy() if log.has_time else None,
         role=frame["role"].to_numpy() if "role" in frame.columns else None,
     )
-    return events, vocabulary, dropped
+    return events, vocabulary
 
 
 def _string_columns(log: RawLog) -> list[str]:
