@@ -17,18 +17,18 @@ BLOCK = 1 << 22
 class Events:
     """A world's N events, user by user in order."""
 
-    user: Int[np.ndarray, "N"]
-    item: Int[np.ndarray, "N"]
-    domain: Int[np.ndarray, "N"]
-    buy: Bool[np.ndarray, "N"]
-    time: Int[np.ndarray, "N"]
-    session: Int[np.ndarray, "N"]
-    intent: Int[np.ndarray, "N"]
-    noise: Bool[np.ndarray, "N"]
-    channel: Int[np.ndarray, "N"]
-    value: Int[np.ndarray, "N"]
-    gap: Int[np.ndarray, "N"]
-    role: Int[np.ndarray, "N"]
+    user: Int[np.ndarray, " N"]
+    item: Int[np.ndarray, " N"]
+    domain: Int[np.ndarray, " N"]
+    buy: Bool[np.ndarray, " N"]
+    time: Int[np.ndarray, " N"]
+    session: Int[np.ndarray, " N"]
+    intent: Int[np.ndarray, " N"]
+    noise: Bool[np.ndarray, " N"]
+    channel: Int[np.ndarray, " N"]
+    value: Int[np.ndarray, " N"]
+    gap: Int[np.ndarray, " N"]
+    role: Int[np.ndarray, " N"]
 
 
 def draw_events(config: SyntheticConfig, factors: Factors, plan: Plan) -> Events:
@@ -69,13 +69,13 @@ class _Domain:
     def draw(
         self,
         plan: Plan,
-        user: Int[np.ndarray, "Q"],
+        user: Int[np.ndarray, " Q"],
         t: int,
         history: Int[np.ndarray, "Q E"],
-        previous: Int[np.ndarray, "Q"],
-        previous_own: Int[np.ndarray, "Q"],
+        previous: Int[np.ndarray, " Q"],
+        previous_own: Int[np.ndarray, " Q"],
         rng: np.random.Generator,
-    ) -> Int[np.ndarray, "Q"]:
+    ) -> Int[np.ndarray, " Q"]:
         """Event t of the users; `history` holds their items so far."""
         factors, config = self.factors, self.config
         shared, specific = wishes(factors, config, self.domain, user, plan.intent[user, t], previous, previous_own)

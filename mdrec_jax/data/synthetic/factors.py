@@ -1,6 +1,7 @@
 """The latent factors of a planted world, and the distribution of a next event that follows from them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -24,18 +25,18 @@ class Factors:
     user_domains: Bool[np.ndarray, "U G"]
     item_shared: Float64[np.ndarray, "I K"]
     item_specific: Float64[np.ndarray, "I J"]
-    item_bias: Float64[np.ndarray, "I"]
+    item_bias: Float64[np.ndarray, " I"]
     """Log popularity of an ordinary item."""
-    item_theme: Int[np.ndarray, "I"]
-    item_group: Int[np.ndarray, "I"]
-    item_leaf: Int[np.ndarray, "I"]
-    item_home: Int[np.ndarray, "I"]
+    item_theme: Int[np.ndarray, " I"]
+    item_group: Int[np.ndarray, " I"]
+    item_leaf: Int[np.ndarray, " I"]
+    item_home: Int[np.ndarray, " I"]
     """The domain whose specific tree the item hangs in (of an item of several domains: the first)."""
-    item_cold: Bool[np.ndarray, "I"]
-    item_kind: Int[np.ndarray, "I"]
-    item_channel: Int[np.ndarray, "I"]
+    item_cold: Bool[np.ndarray, " I"]
+    item_kind: Int[np.ndarray, " I"]
+    item_channel: Int[np.ndarray, " I"]
     """Channel of a key or cue item, else -1."""
-    item_value: Int[np.ndarray, "I"]
+    item_value: Int[np.ndarray, " I"]
     """The value that a key item plants, else -1."""
     intent_shared: Float64[np.ndarray, "Z K"]
     intent_specific: Float64[np.ndarray, "G Z J"]
@@ -44,7 +45,7 @@ class Factors:
     shared_rotation: Float64[np.ndarray, "K K"]
     """Turns the shared factors of the previous item into what it calls for."""
     specific_rotation: Float64[np.ndarray, "G J J"]
-    domain_items: tuple[Int[np.ndarray, "_"], ...]
+    domain_items: tuple[Int[np.ndarray, " _"], ...]
     """All items of each domain, ascending."""
     long_sets: Int[np.ndarray, "C L S"]
     """The items that value l of channel c leads to."""
@@ -72,13 +73,13 @@ def make_factors(config: SyntheticConfig) -> Factors:
     )
 
 
-def domain_weights(config: SyntheticConfig) -> Float64[np.ndarray, "G"]:
+def domain_weights(config: SyntheticConfig) -> Float64[np.ndarray, " G"]:
     """Each domain's share of users and of changes between domains."""
     weight = (1.0 + np.arange(config.domains)) ** -config.domain_skew
     return weight / weight.sum()
 
 
-def _make_items(config: SyntheticConfig, rng: np.random.Generator) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
+def _make_items(config: SyntheticConfig, rng: np.random.Generator) -> dict[str, Any]:
     """The item side of `Factors`. A theme's centre is shared by all domains; groups and leaves are a domain's own and
     crossed with the themes, so that shared and specific factors are independent of each other."""
     common = round(config.item_overlap * config.items)
@@ -119,7 +120,7 @@ def _members(config: SyntheticConfig, common: int) -> list[np.ndarray]:
 
 def _add_long_items(
     config: SyntheticConfig, rng: np.random.Generator, ordinary: dict[str, np.ndarray], members: list[np.ndarray]
-) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
+) -> dict[str, Any]:
     """Appends the key and cue items of the long intents and chooses the sets that they lead to."""
     channels, values = config.long_channels, config.long_intents
     count = len(ordinary["item_home"])
@@ -171,10 +172,10 @@ def wishes(
     factors: Factors,
     config: SyntheticConfig,
     domain: int,
-    user: Int[np.ndarray, "Q"],
-    intent: Int[np.ndarray, "Q"],
-    previous: Int[np.ndarray, "Q"],
-    previous_in_domain: Int[np.ndarray, "Q"],
+    user: Int[np.ndarray, " Q"],
+    intent: Int[np.ndarray, " Q"],
+    previous: Int[np.ndarray, " Q"],
+    previous_in_domain: Int[np.ndarray, " Q"],
 ) -> tuple[Float64[np.ndarray, "Q K"], Float64[np.ndarray, "Q J"]]:
     """What each user looks for in `domain` now: the item factors that its next genuine event has a liking for.
 
@@ -206,7 +207,7 @@ def biases(factors: Factors, config: SyntheticConfig, domain: int) -> tuple[np.n
 
 
 def intent_odds(
-    factors: Factors, config: SyntheticConfig, user: Int[np.ndarray, "Q"], intent: Int[np.ndarray, "Q"]
+    factors: Factors, config: SyntheticConfig, user: Int[np.ndarray, " Q"], intent: Int[np.ndarray, " Q"]
 ) -> Float64[np.ndarray, "Q Z"]:
     """Probabilities of the next session's intent after a session of `intent` (-1 = the user's first session)."""
     fit = factors.user_shared[user] @ factors.intent_shared.T / np.sqrt(config.shared_factors)

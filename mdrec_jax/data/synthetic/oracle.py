@@ -13,33 +13,33 @@ from mdrec_jax.data.synthetic.factors import Factors, biases, intent_odds, softm
 class History:
     """What lies before each event of a log of N events, user by user in order."""
 
-    user: Int[np.ndarray, "N"]
-    item: Int[np.ndarray, "N"]
-    domain: Int[np.ndarray, "N"]
-    first: Int[np.ndarray, "N"]
+    user: Int[np.ndarray, " N"]
+    item: Int[np.ndarray, " N"]
+    domain: Int[np.ndarray, " N"]
+    first: Int[np.ndarray, " N"]
     """Index of the first event of the event's user."""
-    intent: Int[np.ndarray, "N"]
-    intent_before: Int[np.ndarray, "N"]
+    intent: Int[np.ndarray, " N"]
+    intent_before: Int[np.ndarray, " N"]
     """Short-term intent of the event before; -1 = there is none."""
-    previous: Int[np.ndarray, "N"]
+    previous: Int[np.ndarray, " N"]
     """The user's latest genuine ordinary item before the event; -1 = none."""
-    previous_own: Int[np.ndarray, "N"]
+    previous_own: Int[np.ndarray, " N"]
     """The same in the event's domain."""
-    final: Bool[np.ndarray, "N"]
+    final: Bool[np.ndarray, " N"]
     """The user's last event in its domain."""
-    channel: Int[np.ndarray, "N"]
-    value: Int[np.ndarray, "N"]
+    channel: Int[np.ndarray, " N"]
+    value: Int[np.ndarray, " N"]
 
 
 def make_history(
-    user: Int[np.ndarray, "N"],
-    item: Int[np.ndarray, "N"],
-    domain: Int[np.ndarray, "N"],
-    intent: Int[np.ndarray, "N"],
-    noise: Bool[np.ndarray, "N"],
-    channel: Int[np.ndarray, "N"],
-    value: Int[np.ndarray, "N"],
-    item_kind: Int[np.ndarray, "I"],
+    user: Int[np.ndarray, " N"],
+    item: Int[np.ndarray, " N"],
+    domain: Int[np.ndarray, " N"],
+    intent: Int[np.ndarray, " N"],
+    noise: Bool[np.ndarray, " N"],
+    channel: Int[np.ndarray, " N"],
+    value: Int[np.ndarray, " N"],
+    item_kind: Int[np.ndarray, " I"],
 ) -> History:
     """Looks backwards from every event; events of a user stand together and in order."""
     count = len(user)
@@ -80,7 +80,7 @@ def next_item_odds(
     config: SyntheticConfig,
     factors: Factors,
     history: History,
-    events: Int[np.ndarray, "Q"],
+    events: Int[np.ndarray, " Q"],
     domain: int,
     *,
     knows_intent: bool = False,

@@ -18,7 +18,7 @@ TRAIN, VALIDATION, TEST, CONTEXT = 0, 1, 2, 3
 class Plan:
     """User u's event t stands at [u, t]; E is the longest history, and what lies past `length[u]` means nothing."""
 
-    length: Int[np.ndarray, "U"]
+    length: Int[np.ndarray, " U"]
     domain: Int[np.ndarray, "U E"]
     session: Int[np.ndarray, "U E"]
     """0, 1, ... within the user."""
