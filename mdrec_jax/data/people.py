@@ -57,8 +57,8 @@ def _rank_sequences(
     owner[events.sequence] = events.user
     other = owner[events.sequence] != events.user
     if other.any():
-        name = sequences[int(events.sequence[np.argmax(other)])]
-        raise InputError("a sequence has events of two users", column="sequence", found=name, expected="one user")
+        row = int(events.order[np.argmax(other)]) + 1
+        raise InputError("a sequence has events of two users", row=row, column="sequence", expected="one user")
     frame = pl.DataFrame({"user": user_rank[owner], "hash": hash_strings(sequences, seed), "raw": sequences})
     place = frame.with_row_index("code").sort("user", "hash", "raw")["code"].to_numpy()
     rank = np.empty(len(place), np.int32)

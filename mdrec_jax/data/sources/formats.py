@@ -113,12 +113,14 @@ def _refuse_constant(name: str) -> None:
 
 
 def _json_object(line: str, file: Path, row: int) -> dict:
+    # a line may name a person: messages say where it is wrong, not what it holds
     try:
         value = json.loads(line, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise InputError("is not JSON", file=file, row=row, found=line.strip(), expected=str(error)) from None
+        raise InputError("is not JSON", file=file, row=row, found=error, expected="{...} in every line") from None
     if not isinstance(value, dict):
-        raise InputError("not a JSON object", file=file, row=row, found=line.strip(), expected="{...} in every line")
+        found = f"a {type(value).__name__}"
+        raise InputError("not a JSON object", file=file, row=row, found=found, expected="{...} in every line")
     return value
 
 
@@ -169,7 +171,9 @@ def records(file: Path, kind: Format) -> Iterator[tuple[int, dict[str, object]]]
                 row = reader.line_num
                 if len(values) > len(names):
                     expected = f"{len(names)} fields, as in the header"
-                    raise InputError("too many fields", file=file, row=row, found=values, expected=expected)
+                    raise InputError(
+                        "too many fields", file=file, row=row, found=f"{len(values)} fields", expected=expected
+                    )
                 yield row, dict(zip(names, values, strict=False))
     except UnicodeDecodeError as error:
         raise InputError("text cannot be decoded", file=file, row=row + 1, found=error, expected="UTF-8") from None

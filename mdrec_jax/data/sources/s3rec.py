@@ -68,9 +68,11 @@ def _sequences(path: Path) -> tuple[list[tuple[int, list[str]]], list[str], list
     for row, line in read_lines(path):
         user, *sequence = line.split()
         if user in seen:
-            raise InputError("a user has two lines", file=path, row=row, column="user", found=user)
+            raise InputError("a user has two lines", file=path, row=row, column="user", expected="a line a user")
         if not sequence:
-            raise InputError("a user without items", file=path, row=row, column="item", found=line, expected="an item")
+            raise InputError(
+                "a user without items", file=path, row=row, column="item", found="no item", expected="an item"
+            )
         for item in sequence:
             parse_int(item, file=path, row=row, column="item", minimum=1)
         seen.add(user)
