@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from tests.data.command import mdrec
@@ -213,6 +214,21 @@ def test_the_command_prepares_and_inspects(tmp_path, events, capsys):
     assert capsys.readouterr().out == shown
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert (manifest["seed"], manifest["tie"], manifest["split"]["rule"]) == (3, "id", "loo-mixed")
+
+
+def test_a_dataset_can_be_extended_in_place(tmp_path, events, capsys):
+    first = events.filter(pl.col("user") < "u5")
+    out = str(tmp_path / "d")
+    options = ["--out", out, "--min-user", "1", "--min-item", "1"]
+    assert mdrec("prepare", "csv", str(write(first, tmp_path, "csv")), *options) == 0
+    old = open_dataset(out)
+    users, items = old.users()["raw"].to_list(), dict(old.items("a").select("raw", "id").iter_rows())
+    assert mdrec("prepare", "csv", str(write(events, tmp_path, "csv")), *options, "--extend", out) == 0
+    new = open_dataset(out, verify=True)
+    assert new.manifest.parent == old.hash
+    assert new.users()["raw"].to_list()[: len(users)] == users
+    assert new.num_users == 12
+    assert items.items() <= dict(new.items("a").select("raw", "id").iter_rows()).items()
 
 
 def test_the_leak_probe_sees_order_in_raw_ids_and_none_in_ours(tmp_path, capsys):
