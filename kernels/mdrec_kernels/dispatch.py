@@ -1,0 +1,65 @@
+"""Which form of an operation runs.
+
+Every operation has one public function and several forms of it, by name: `reference` (the formula), `xla` (bounded
+memory, any platform), and on some platforms a hand-written kernel. A form that cannot run here, or not on these
+shapes, raises `NotImplementedError` with the reason.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+type Implementation = str | Sequence[str] | None
+"""None: the best form for the platform. A name: that form or an error. A sequence: the first of them that can run."""
+
+PREFERRED: Mapping[str, Sequence[str]] = {
+    "tpu": ("pallas_tpu", "xla"),
+    "gpu": ("mosaic_gpu", "xla"),
+    "cpu": ("xla",),
+}
+
+
+def run[**P, R](
+    operation: str,
+    forms: Mapping[str, Callable[P, R]],
+    implementation: Implementation,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Call the form of `operation` that `implementation` asks for.
+
+    Args:
+        operation: its name, for messages.
+        forms: name -> function; all take the same arguments.
+        implementation: see `Implementation`.
+
+    Raises:
+        ValueError: a name that `forms` does not have.
+        NotImplementedError: the one form that was named cannot run.
+        ExceptionGroup: none of several can; holds the reason of each.
+    """
+    names = _names(operation, forms, implementation)
+    if len(names) == 1:
+        return forms[names[0]](*args, **kwargs)
+    reasons: list[Exception] = []
+    for name in names:
+        try:
+            return forms[name](*args, **kwargs)
+        except NotImplementedError as reason:
+            reasons.append(reason)
+            if implementation is not None:
+                warnings.warn(f"{operation}: {name} cannot run ({reason})", RuntimeWarning, stacklevel=3)
+    raise ExceptionGroup(f"{operation}: none of {', '.join(names)} can run", reasons)
+
+
+def _names(operation: str, forms: Mapping[str, Any], implementation: Implementation) -> list[str]:
+    if implementation is None:
+        preferred = PREFERRED.get(jax.default_backend(), ("xla",))
+        return [name for name in preferred if name in forms]
+    names = [implementation] if isinstance(implementation, str) else list(implementation)
+    unknown = [name for name in names if name not in forms]
+    if unknown or not names:
+        raise ValueError(f"{operation} has the implementations {sorted(forms)}, found {implementation!r}")
+    return names

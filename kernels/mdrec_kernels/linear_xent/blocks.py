@@ -1,0 +1,108 @@
+"""Cutting the work into blocks: how many tokens against how many items at a time."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e30
+"""The score of what may not be chosen: finite, so that 0 * MASKED is 0; its exponential is exactly 0."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The largest block of scores that exists at once is `tokens` x `items`.
+
+    Where `items` covers the catalogue, a token's scores are all there at once and nothing is computed twice. Where it
+    does not, the losses need a second pass over the catalogue for the gradient.
+    """
+
+    tokens: int
+    items: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.items < 1:
+            raise ValueError(f"blocks need at least one token and one item, found {self}")
+
+
+def choose_blocks(tokens: int, items: int) -> Blocks:
+    """Blocks for N tokens and V items on the platform that runs.
+
+    On a CPU a block of scores is to stay in the cache from the product that makes it to the two that read it.
+    Elsewhere it is to fill the device.
+    """
+    cpu = jax.default_backend() == "cpu"
+    budget = (24 if cpu else 512) * 2**20 // 4
+    fewest, most = (192, 1024) if cpu else (1024, 8192)
+    whole_rows = budget // items
+    if whole_rows >= fewest:
+        return Blocks(_even(tokens, min(whole_rows, most)), items)
+    return Blocks(_even(tokens, most), min(items, max(1024, budget // most // 1024 * 1024)))
+
+
+def _even(tokens: int, most: int) -> int:
+    """At most about `most` tokens a chunk, in chunks of nearly equal size: a multiple of 16 where there are several."""
+    chunks = -(-tokens // most)
+    return max(1, tokens) if chunks <= 1 else -(-tokens // (16 * chunks)) * 16
+
+
+def zeros(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Array:
+    """Zeros that inside `jax.shard_map` differ between the same devices as `like` does: a loop's carry must."""
+    return _vary(jnp.zeros(shape, dtype), _varying(like))
+
+
+def _varying(value: Array) -> frozenset[str]:
+    """The mesh axes along which the value differs, as `jax.shard_map` keeps track of them."""
+    kind = jax.typeof(value)
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # jax 0.11, jax 0.12
+
+
+def _vary(value: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - _varying(value)))
+    return lax.pcast(value, missing, to="varying") if missing else value
+
+
+def vary_together[*T](*values: *T) -> tuple[*T]:
+    """The values, all marked as differing between the devices between which any of them differs.
+
+    So a gradient rule sees one kind of value, and a table that every device holds gets the sum of its gradients over
+    the devices, as from any other JAX function.
+    """
+    varying = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(values)))
+    return jax.tree.map(lambda leaf: _vary(leaf, varying), values)
+
+
+def pad_rows(value: Array, rows: int) -> Array:
+    """Zeros after the last row, up to `rows` of them."""
+    missing = rows - value.shape[0]
+    return jnp.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) if missing else value
+
+
+def rows_of(value: Array, start: Array | int, length: int) -> Array:
+    """value[start : start + length]."""
+    return lax.dynamic_slice_in_dim(value, start, length)
+
+
+def token_columns(
+    x: Float[Array, "N D"], allowed: Bool[Array, "G V"] | None, group: Int[Array, " N"] | None
+) -> Float[Array, "N K"]:
+    """x with a column for each group, 1 in the token's own.
+
+    The items have a column for each group too (`item_columns`), which holds MASKED where the group may not choose the
+    item. The product of both is the score with the mask applied: no mask of tokens x items is ever made or read.
+    """
+    if allowed is None:
+        return x
+    groups = allowed.shape[0]
+    column = jnp.zeros(x.shape[0], jnp.int32) if group is None else group
+    own = column[:, None] == jnp.arange(groups, dtype=column.dtype)[None, :]
+    return jnp.concatenate([x, own.astype(x.dtype)], axis=1)
+
+
+def item_columns(w: Float[Array, "V D"], allowed: Bool[Array, "G V"] | None) -> Float[Array, "V K"]:
+    """w with the groups' columns: 0 where the group may choose the item, MASKED where not."""
+    if allowed is None:
+        return w
+    return jnp.concatenate([w, jnp.where(allowed, 0.0, MASKED).astype(w.dtype).T], axis=1)

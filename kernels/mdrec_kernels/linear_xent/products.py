@@ -1,0 +1,16 @@
+"""Matrix products and the type they are summed in."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+
+def sums_in(x: Array) -> jnp.dtype:
+    """The type in which products of x are summed: float32, or float64 for float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def product(a: Array, b: Array, over: tuple[int, int], precision: lax.Precision | None = None) -> Array:
+    """Product of two matrices over axis `over[0]` of a and `over[1]` of b."""
+    axes = (((over[0],), (over[1],)), ((), ()))
+    return lax.dot_general(a, b, axes, precision=precision, preferred_element_type=sums_in(a))
