@@ -51,14 +51,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.inspect import summarise, summary_lines
-    from mdrec_jax.data.synthetic import SyntheticConfig, long_history, make_synthetic
+    from mdrec_jax.data.synthetic import SyntheticConfig, long_history, write_world
 
     base = long_history() if args.long else SyntheticConfig()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if getattr(args, f.name) is not None}
     if "long_gap" in given:
         given["long_gap"] = tuple(given["long_gap"])
     start = time.perf_counter()
-    dataset = make_synthetic(args.out, dataclasses.replace(base, **given))
+    dataset = write_world(dataclasses.replace(base, **given), args.out)
     seconds = time.perf_counter() - start
     for line in summary_lines(dataset, summarise(dataset)):
         print(line)

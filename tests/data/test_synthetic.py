@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.data.synthetic import SyntheticConfig, Truth, load_truth, make_synthetic, oracle_scores, truth_history
+from mdrec_jax.data.synthetic import SyntheticConfig, Truth, load_truth, oracle_scores, truth_history, write_world
 from mdrec_jax.errors import ConfigError, InputError
 
 SMALL = SyntheticConfig(users=300, items=150, mean_length=30, max_length=80)
@@ -18,7 +18,7 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Truth]:
-    dataset = make_synthetic(tmp_path_factory.mktemp("world") / "default")
+    dataset = write_world(SyntheticConfig(), tmp_path_factory.mktemp("world") / "default")
     return dataset, load_truth(dataset)
 
 
@@ -27,9 +27,9 @@ def users_of(dataset: Dataset) -> np.ndarray:
 
 
 def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = make_synthetic(tmp_path / "a", SMALL), make_synthetic(tmp_path / "b", SMALL)
+    first, second = write_world(SMALL, tmp_path / "a"), write_world(SMALL, tmp_path / "b")
     assert first.hash == second.hash
-    assert make_synthetic(tmp_path / "c", replace(SMALL, seed=1)).hash != first.hash
+    assert write_world(replace(SMALL, seed=1), tmp_path / "c").hash != first.hash
 
 
 def test_the_counts_are_those_that_were_asked_for(world: tuple[Dataset, Truth]) -> None:
@@ -52,7 +52,7 @@ def test_the_manifest_names_the_truth(world: tuple[Dataset, Truth]) -> None:
 
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 1.0])
 def test_the_users_overlap_as_asked(tmp_path: Path, overlap: float) -> None:
-    dataset = make_synthetic(tmp_path / "world", replace(SMALL, overlap=overlap))
+    dataset = write_world(replace(SMALL, overlap=overlap), tmp_path / "world")
     counts = np.zeros((dataset.num_users, dataset.num_domains), int)
     np.add.at(counts, (users_of(dataset), dataset.domain), 1)
     active = (counts > 0).sum(1)
@@ -64,7 +64,7 @@ def test_the_users_overlap_as_asked(tmp_path: Path, overlap: float) -> None:
 
 @pytest.mark.parametrize("item_overlap", [0.0, 0.2])
 def test_the_items_overlap_as_asked(tmp_path: Path, item_overlap: float) -> None:
-    dataset = make_synthetic(tmp_path / "world", replace(SMALL, item_overlap=item_overlap))
+    dataset = write_world(replace(SMALL, item_overlap=item_overlap), tmp_path / "world")
     assert [len(ids) for ids in dataset.domain_items] == [SMALL.items] * SMALL.domains
     common = np.intersect1d(dataset.domain_items[0], dataset.domain_items[2])
     assert len(common) == round(item_overlap * SMALL.items)
@@ -228,7 +228,7 @@ def _gain(scores: np.ndarray, target: int, open_: np.ndarray) -> float:
 
 
 def test_a_dataset_without_truth_says_so(tmp_path: Path) -> None:
-    dataset = make_synthetic(tmp_path / "world", SMALL)
+    dataset = write_world(SMALL, tmp_path / "world")
     (dataset.path / "truth" / "truth.json").unlink()
     with pytest.raises(InputError, match="no planted truth"):
         load_truth(dataset)

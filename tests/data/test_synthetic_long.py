@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.synthetic import Truth, load_truth, long_history, make_synthetic, oracle_scores, truth_history
+from mdrec_jax.data.synthetic import Truth, load_truth, long_history, oracle_scores, truth_history, write_world
 from mdrec_jax.data.synthetic.factors import CUE, KEY
 from mdrec_jax.errors import ConfigError
 
@@ -16,7 +16,7 @@ CONFIG = replace(long_history(), users=60, items=200)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Truth]:
-    dataset = make_synthetic(tmp_path_factory.mktemp("long") / "world", CONFIG)
+    dataset = write_world(CONFIG, tmp_path_factory.mktemp("long") / "world")
     return dataset, load_truth(dataset)
 
 

@@ -16,13 +16,13 @@ __all__ = [
     "Truth",
     "load_truth",
     "long_history",
-    "make_synthetic",
     "oracle_scores",
     "truth_history",
+    "write_world",
 ]
 
 
-def make_synthetic(out: Path, config: SyntheticConfig | None = None) -> Dataset:
+def write_world(config: SyntheticConfig, out: Path) -> Dataset:
     """Draws a world and writes it as the prepared dataset `out`, with its truth in `out`/truth.
 
     The same config gives the same bytes. About 2 s for the default on one core; the time grows with events times items
@@ -32,7 +32,6 @@ def make_synthetic(out: Path, config: SyntheticConfig | None = None) -> Dataset:
         InputError: `out` holds something that is not a prepared dataset.
         ConfigError: a field of the config is out of range (raised when the config is made).
     """
-    config = config or SyntheticConfig()
     factors = make_factors(config)
     events = draw_events(config, factors, make_plan(config, factors))
     return write_log(

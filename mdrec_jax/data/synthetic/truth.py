@@ -71,7 +71,7 @@ def write_truth(folder: Path, config: SyntheticConfig, factors: Factors, events:
 
 
 def load_truth(dataset: Dataset) -> Truth:
-    """The truth of a dataset that `make_synthetic` wrote.
+    """The truth of a dataset that `write_world` wrote.
 
     Raises:
         InputError: the dataset has none.
