@@ -26,6 +26,7 @@ class Task:
 
     Args:
         export: folder that `export.py` wrote.
+        dataset: the prepared dataset it was written from, which ours reads itself.
         peer: name of the runner's variant.
         loss: "softmax" over the whole catalogue, or "sampled".
         negatives: of the sampled loss.
@@ -40,6 +41,7 @@ class Task:
     """
 
     export: str
+    dataset: str
     peer: str
     loss: str = "softmax"
     negatives: int = 256

@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--probe-steps", type=int, default=8)
     parser.add_argument("--limit-seconds", type=int, default=0, help="of one runner; 0 = none")
     parser.add_argument("--no-evaluation", action="store_true")
+    parser.add_argument("--max-queries", type=int, default=0, help="evaluate at most so many test users; 0 = all")
     for name in ("negatives", "length", "dim", "blocks", "heads", "epochs", "steps", "threads", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Task, name))
     for name in ("dropout", "learning_rate"):
@@ -162,7 +163,8 @@ def main() -> int:
                          "epochs", "steps", "threads", "seed")
         }  # fmt: skip
         whole = not args.no_evaluation
-        task = Task(export=str(export(dataset, Path(folder))), peer="", evaluate=whole, quality=whole, **options)
+        exported = export(dataset, Path(folder), max_queries=args.max_queries)
+        task = Task(str(exported), str(args.data.resolve()), peer="", evaluate=whole, quality=whole, **options)
         batches = tuple(int(batch) for batch in args.batches.split(","))
         plan = Plan(args.env_dir, batches, args.probe_steps, args.limit_seconds)
         results = compare(task, peers, plan)

@@ -13,10 +13,11 @@ from mdrec_jax.errors import InputError
 TRAIN, TEST = 0, 2
 
 
-def export(dataset: Dataset, out: Path) -> Path:
+def export(dataset: Dataset, out: Path, *, max_queries: int = 0) -> Path:
     """Writes `out`/log.npz (see `common.Log`) and `out`/train.parquet, `out`/predict.parquet (lists a sequence).
 
-    Items are numbered 0 .. I-1 in the order of their ids, which is a random one.
+    Items are numbered 0 .. I-1 in the order of their ids, which is a random one. With `max_queries` only so many test
+    targets are kept, evenly spread.
 
     Raises:
         InputError: a dataset of several domains, or a sequence with several test targets.
@@ -31,6 +32,8 @@ def export(dataset: Dataset, out: Path) -> Path:
     test = np.flatnonzero(role == TEST)
     if len(np.unique(sequence[test])) < len(test):
         raise InputError("a sequence has several test targets", file=dataset.path)
+    if max_queries and len(test) > max_queries:
+        test = test[np.linspace(0, len(test) - 1, max_queries).astype(np.int64)]
     lengths = test - dataset.sequence_offsets[sequence[test]]
     visible = np.repeat(np.cumsum(lengths) - lengths, lengths)
     history = np.arange(len(visible)) - visible + np.repeat(test - lengths, lengths)
