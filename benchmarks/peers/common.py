@@ -74,10 +74,10 @@ class Log:
     """All that is visible before each query's target: training and validation events, oldest first."""
     target: np.ndarray
 
-    def train(self, index: int) -> np.ndarray:
+    def train(self, index: int | np.integer) -> np.ndarray:
         return self.train_item[self.train_offsets[index] : self.train_offsets[index + 1]]
 
-    def history(self, query: int) -> np.ndarray:
+    def history(self, query: int | np.integer) -> np.ndarray:
         return self.history_item[self.history_offsets[query] : self.history_offsets[query + 1]]
 
     @property

@@ -110,13 +110,13 @@ def row(result: dict[str, Any], ours: dict[str, Any]) -> str:
     rates, own = speeds(result), speeds(ours) if "failed" not in ours else {}
     cells = [result["peer"], str(result["batch"]), f"{result['parameters']:,}"]
     for name in ("targets", "targets_without_input", "users"):
-        value = rates[name]
-        ratio = own[name] / value if value and own.get(name) else None
+        value, mine = rates[name], own.get(name)
+        ratio = mine / value if value and mine else None
         cells += [f"{value:,.0f}" if value else "-", f"{ratio:.1f}x" if ratio else "-"]
-    quality, mine = result.get("quality"), ours.get("quality")
+    theirs, good = result.get("quality"), ours.get("quality")
     cells += [f"{result['peak_bytes'] / 2**20:,.0f}"]
-    cells += [f"{quality['ndcg@10']:.4f}", f"{quality['hr@10']:.4f}"] if quality else ["-", "-"]
-    cells += [("yes" if mine["ndcg@10"] >= quality["ndcg@10"] - TOLERANCE else "NO") if quality and mine else "-"]
+    cells += [f"{theirs['ndcg@10']:.4f}", f"{theirs['hr@10']:.4f}"] if theirs else ["-", "-"]
+    cells += [("yes" if good["ndcg@10"] >= theirs["ndcg@10"] - TOLERANCE else "NO") if theirs and good else "-"]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -1,12 +1,11 @@
 """Ours, by the same task and clock: packed rows that hold about as many tokens as the peers' batch has real ones."""
 
 import os
-import sys
 import time
 from typing import Any
 
 import numpy as np
-from common import Clock, Log, Task, evaluation, limit_threads, main, peak_bytes, versions
+from common import Clock, Log, Task, main, peak_bytes, versions
 
 SLACK = 2
 """A row is this many windows long: packing leaves few slots empty."""
@@ -67,9 +66,7 @@ def _config(task: Task, log: Log) -> Any:
             ffn_dropout=task.dropout,
             residual_dropout=task.dropout,
         ),
-        loss=NextItemConfig(
-            kind={"softmax": "softmax", "sampled": "sampled_softmax"}[task.loss], negatives=task.negatives
-        ),
+        loss=NextItemConfig(kind="softmax" if task.loss == "softmax" else "sampled_softmax", negatives=task.negatives),
         optim=OptimConfig(
             dense=DenseConfig(learning_rate=task.learning_rate), table=TableConfig(learning_rate=task.learning_rate)
         ),

@@ -41,7 +41,7 @@ class SyntheticConfig:
             plants one of `long_intents` values; later, in domain c + 1 mod D, the channel's cue item is followed by an
             item of the set that the latest key of the channel decides. One key decides one event.
         long_intents: values of a channel (key items), each equally likely and independent of everything else.
-        long_items: items in the set of one value.
+        long_items: items in the set of one value, each equally likely.
         long_gap: (least, most) events between the key and the event that it decides.
         text_width, image_width: width of the feature vectors; 0 = none.
         feature_noise: standard deviation of their noise (the part driven by the factors has 1).
@@ -78,8 +78,8 @@ class SyntheticConfig:
     repeats: bool = False
     days: int = 365
     long_channels: int = 0
-    long_intents: int = 8
-    long_items: int = 6
+    long_intents: int = 12
+    long_items: int = 5
     long_gap: tuple[int, ...] = (300, 700)
     text_width: int = 32
     image_width: int = 24
@@ -115,7 +115,7 @@ class SyntheticConfig:
         _check(self.overlap == 1, "overlap", self.overlap, "1 where long intents are planted: they cross domains")
         _check(self.cold == 0, "cold", self.cold, "0 where long intents are planted: they decide the last events")
         _check(self.long_intents >= 2, "long_intents", self.long_intents, "at least 2")
-        needed = self.long_channels * self.long_intents * self.long_items
+        needed = -(-self.long_channels // self.domains) * self.long_intents * self.long_items
         _check(self.items >= needed, "items", self.items, f"at least {needed}: a set of its own for every value")
 
     @property

@@ -88,9 +88,8 @@ class _Domain:
             logits[row, self.local[history[row, column]]] = -np.inf
         for row in np.flatnonzero(plan.value[user, t] >= 0):
             led = self.local[factors.long_sets[plan.channel[user[row], t], plan.value[user[row], t]]]
-            kept = logits[row, led]
             logits[row] = -np.inf
-            logits[row, led] = kept
+            logits[row, led] = 0
         odds = softmax(logits).cumsum(1)
         return self.ids[(odds < rng.random((len(user), 1)) * odds[:, -1:]).sum(1)]
 

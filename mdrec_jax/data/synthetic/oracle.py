@@ -108,10 +108,12 @@ def next_item_odds(
         before, own = history.previous[events[rows]], history.previous_own[events[rows]]
         shared, specific = wishes(factors, config, domain, user[rows], intent, before, own)
         logits = shared @ factors.item_shared[ids].T + specific @ factors.item_specific[ids].T + reach[rows]
-        odds[rows] += weight[rows, z, None] * _within_sets(factors, history, events[rows], ids, logits)
-    decided = history.value[events] >= 0
-    noise = softmax(np.where(closed, -np.inf, warm)) * config.noise
-    return np.where(decided[:, None], odds, (1 - config.noise) * odds + noise)
+        odds[rows] += weight[rows, z, None] * softmax(logits)
+    odds = (1 - config.noise) * odds + config.noise * softmax(np.where(closed, -np.inf, warm))
+    for row in np.flatnonzero(history.value[events] >= 0):
+        led = np.isin(ids, factors.long_sets[history.channel[events[row]], history.value[events[row]]])
+        odds[row] = led / led.sum()
+    return odds
 
 
 def _intent_weights(
@@ -123,16 +125,6 @@ def _intent_weights(
     before = history.intent_before[events]
     fresh = np.where(before >= 0, 1 / config.session_length, 1.0)[:, None]
     return fresh * intent_odds(factors, config, history.user[events], before) + (1 - fresh) * (before[:, None] == each)
-
-
-def _within_sets(
-    factors: Factors, history: History, events: np.ndarray, ids: np.ndarray, logits: np.ndarray
-) -> np.ndarray:
-    """Softmax of the logits, for an event that a long intent decides over the items that it leads to."""
-    for row in np.flatnonzero(history.value[events] >= 0):
-        led = factors.long_sets[history.channel[events[row]], history.value[events[row]]]
-        logits[row, ~np.isin(ids, led)] = -np.inf
-    return softmax(logits)
 
 
 def _seen(history: History, events: np.ndarray, ids: np.ndarray, num_items: int) -> np.ndarray:
