@@ -102,6 +102,13 @@ def test_the_oracle_knows_and_a_short_memory_cannot(world: tuple[Dataset, Truth]
     assert CONFIG.long_intents * CONFIG.long_items == 60
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_user_has_two_targets_however_short_the_history(tmp_path: Path, channels: int) -> None:
+    config = replace(CONFIG, users=30, items=250, long_channels=channels, length_spread=0.8)
+    dataset = write_world(config, tmp_path / "world")
+    assert dataset.manifest.counts.roles["validation"] == dataset.manifest.counts.roles["test"] == 30
+
+
 def test_what_long_intents_need_is_checked(tmp_path: Path) -> None:
     for change in ({"overlap": 0.5}, {"repeats": False}, {"cold": 0.1}, {"mean_length": 500.0}, {"items": 100}):
         with pytest.raises(ConfigError):

@@ -33,7 +33,8 @@ class SyntheticConfig:
         buy_share: about the share of genuine events that are a purchase; likely where the item fits the user.
         cold: share of a domain's items that appear in no training event, only at the end.
         cold_boost: added to the logit of a cold item where it may appear.
-        mean_length, max_length: events a user: log-normal, at least 6 and 3 for each of the user's domains.
+        mean_length, max_length: events a user: log-normal, at least 6 and 3 for each of the user's domains. With long
+            intents a history ends with the last event that one decides.
         length_spread: standard deviation of the log length.
         repeats: whether a user may meet an item twice.
         days: length of the calendar.
@@ -99,7 +100,7 @@ class SyntheticConfig:
         _check(self.session_length >= 1, "session_length", self.session_length, "at least 1")
         _check(self.days >= 1, "days", self.days, "at least 1")
         least = self.min_length
-        _check(self.max_length >= least, "max_length", self.max_length, f"at least {least} (3 a domain, and 6)")
+        _check(self.max_length >= least, "max_length", self.max_length, f"at least {least}")
         _check(self.mean_length <= self.max_length, "mean_length", self.mean_length, "at most max_length")
         _check(self.item_overlap + self.cold <= 1, "item_overlap", self.item_overlap, "at most 1 - cold")
         room = 1 if self.repeats else self.max_length + 1
@@ -120,8 +121,9 @@ class SyntheticConfig:
 
     @property
     def min_length(self) -> int:
-        """The fewest events that a user may have."""
-        return max(6, 3 * self.domains)
+        """The fewest events that a user of all domains may have: with long intents, room for two that are decided."""
+        planted = (2 if self.long_channels == 1 else 1) * self.long_gap[0] + 200 if self.long_channels else 0
+        return max(6, 3 * self.domains, planted)
 
     @property
     def warm_items(self) -> int:

@@ -66,7 +66,7 @@ def make_plan(config: SyntheticConfig, factors: Factors) -> Plan:
 def _lengths(config: SyntheticConfig, factors: Factors, rng: np.random.Generator) -> np.ndarray:
     spread = config.length_spread
     drawn = np.exp(rng.normal(np.log(config.mean_length) - spread**2 / 2, spread, config.users))
-    least = np.maximum(6, 3 * factors.user_domains.sum(1))
+    least = config.min_length if config.long_channels else np.maximum(6, 3 * factors.user_domains.sum(1))
     return np.clip(np.rint(drawn).astype(np.int64), least, config.max_length)
 
 
@@ -148,7 +148,9 @@ def _plant(
     if config.long_channels:
         lookup = _long_items(config, factors)
         for u in range(config.users):
-            places = _places(config, int(length[u]), rng)
+            places: list[tuple[int, int, int]] = []
+            while len(places) < 2:  # a history of least length has room for two, but not for every draw
+                places = _places(config, int(length[u]), rng)
             for c, key, decided in places:
                 value = int(rng.integers(config.long_intents))
                 home, away = c % config.domains, (c + 1) % config.domains
@@ -174,12 +176,12 @@ def _long_items(config: SyntheticConfig, factors: Factors) -> np.ndarray:
 def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     """(channel, key, decided) places of one user: a channel's next key comes after the event its last one decided.
 
-    The event before `decided` is the cue. No two of these events stand at the same place, and two are always found.
+    The event before `decided` is the cue. No two of these events stand at the same place.
     """
     least, most = config.long_gap
     taken = np.zeros(length, bool)
     places = []
-    # Early keys first, so that every channel gets its turn and a history of least length holds at least two.
+    # The earliest start first: every channel gets its turn.
     clock = [(int(rng.integers(0, 40)), c) for c in rng.permutation(config.long_channels)]
     while clock:
         start, c = clock.pop(0)
@@ -194,8 +196,6 @@ def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> l
         places.append((int(c), key, decided))
         clock.append((decided + 1 + int(rng.integers(0, 40)), c))
         clock.sort()
-    if len(places) < 2:
-        return _places(config, length, rng)
     return places
 
 
