@@ -1,0 +1,87 @@
+"""What a model is to the rest of the project, and the table of models."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
+
+from mdrec_jax.models.hstu import HstuConfig, make_hstu
+from mdrec_jax.models.sasrec import SasrecConfig, make_sasrec
+from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+
+type ModelConfig = SasrecConfig | HstuConfig
+
+
+class Model(Protocol):
+    """Pure functions of parameters, rows and a batch. A model holds no array and is hashable.
+
+    No function receives a whole table: the step looks rows up (outside the differentiated function) by the ids that
+    `row_ids` names, and hands them over as `Rows`.
+    """
+
+    @property
+    def spec(self) -> DatasetSpec: ...
+
+    @property
+    def facts(self) -> Params:
+        """`Params` like `init`'s with `ParameterFacts` in place of arrays."""
+        ...
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters: a nested dict of dense ones, and tables of `table_length(spec.num_items)` rows."""
+        ...
+
+    def row_ids(self, batch: Batch, candidates: dict[str, Int32[Array, "..."]]) -> dict[str, dict[str, Array]]:
+        """For each table, the ids whose rows are needed, by name: the batch's inputs, and the candidates."""
+        ...
+
+    def encode(
+        self,
+        dense: dict[str, Any],
+        rows: dict[str, Rows],
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        train: bool,
+        dtype: Any = jnp.float32,
+        row_offset: int | jax.Array = 0,
+    ) -> Encoded:
+        """One state a token, of what the segment holds up to and with that token.
+
+        Args:
+            dense: as `init` makes them.
+            rows: as a lookup of `row_ids` returns them.
+            batch: R rows of T tokens, packed.
+            key: of the dropout masks; may be None when not training.
+            train: whether dropout is on.
+            dtype: of activations and matrix products. Parameters stay float32; norms' and softmax's statistics are
+                worked out in float32 or wider.
+            row_offset: the global number of the batch's first row: masks depend on it alone, not on the device.
+
+        Returns:
+            `Encoded` with `h` [R, T, D] in `dtype`; finite at padding, too.
+        """
+        ...
+
+    def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
+        """The vectors whose inner products with `h` are the logits: for the ids asked for under `name`, or all rows."""
+        ...
+
+
+def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
+    """The model that `config` describes, for a data set.
+
+    Raises:
+        InputError: when the data set lacks what the model needs (an order of events, times).
+    """
+    match config:
+        case SasrecConfig():
+            return make_sasrec(config, spec)
+        case HstuConfig():
+            return make_hstu(config, spec)
+
+
+def parameter_facts(model: Model) -> Params:
+    """Logical axes, scope, group and shape of every parameter, in a tree like `Model.init`'s."""
+    return model.facts

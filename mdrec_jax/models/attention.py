@@ -1,0 +1,75 @@
+"""Causal multi-head self-attention over packed rows, and rotary positions."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt32
+from mdrec_kernels.packed_attention import packed_attention
+
+from mdrec_jax.models.layers import Linear
+
+type Rotation = tuple[Float[Array, "R T 1 K/2"], Float[Array, "R T 1 K/2"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Places:
+    """Where each token of a packed row stands, worked out once for all blocks.
+
+    Args:
+        segment: 1, 2, ... within the row, 0 = padding.
+        rotation: cosines and sines of the token's position, or None without rotary positions.
+    """
+
+    segment: Int32[Array, "R T"]
+    rotation: Rotation | None
+
+
+def rotary_angles(position: Int32[Array, "R T"], width: int, *, base: float = 10_000.0) -> Rotation:
+    """cos and sin of position * base^(-2i/K): RoFormer (Su et al. 2021, arXiv 2104.09864) eq. 15.
+
+    Args:
+        position: below the row's length T.
+        width: of a head, K; even.
+    """
+    frequency = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    # T cosines a frequency are enough for all R * T tokens.
+    angle = jnp.arange(position.shape[1], dtype=jnp.float32)[:, None] * frequency[None, :]
+    return jnp.cos(angle)[position][:, :, None], jnp.sin(angle)[position][:, :, None]
+
+
+def rotate(x: Float[Array, "R T H K"], rotation: Rotation) -> Float[Array, "R T H K"]:
+    """Turn each pair (x[i], x[i + K/2]) by its token's angle; inner products then depend on position differences."""
+    cos, sin = (part.astype(x.dtype) for part in rotation)
+    left, right = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+class Attention(nnx.Module):
+    """softmax(Q K^T / sqrt(K)) V within a segment and not ahead, then an output projection (Vaswani et al. 2017).
+
+    Args:
+        window: how many events back a token sees, itself counted.
+        rate: share of the attention weights that are dropped in training.
+    """
+
+    def __init__(self, key: jax.Array, dim: int, heads: int, *, window: int, rate: float, output_gain: float) -> None:
+        qkv_key, out_key = jax.random.split(key)
+        self.heads, self.window, self.rate = heads, window, rate
+        self.qkv = Linear(qkv_key, dim, 3 * dim, ("embed", "heads"))
+        self.out = Linear(out_key, dim, dim, ("heads", "embed"), gain=output_gain)
+
+    def __call__(
+        self, x: Float[Array, "R T D"], places: Places, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        rows, columns, dim = x.shape
+        parts = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = (part.reshape(rows, columns, self.heads, dim // self.heads) for part in parts)
+        if places.rotation is not None:
+            q, k = rotate(q, places.rotation), rotate(k, places.rotation)
+        mixed = packed_attention(
+            q, k, v, places.segment, window=self.window, dropout_rate=self.rate, dropout_keys=seeds
+        )
+        return self.out(mixed.reshape(rows, columns, dim))

@@ -1,0 +1,92 @@
+"""The pure surface of every model that is an encoder over one item table, which is read and scored against alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32
+
+from mdrec_jax.models import init, items
+from mdrec_jax.models.checks import check_ordered
+from mdrec_jax.models.items import ScoreKind
+from mdrec_jax.models.layers import row_seeds
+from mdrec_jax.models.pure import abstract_module, dense_facts, init_dense, with_parameters
+from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+
+
+class TiedConfig(Protocol):
+    """What the table needs to know of a model's configuration."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def init_scale(self) -> float: ...
+    @property
+    def scores(self) -> ScoreKind: ...
+
+
+@dataclass(frozen=True)
+class TiedModel:
+    """An encoder and its item table; the functions are described at `models.api.Model`.
+
+    Args:
+        config: of the encoder.
+        spec: of the data set. Raises InputError for one without an order of events.
+        encoder: (key, config, spec) -> module; the module maps (item vectors [R, T, D], batch, seeds of the rows'
+            dropout or None) to states [R, T, D].
+    """
+
+    config: TiedConfig
+    spec: DatasetSpec
+    encoder: Callable[[jax.Array, Any, DatasetSpec], nnx.Module]
+
+    def __post_init__(self) -> None:
+        check_ordered(self.spec)
+
+    def _build(self, key: jax.Array) -> nnx.Module:
+        return self.encoder(key, self.config, self.spec)
+
+    @cached_property
+    def _abstract(self) -> nnx.Module:
+        return abstract_module(self._build)
+
+    @property
+    def facts(self) -> Params:
+        tables: dict[str, Any] = {items.ITEM_TABLE: items.item_facts(self.spec, self.config.dim)}
+        return Params(dense_facts(self._abstract), tables)
+
+    def init(self, key: jax.Array) -> Params:
+        dense_key, table_key = jax.random.split(key)
+        table = init.item_table(table_key, self.spec.num_items, self.config.dim, scale=self.config.init_scale)
+        return Params(init_dense(self._build, dense_key), {items.ITEM_TABLE: table})
+
+    def row_ids(self, batch: Batch, candidates: dict[str, Int32[Array, "..."]]) -> dict[str, dict[str, Array]]:
+        return {items.ITEM_TABLE: {items.INPUT: jnp.asarray(batch.item), **candidates}}
+
+    def encode(
+        self,
+        dense: dict[str, Any],
+        rows: dict[str, Rows],
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        train: bool,
+        dtype: Any = jnp.float32,
+        row_offset: int | jax.Array = 0,
+    ) -> Encoded:
+        seeds = None
+        if train:
+            if key is None:
+                raise ValueError("training needs a key for dropout")
+            seeds = row_seeds(key, batch.item.shape[0], row_offset)
+        encoder = with_parameters(self._abstract, dense)
+        inputs = rows[items.ITEM_TABLE].take(items.INPUT).astype(dtype)
+        return Encoded(encoder(inputs, batch, seeds), losses={}, statistics={})
+
+    def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
+        del dense
+        return items.scored_vectors(rows[items.ITEM_TABLE], name, self.config.scores)
