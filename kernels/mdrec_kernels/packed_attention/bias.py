@@ -40,9 +40,10 @@ def position_gradient(tile: Float[Array, "h t s"], first: int, buckets: int) -> 
     which are summed, and only t + s sums are scattered.
     """
     h, t, s = tile.shape
-    skewed = jnp.pad(tile[:, :, ::-1], ((0, 0), (0, 0), (0, t))).reshape(h, t * (s + t))[:, : t * (s + t - 1)]
-    diagonals = skewed.reshape(h, t, s + t - 1).sum(1)
-    distance = first - (s - 1) + jnp.arange(s + t - 1)
+    # Entry (i, j) stands at i (s + t) + t + j of the padded rows, which is column t + j - i of rows one wider.
+    padded = jnp.pad(tile, ((0, 0), (0, 0), (t, 0))).reshape(h, t * (s + t))
+    diagonals = jnp.pad(padded, ((0, 0), (0, t))).reshape(h, t, s + t + 1).sum(1)
+    distance = first + t - jnp.arange(s + t + 1)
     return jnp.zeros((h, buckets), tile.dtype).at[:, distance_bucket(distance, buckets)].add(diagonals)
 
 

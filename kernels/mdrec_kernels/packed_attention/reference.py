@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mdrec_kernels.packed_attention import bias, dropout
@@ -22,7 +23,7 @@ def visible(spec: Spec, places: Places) -> Bool[Array, "R T T"]:
 
 def attend(spec: Spec, weights: Weights, places: Places) -> Float[Array, "R T H K"]:
     """softmax(scale q k + bias) v, or silu(scale q k + bias) v / N, over the visible keys; zeros where none is."""
-    dtype = jnp.promote_types(weights.q.dtype, jnp.float32)
+    dtype = np.promote_types(weights.q.dtype, jnp.float32)
     q, k, v = (x.astype(dtype) for x in (weights.q, weights.k, weights.v))
     column = jnp.arange(q.shape[1])
     scores = spec.scale * jnp.einsum("rthk,rshk->rhts", q, k)

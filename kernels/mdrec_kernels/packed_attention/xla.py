@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdrec_kernels.packed_attention import bias, dropout
@@ -93,7 +94,7 @@ def _scores(
     spec: Spec, q: Array, k: Array, band: Array | None, time_bias: Array | None, places: Places, tile: Tile
 ) -> Float[Array, "R H t s"]:
     """scale q k + bias of a tile (q is scaled already); `MASKED` where a query may not see a key."""
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = np.promote_types(q.dtype, jnp.float32)
     own, seen = q[:, :, tile.start : tile.end], k[:, :, tile.low : tile.high]
     scores = jnp.einsum("rhtk,rhsk->rhts", own, seen, preferred_element_type=dtype)
     if band is not None:
@@ -117,7 +118,7 @@ def _forward_rows(spec: Spec, block: int, band: Array | None, tables: tuple, by_
     weights, places = jax.lax.optimization_barrier(by_row)
     time_bias = tables[1]
     q, k, v = _heads_first(weights.q) * spec.scale, _heads_first(weights.k), _heads_first(weights.v)
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = np.promote_types(q.dtype, jnp.float32)
     outs, sums = [], []
     for tile in tiles(q.shape[2], block, spec):
         scores = _scores(spec, q, k, band, time_bias, places, tile)
@@ -141,7 +142,7 @@ def _backward_rows(spec: Spec, block: int, band: Array | None, tables: tuple, by
     weights, places, out, log_sum, d_out = jax.lax.optimization_barrier(by_row)
     position_bias, time_bias = tables
     q, k, v = _heads_first(weights.q) * spec.scale, _heads_first(weights.k), _heads_first(weights.v)
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = np.promote_types(q.dtype, jnp.float32)
     d_out = _heads_first(d_out)
     delta = (d_out.astype(dtype) * _heads_first(out).astype(dtype)).sum(-1)
     dq, dk, dv = [], jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype)
