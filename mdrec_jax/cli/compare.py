@@ -1,0 +1,76 @@
+"""`mdrec compare`: is one model better than another, and could it be chance."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.errors import EXIT_OK
+
+DESCRIPTION = """Compare two models that were asked the same questions, by a paired bootstrap over seeds and users. Give
+the results files of the first model's runs (one a seed), then --with and those of the second's. Two models of one file
+are told apart with --model and --with-model."""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("compare", help="compare two models over seeds and users", description=DESCRIPTION)
+    parser.add_argument("first", type=Path, nargs="+", metavar="RESULTS", help="results files with ranks beside them")
+    parser.add_argument(
+        "--with", type=Path, nargs="+", metavar="RESULTS", dest="second", help="default: the same files"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the first model's name in its files")
+    parser.add_argument("--with-model", metavar="NAME", help="the second model's")
+    parser.add_argument("--metrics", metavar="A,B", default="hr@10,ndcg@10,mrr")
+    parser.add_argument("--slices", action="store_true", help="by history length, and warm and cold targets")
+    parser.add_argument("--json", metavar="FILE", help="write the differences; - = standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mdrec_jax.evaluate.compare import check_comparable, compare, load_runs
+    from mdrec_jax.files import write_json
+
+    names = tuple(name.strip() for name in args.metrics.split(",") if name.strip())
+    second_paths = args.second or args.first
+    first_name, first_results, first = load_runs(args.first, args.model)
+    second_name, second_results, second = load_runs(second_paths, args.with_model)
+    check_comparable(first_results, second_results, second_paths[0])
+    differences = compare(first, second, names, domains=first_results.domains, slices=args.slices)
+    answer = {
+        "first": {"model": first_name, "config": first_results.config, "runs": len(first)},
+        "second": {"model": second_name, "config": second_results.config, "runs": len(second)},
+        "protocol": first_results.protocol.to_json(),
+        "dataset": first_results.dataset,
+        "differences": [one.to_json() for one in differences],
+    }
+    if args.json == "-":
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        return EXIT_OK
+    if args.json:
+        write_json(Path(args.json), answer)
+    _show(differences, (first_name, len(first)), (second_name, len(second)), first_results.protocol)
+    return EXIT_OK
+
+
+def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int], protocol: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from mdrec_jax.evaluate.protocol import describe
+
+    table = Table(box=box.SIMPLE, padding=(0, 1))
+    table.add_column("where", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for name in ("queries", "first", "second", "difference", "95 % from", "to", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in differences:
+        numbers = (f"{value:+.4f}" for value in (one.difference, *one.interval))
+        means = (f"{value:.4f}".removeprefix("0") for value in (one.first, one.second))
+        cells = (one.where, one.metric, f"{one.queries:,}", *means, *numbers, f"{one.chance:.3f}")
+        table.add_row(*cells, style="bold" if one.clear else "")
+    console = Console()
+    console.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")
+    console.print(
+        describe(protocol), table, "bold: the interval leaves 0 out; bootstrap over seeds and users", sep="\n"
+    )

@@ -1,0 +1,152 @@
+"""What a split asks, and what each query leaves out and competes with, as the protocol says."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32, Int64
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.ids import FIRST_ITEM
+from mdrec_jax.data.queries import QueryList, query_list
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.candidates import draw
+from mdrec_jax.evaluate.fixed import FixedCandidates, candidates_file, read_candidates
+from mdrec_jax.evaluate.protocol import Protocol
+from mdrec_jax.evaluate.ragged import Ragged, spans, with_one
+from mdrec_jax.evaluate.ranks import Ranks
+
+NOT_LISTED = "queries without candidates in the file"
+"""The reason under which queries are counted that a `fixed` protocol cannot ask."""
+
+type Some = Int64[np.ndarray, "B"]
+"""Indices of queries."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of a protocol's split on a data set. Use `ask`."""
+
+    dataset: Dataset
+    protocol: Protocol
+    queries: QueryList
+    fixed: FixedCandidates | None
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @cached_property
+    def train_counts(self) -> Int64[np.ndarray, "V"]:
+        """How often each item occurs in training; the unknown item counts for nothing."""
+        return item_counts(self.dataset, plain(self.dataset.role) == ROLE_TRAIN)
+
+    @cached_property
+    def listed(self) -> Bool[np.ndarray, "Q"]:
+        """The queries that can be asked: all, or those that the file of candidates lists."""
+        if self.fixed is None:
+            return np.ones(len(self), bool)
+        return self.fixed.find(self.queries.sequence, self.queries.domain)[1]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is not asked, by reason."""
+        missing = int((~self.listed).sum())
+        return {NOT_LISTED: missing} if missing else {}
+
+    def universe(self, domain: int) -> Int32[np.ndarray, "U"]:
+        """The items that a target of the domain is ranked among, ascending."""
+        if self.protocol.universe == "target_domain":
+            return plain(self.dataset.domain_items[domain])
+        return np.unique(np.concatenate(self.dataset.domain_items))
+
+    def domains(self) -> list[int]:
+        """The domains that queries ask about, ascending."""
+        return np.unique(self.queries.domain[self.listed]).tolist()
+
+    def blocks(self, domain: int, size: int) -> Iterator[Some]:
+        """The queries of a domain that can be asked, `size` at a time, short histories first."""
+        mine = np.flatnonzero(self.listed & (self.queries.domain == domain))
+        mine = mine[np.argsort(self.queries.history_length[mine], kind="stable")]
+        for low in range(0, len(mine), size):
+            yield mine[low : low + size]
+
+    def seen(self, some: Some) -> Ragged:
+        """The items that leave a full ranking: sorted, without repetition, never a query's target."""
+        if self.protocol.seen == "none":
+            return Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
+        seen = Ragged(*self.queries.seen_items(some, train_only=self.protocol.seen == "train")).unique()
+        return seen.keep((seen.values >= FIRST_ITEM) & (seen.values != self.queries.target[some][seen.owner]))
+
+    def candidates(self, some: Some, number: int) -> Int32[np.ndarray, "B N"]:
+        """The items of a sampled protocol, 0 behind a shorter list; `number` is that of the draw."""
+        protocol = self.protocol
+        if self.fixed is not None:
+            return self.fixed.find(self.queries.sequence[some], self.queries.domain[some])[0].padded()
+        out = np.zeros((len(some), protocol.negatives), np.int32)
+        domain = self.queries.domain[some]
+        for one in np.unique(domain):
+            at = np.flatnonzero(domain == one)
+            out[at] = draw(
+                self.universe(int(one)),
+                self._excluded(some[at]),
+                some[at],
+                protocol.negatives,
+                replacement=protocol.replacement,
+                seed=protocol.seed,
+                number=number,
+            )
+        return out
+
+    def _excluded(self, some: Some) -> Ragged:
+        """What is never drawn for a query, sorted, without repetition: its target, and what the protocol says."""
+        none = Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
+        if self.protocol.exclude == "sequence":
+            sequence, offsets = self.queries.sequence[some], plain(self.dataset.sequence_offsets)
+            events = spans(offsets[sequence], offsets[sequence + 1])
+            none = Ragged(events.offsets, plain(self.dataset.item)[events.values])
+        elif self.protocol.exclude == "history":
+            none = Ragged(*self.queries.seen_items(some))
+        return with_one(none, self.queries.target[some]).unique()
+
+    def ranks(self, some: Some, rank: Float[np.ndarray, "B N"]) -> Ranks:
+        """The ranks of some queries with what is known about them."""
+        queries, question = self.queries, some
+        if not self.dataset.manifest.ordered:
+            # Without an order, all of a person's held-out items are one question.
+            pairs = queries.sequence.astype(np.int64) * self.dataset.num_domains + queries.domain
+            question = pairs[some]
+        return Ranks(
+            query=some,
+            question=question,
+            user=queries.user[some],
+            domain=queries.domain[some],
+            rank=rank.astype(np.float32),
+            history_length=queries.history_length[some].astype(np.int32),
+            cold=self.train_counts[queries.target[some]] == 0,
+        )
+
+
+def ask(dataset: Dataset, protocol: Protocol) -> Asked:
+    """The queries of the protocol's split.
+
+    Raises:
+        InputError: the split has no target, or the file of candidates does not exist, does not fit, or lists nothing.
+    """
+    queries = query_list(dataset, protocol.split)
+    if protocol.candidates != "fixed":
+        return Asked(dataset, protocol, queries, None)
+    path = candidates_file(dataset.path, protocol.file or "")
+    fixed = read_candidates(path, tuple(dataset.manifest.domains), dataset.num_items)
+    asked = Asked(dataset, protocol, queries, fixed)
+    if not asked.listed.any():
+        raise InputError(f"the file lists candidates for no {protocol.split} query of this data set", file=path)
+    return asked
+
+
+def item_counts(dataset: Dataset, chosen: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "V"]:
+    """How often each item occurs in the chosen events; the unknown item counts for nothing."""
+    counts = np.bincount(plain(dataset.item)[chosen], minlength=dataset.num_items)
+    counts[:FIRST_ITEM] = 0
+    return counts

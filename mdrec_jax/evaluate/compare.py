@@ -1,0 +1,182 @@
+"""Which of two models is better, and could it be chance: the paired bootstrap over seeds and users.
+
+Both models are asked the same questions, so a draw takes the same users for both; each model's seeds are drawn on their
+own, since seed 0 of one model has nothing in common with seed 0 of another. With few seeds the spread between trainings
+is drawn from few values and the interval is on the narrow side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate import bootstrap
+from mdrec_jax.evaluate.metrics import QuestionMetrics, question_metrics
+from mdrec_jax.evaluate.ranks import Ranks, load_ranks
+from mdrec_jax.evaluate.results import FLOORS, Results, read_results
+from mdrec_jax.evaluate.slices import domain_groups, slice_groups
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two models in one domain or slice."""
+
+    where: str
+    metric: str
+    first: float
+    second: float
+    interval: tuple[float, float]
+    """95 % of the draws of first - second."""
+    chance: float
+    """Two-sided: twice the share of draws on the other side of 0, at least 1 / draws."""
+    queries: int
+
+    @property
+    def difference(self) -> float:
+        return self.first - self.second
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.interval[0] > 0 or self.interval[1] < 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "where": self.where, "metric": self.metric, "first": self.first, "second": self.second,
+            "difference": self.difference, "interval": list(self.interval), "p": self.chance, "queries": self.queries,
+        }  # fmt: skip
+
+
+def compare(
+    first: Sequence[Ranks],
+    second: Sequence[Ranks],
+    metrics: Sequence[str],
+    *,
+    domains: Sequence[str] = ("all",),
+    slices: bool = False,
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
+) -> list[Difference]:
+    """first - second for every metric, in every domain (or slice).
+
+    Args:
+        first, second: the ranks of two models, one entry a seed, for the same queries.
+        metrics: their names.
+        domains: the data set's.
+        slices: by slice instead of by domain.
+        draws, seed: of the bootstrap.
+
+    Raises:
+        InputError: the models were not asked the same questions.
+    """
+    measured = [[question_metrics(part, metrics) for part in parts] for parts in (first, second)]
+    _check_same_questions([*measured[0], *measured[1]])
+    like = measured[0][0]
+    groups = slice_groups(like) if slices else domain_groups(like, domains)
+    values = np.concatenate([part.values for parts in measured for part in parts], axis=1)
+    sums, counts = bootstrap.resampled_sums(
+        like.user, values, [group.member for group in groups], draws=draws, seed=seed
+    )
+    shape = (draws, len(groups), len(first) + len(second), len(metrics))
+    drawn = bootstrap.ratio(sums, counts).reshape(shape)
+    generator = np.random.default_rng(np.random.SeedSequence([seed, len(first), len(second)]))
+    gap = _seed_mean(drawn[:, :, : len(first)], generator) - _seed_mean(drawn[:, :, len(first) :], generator)
+    out = []
+    for at, group in enumerate(groups):
+        one, other = (np.mean([part.values[group.member].mean(0) for part in parts], axis=0) for parts in measured)
+        low, high = bootstrap.percentile_interval(gap[:, at])
+        for column, metric in enumerate(metrics):
+            out.append(
+                Difference(
+                    where=group.slice or group.domain,
+                    metric=metric,
+                    first=float(one[column]),
+                    second=float(other[column]),
+                    interval=(float(low[column]), float(high[column])),
+                    chance=_two_sided(gap[:, at, column]),
+                    queries=int(group.member.sum()),
+                )
+            )
+    return out
+
+
+def _seed_mean(values: Float64[np.ndarray, "B C S M"], generator: np.random.Generator) -> Float64[np.ndarray, "B C M"]:
+    """Each draw's mean over as many seeds as there are, drawn with replacement."""
+    draws, _, seeds, _ = values.shape
+    taken = generator.integers(0, seeds, size=(draws, seeds))
+    times = np.zeros((draws, seeds))
+    np.add.at(times, (np.arange(draws)[:, None], taken), 1.0 / seeds)
+    return np.einsum("bcsm,bs->bcm", values, times)
+
+
+def _two_sided(gap: Float64[np.ndarray, "B"]) -> float:
+    """Twice the share of draws on the smaller side of 0; draws of exactly 0 lie on both."""
+    gap = gap[~np.isnan(gap)]
+    side = min((gap <= 0).mean(), (gap >= 0).mean())
+    return float(min(1.0, max(2 * side, 1 / len(gap))))
+
+
+def _check_same_questions(parts: Sequence[QuestionMetrics]) -> None:
+    for part in parts[1:]:
+        if not (np.array_equal(part.question, parts[0].question) and np.array_equal(part.user, parts[0].user)):
+            raise InputError(
+                "these results are about different questions",
+                found=f"{len(part.question)} and {len(parts[0].question)} questions",
+                expected="one data set, split and protocol",
+            )
+
+
+def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Results, list[Ranks]]:
+    """The ranks of one model from one results file, or from several that differ in their seed.
+
+    Args:
+        paths: results files.
+        model: its name in them; None = the only model that is no floor, or the only one at all.
+
+    Raises:
+        InputError: no such model or several, no ranks, or files of different protocols or data sets.
+    """
+    found: list[Ranks] = []
+    results = [read_results(path) for path in paths]
+    name = model or _only_model(results[0], paths[0])
+    for path, one in zip(paths, results, strict=True):
+        check_comparable(results[0], one, path)
+        if name not in one.ranks:
+            raise InputError("no ranks of this model", file=path, found=name, expected=", ".join(one.ranks) or None)
+        found.extend(load_ranks(path.parent / file) for file in one.ranks[name])
+    return name, results[0], found
+
+
+def _only_model(results: Results, path: Path) -> str:
+    models = [name for name in results.ranks if name not in FLOORS] or list(results.ranks)
+    if len(models) != 1:
+        raise InputError(
+            "which model?", file=path, found=", ".join(models) or "no ranks at all", hint="name one with --model"
+        )
+    return models[0]
+
+
+def check_comparable(one: Results, other: Results, path: Path) -> None:
+    """Refuses two results that were not made under one protocol on one data set.
+
+    Raises:
+        InputError: they were not.
+    """
+    if one.dataset != other.dataset:
+        raise InputError(
+            "results of different data sets", file=path, column="dataset", found=other.dataset, expected=one.dataset
+        )
+    if one.protocol != other.protocol:
+        mine, theirs = one.protocol.to_json(), other.protocol.to_json()
+        field = next(name for name in mine if mine[name] != theirs[name])
+        raise InputError(
+            "results under different protocols",
+            file=path,
+            column=f"protocol.{field}",
+            found=theirs[field],
+            expected=str(mine[field]),
+        )

@@ -1,0 +1,165 @@
+"""The floors: what counting alone reaches. No learning, no JAX.
+
+    popularity         how often the item occurs in the training events of the query's domain
+    transitions        5-step transition counts (`transitions.py`) over whole training sequences, domains mixed
+    transitions-local  the same from each domain's own events alone, where that is something else
+
+A model that does not beat them has learned little.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.evaluate.asked import Asked, ask, item_counts
+from mdrec_jax.evaluate.metrics import suitable_metrics
+from mdrec_jax.evaluate.protocol import Protocol
+from mdrec_jax.evaluate.ragged import Ragged
+from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
+from mdrec_jax.evaluate.results import Results, model_rows
+from mdrec_jax.evaluate.transitions import (
+    NOTHING_REACHED,
+    STEPS,
+    BaseScores,
+    Reached,
+    TransitionCounts,
+    base_scores,
+    count_transitions,
+    rank_all,
+    rank_among,
+    reach,
+)
+
+BLOCK = 256
+"""Queries that are scored at once."""
+TIE_BREAK = 1e-6
+"""The share of popularity in the score of transitions."""
+
+type Reach = Callable[[Int64[np.ndarray, "B"]], Reached]
+
+
+@dataclass(frozen=True)
+class FloorScores:
+    """A floor in one domain: what items score anyway, and what transitions add for some queries."""
+
+    base: BaseScores
+    reach: Reach
+
+
+def floor_ranks(asked: Asked) -> dict[str, Ranks]:
+    """The ranks of every floor that makes sense on the data set, by name."""
+    train = plain(asked.dataset.role) == ROLE_TRAIN
+    shared = count_training(asked.dataset, train)
+    parts: dict[str, list[Ranks]] = {}
+    for domain in asked.domains():
+        for name, scores in _floors_of(asked, domain, train, shared).items():
+            parts.setdefault(name, []).extend(_ranks(asked, domain, scores))
+    return {name: concatenate(some) for name, some in parts.items()}
+
+
+def count_training(dataset: Dataset, chosen: Bool[np.ndarray, "N"]) -> TransitionCounts:
+    """Transition counts of the chosen events, in the order of each sequence."""
+    place = np.flatnonzero(chosen)
+    sequence = np.searchsorted(plain(dataset.sequence_offsets), place, side="right")
+    return count_transitions(plain(dataset.item)[place], sequence, dataset.num_items)
+
+
+def popularity(asked: Asked, domain: int) -> Float64[np.ndarray, "V"]:
+    """Training counts in the domain; in all domains where the protocol ranks among all items."""
+    if asked.protocol.universe == "all":
+        return asked.train_counts.astype(np.float64)
+    dataset = asked.dataset
+    mine = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
+    return item_counts(dataset, mine).astype(np.float64)
+
+
+def _floors_of(
+    asked: Asked, domain: int, train: Bool[np.ndarray, "N"], shared: TransitionCounts
+) -> dict[str, FloorScores]:
+    universe, popular = asked.universe(domain), popularity(asked, domain)
+    floors = {"popularity": FloorScores(base_scores(popular, universe), lambda _: NOTHING_REACHED)}
+    if not asked.dataset.manifest.ordered:
+        return floors
+    base = _tie_breaking(asked.train_counts, universe)
+    floors["transitions"] = FloorScores(base, lambda some: reach(shared, _recent(asked, some, None)))
+    if _domains_meet(asked.dataset):
+        mine = train & (plain(asked.dataset.domain) == domain)
+        local, base = count_training(asked.dataset, mine), _tie_breaking(item_counts(asked.dataset, mine), universe)
+        floors["transitions-local"] = FloorScores(base, lambda some: reach(local, _recent(asked, some, domain)))
+    return floors
+
+
+def _tie_breaking(counts: Int64[np.ndarray, "V"], universe: Int[np.ndarray, "U"]) -> BaseScores:
+    """The share of popularity in transitions' scores: as popular as in the very events that were counted."""
+    return base_scores(TIE_BREAK * counts / max(int(counts.max()), 1), universe)
+
+
+def _domains_meet(dataset: Dataset) -> bool:
+    """Whether a domain's transitions may come from another one: in a common sequence, or over a common item."""
+    if dataset.num_domains == 1:
+        return False
+    if sum(map(len, dataset.domain_items)) > dataset.manifest.counts.items:
+        return True
+    domain, first = plain(dataset.domain), plain(dataset.sequence_offsets)[:-1]
+    first = first[first < len(domain)]
+    return bool((np.maximum.reduceat(domain, first) != np.minimum.reduceat(domain, first)).any())
+
+
+def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> Int[np.ndarray, "B K"]:
+    """The last items of the visible histories (of one domain's events), the latest first."""
+    if domain is None:
+        places = Ragged(*asked.queries.history_places(some, last=STEPS))
+    else:
+        places = Ragged(*asked.queries.history_places(some))
+        places = places.keep(plain(asked.dataset.domain)[places.values] == domain)
+    return Ragged(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
+
+
+def _ranks(asked: Asked, domain: int, scores: FloorScores) -> list[Ranks]:
+    protocol, parts = asked.protocol, []
+    for some in asked.blocks(domain, BLOCK):
+        target = asked.queries.target[some]
+        reached = scores.reach(some)
+        if protocol.sampled:
+            counted = [
+                rank_among(reached, scores.base, target, asked.candidates(some, number))
+                for number in range(protocol.draws)
+            ]
+        else:
+            counted = [rank_all(reached, scores.base, target, asked.seen(some))]
+        rank = np.stack([rank_from_counts(*pair, protocol.ties) for pair in counted], axis=1)
+        parts.append(asked.ranks(some, rank))
+    return parts
+
+
+def floor_results(
+    dataset: Dataset, protocol: Protocol, *, metrics: tuple[str, ...] = ()
+) -> tuple[Results, dict[str, Ranks]]:
+    """The floors of a data set under a protocol, and their ranks.
+
+    Raises:
+        InputError: as `ask`.
+    """
+    asked = ask(dataset, protocol)
+    ranks = floor_ranks(asked)
+    metrics = metrics or suitable_metrics(dataset.manifest.ordered)
+    rows, slices = [], []
+    for name, one in ranks.items():
+        whole, parts = model_rows(name, [one], dataset.manifest.domains, metrics=metrics)
+        rows.extend(whole)
+        slices.extend(parts)
+    results = Results(
+        protocol=protocol,
+        dataset=dataset.hash,
+        config=None,
+        rows=tuple(rows),
+        slices=tuple(slices),
+        source=dataset.manifest.source,
+        domains=dataset.manifest.domains,
+        counts=asked.counts,
+    )
+    return results, ranks

@@ -1,0 +1,104 @@
+"""HR, Recall, Precision, NDCG and MRR from ranks.
+
+A *question* is what one user is asked once. In ordered data it has one target, and Recall@k equals HR@k; in data
+without an order it has all of the user's held-out items. With ranks r_1 .. r_n of a question's n targets:
+
+    hr@k         1 if any r_i <= k
+    recall@k     #{r_i <= k} / n
+    precision@k  #{r_i <= k} / k
+    ndcg@k       sum_{r_i <= k} 1 / log2(1 + r_i)  /  sum_{i <= min(n, k)} 1 / log2(1 + i)
+    mrr          1 / min r_i;  mrr@k the same, 0 where min r_i > k
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64
+
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.ranks import Ranks
+
+DEFAULT_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20", "hr@50", "ndcg@5", "ndcg@10", "ndcg@20", "ndcg@50", "mrr")
+"""What a result holds unless told otherwise, for questions with one target."""
+MULTI_TARGET_METRICS = ("recall@10", "recall@20", "precision@20", "ndcg@10", "ndcg@20", "hr@20", "mrr")
+"""The same for questions with several targets."""
+
+
+@dataclass(frozen=True)
+class QuestionMetrics:
+    """The metrics of each question, P of them; M metrics."""
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, "P M"]
+    question: Int64[np.ndarray, "P"]
+    user: Int32[np.ndarray, "P"]
+    domain: Int32[np.ndarray, "P"]
+    history_length: Int32[np.ndarray, "P"]
+    cold: Bool[np.ndarray, "P"]
+    """True where every target of the question is cold."""
+
+
+def parse_metric(name: str) -> tuple[str, int | None]:
+    """(`kind`, k) of a metric's name, e.g. `ndcg@10`; k is None for `mrr`.
+
+    Raises:
+        InputError: a name that means nothing here.
+    """
+    match = re.fullmatch(r"(hr|recall|precision|ndcg|mrr)(?:@([1-9]\d{0,8}))?", name)
+    if match is None or (match[2] is None and match[1] != "mrr"):
+        raise InputError("unknown metric", found=name, expected="hr@K, recall@K, precision@K, ndcg@K, mrr or mrr@K")
+    return match[1], int(match[2]) if match[2] else None
+
+
+def suitable_metrics(ordered: bool) -> tuple[str, ...]:
+    """The metrics that suit a data set: with an order a question has one target, without one it may have several."""
+    return DEFAULT_METRICS if ordered else MULTI_TARGET_METRICS
+
+
+def question_metrics(ranks: Ranks, names: Sequence[str]) -> QuestionMetrics:
+    """Metrics of each question, the mean over the protocol's draws of candidates.
+
+    Raises:
+        InputError: a name that means nothing here.
+    """
+    parsed = [parse_metric(name) for name in names]
+    order = np.argsort(ranks.question, kind="stable")
+    question, first, targets = np.unique(ranks.question[order], return_index=True, return_counts=True)
+    values = np.zeros((len(question), len(parsed)))
+    draws = ranks.rank.shape[1]
+    for draw in range(draws):
+        rank = ranks.rank[order, draw].astype(np.float64)
+        for column, (kind, k) in enumerate(parsed):
+            values[:, column] += _metric(kind, k, rank, first, targets) / draws
+    at = order[first]
+    cold = np.minimum.reduceat(ranks.cold[order], first) if len(first) else ranks.cold[:0]
+    return QuestionMetrics(
+        tuple(names), values, question, ranks.user[at], ranks.domain[at], ranks.history_length[at], cold.astype(bool)
+    )
+
+
+def _metric(
+    kind: str,
+    k: int | None,
+    rank: Float64[np.ndarray, "Q"],
+    first: Int64[np.ndarray, "P"],
+    targets: Int64[np.ndarray, "P"],
+) -> Float64[np.ndarray, "P"]:
+    """One metric of every question; the targets of question p are rank[first[p] : first[p] + targets[p]]."""
+    if not len(first):
+        return np.zeros(0)
+    limit = np.inf if k is None else k
+    hit = rank <= limit
+    if kind == "hr":
+        return np.logical_or.reduceat(hit, first).astype(np.float64)
+    if kind == "mrr":
+        return np.maximum.reduceat(np.where(hit, 1.0 / rank, 0.0), first)
+    if kind == "recall":
+        return np.add.reduceat(hit.astype(np.float64), first) / targets
+    if kind == "precision":
+        return np.add.reduceat(hit.astype(np.float64), first) / limit
+    gain = np.add.reduceat(np.where(hit, 1.0 / np.log2(1.0 + rank), 0.0), first)
+    best = np.cumsum(1.0 / np.log2(1.0 + np.arange(1, int(targets.max()) + 1)))
+    return gain / best[np.minimum(targets, limit).astype(np.int64) - 1]

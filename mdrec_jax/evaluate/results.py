@@ -1,0 +1,233 @@
+"""Results files: the figures of one or several models under one protocol on one data set, with what they rest on.
+
+    {"protocol": {...}, "dataset": HASH, "config": HASH or null, "split": "test", "seeds": [0], "selection": "ndcg@10",
+     "source": "s3rec", "domains": ["Beauty"], "counts": {...},
+     "rows":   [{"model": "transitions", "domain": "all", "users": 22363, "queries": 22363,
+                 "metrics": {"hr@10": 0.0821, ...}, "interval": {"ndcg@10": [lo, hi], ...}}, ...],
+     "slices": [the same with "slice": "history 1-4" | "cold target" | ...],
+     "ranks":  {"transitions": ["test.transitions.0.npz"]}}
+
+Domain `all` is the mean over all queries, `macro` the unweighted mean over the domains.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate import bootstrap
+from mdrec_jax.evaluate.metrics import DEFAULT_METRICS, QuestionMetrics, question_metrics
+from mdrec_jax.evaluate.protocol import Protocol, protocol_from_json
+from mdrec_jax.evaluate.ranks import Ranks, save_ranks
+from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
+from mdrec_jax.files import replacing, write_json
+
+FLOORS = ("popularity", "transitions", "transitions-local")
+"""The rows that no learning made. Every table has them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one model about one domain, or one slice of it."""
+
+    model: str
+    domain: str
+    users: int
+    queries: int
+    metrics: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    slice: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        named = {"slice": self.slice} if self.slice is not None else {}
+        interval = {name: list(ends) for name, ends in self.interval.items()}
+        return {
+            "model": self.model, "domain": self.domain, **named, "users": self.users, "queries": self.queries,
+            "metrics": self.metrics, "interval": interval,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a results file says.
+
+    Args:
+        protocol: how the ranks were made.
+        dataset: hash of the prepared data set.
+        config: hash of the run's config; None for floors.
+        rows: by model, then domain.
+        slices: rows about parts of the queries.
+        seeds: of the training runs whose mean this is; empty for floors.
+        selection: the validation metric that chose the checkpoint; None for floors.
+        source: the data set's source.
+        domains: the data set's domains, by number.
+        counts: what was left out or unknown, by reason.
+        ranks: model -> files of ranks beside the results file, one a seed.
+    """
+
+    protocol: Protocol
+    dataset: str
+    config: str | None
+    rows: tuple[Row, ...]
+    slices: tuple[Row, ...] = ()
+    seeds: tuple[int, ...] = ()
+    selection: str | None = None
+    source: str = ""
+    domains: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    ranks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def split(self) -> str:
+        return self.protocol.split
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol.to_json(),
+            "dataset": self.dataset,
+            "config": self.config,
+            "split": self.split,
+            "seeds": list(self.seeds),
+            "selection": self.selection,
+            "source": self.source,
+            "domains": list(self.domains),
+            "counts": self.counts,
+            "rows": [row.to_json() for row in self.rows],
+            "slices": [row.to_json() for row in self.slices],
+            "ranks": {model: list(files) for model, files in self.ranks.items()},
+        }
+
+
+def model_rows(
+    model: str,
+    ranks: Sequence[Ranks],
+    domains: Sequence[str],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """(rows by domain, `all` and `macro`; rows by slice) of one model.
+
+    Args:
+        model: its name in the table.
+        ranks: of one run, or of runs that differ in their seed: metrics are means over them.
+        domains: the data set's domains.
+        metrics: their names.
+        draws, seed: of the bootstrap over users.
+
+    Raises:
+        InputError: no query at all, or runs that were asked different things.
+    """
+    if not ranks or not len(ranks[0]):
+        raise InputError("nothing to evaluate", found="no query", expected="at least one target in the split")
+    questions = mean_over_seeds([question_metrics(part, metrics) for part in ranks])
+    whole, parts = domain_groups(questions, domains), slice_groups(questions)
+    groups = [*whole, *parts]
+    sums, counts = bootstrap.resampled_sums(
+        questions.user, questions.values, [group.member for group in groups], draws=draws, seed=seed
+    )
+    drawn = bootstrap.ratio(sums, counts)
+    rows = [_row(model, group, questions, drawn[:, index]) for index, group in enumerate(groups)]
+    by_domain = rows[: len(whole)]
+    if len(whole) > 1:
+        by_domain.append(_macro(by_domain[:-1], by_domain[-1], drawn[:, : len(whole) - 1]))
+    return tuple(by_domain), tuple(rows[len(whole) :])
+
+
+def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
+    """The mean of runs that were asked the same questions.
+
+    Raises:
+        InputError: they were not.
+    """
+    for part in parts[1:]:
+        same = np.array_equal(part.question, parts[0].question) and np.array_equal(part.user, parts[0].user)
+        if not same or part.names != parts[0].names:
+            raise InputError("runs of different seeds were asked different questions, or measured otherwise")
+    return replace(parts[0], values=np.mean([part.values for part in parts], axis=0))
+
+
+def _row(model: str, group: Group, questions: QuestionMetrics, drawn: np.ndarray) -> Row:
+    mean = questions.values[group.member].mean(axis=0)
+    low, high = bootstrap.percentile_interval(drawn)
+    users = len(np.unique(questions.user[group.member]))
+    return Row(
+        model=model,
+        domain=group.domain,
+        users=users,
+        queries=int(group.member.sum()),
+        metrics=dict(zip(questions.names, mean.tolist(), strict=True)),
+        interval={name: (float(a), float(b)) for name, a, b in zip(questions.names, low, high, strict=True)},
+        slice=group.slice,
+    )
+
+
+def _macro(domains: Sequence[Row], everything: Row, drawn: np.ndarray) -> Row:
+    """The unweighted mean over the domains; `drawn` [B, domains, M] holds each draw's figures by domain."""
+    names = list(everything.metrics)
+    low, high = bootstrap.percentile_interval(drawn.mean(axis=1))
+    return replace(
+        everything,
+        domain="macro",
+        metrics={name: float(np.mean([row.metrics[name] for row in domains])) for name in names},
+        interval={name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)},
+    )
+
+
+def write_results(path: Path, results: Results, ranks: Mapping[str, Sequence[Ranks]] | None = None) -> Results:
+    """Writes a results file, and the ranks of each model beside it (one file a seed). Returns what was written."""
+    names: dict[str, tuple[str, ...]] = dict(results.ranks)
+    for model, parts in (ranks or {}).items():
+        files = tuple(f"{path.stem}.{model}.{index}.npz" for index in range(len(parts)))
+        for name, part in zip(files, parts, strict=True):
+            with replacing(path.parent / name) as beside, beside.open("wb") as file:
+                save_ranks(part, file)
+        names[model] = files
+    results = replace(results, ranks=names)
+    write_json(path, results.to_json())
+    return results
+
+
+def read_results(path: Path) -> Results:
+    """Reads a results file.
+
+    Raises:
+        InputError: no such file, or one that holds something else.
+    """
+    if not path.is_file():
+        raise InputError("no such results file", file=path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError("not a JSON file", file=path, found=error) from None
+    try:
+        return Results(
+            protocol=protocol_from_json(values["protocol"], file=str(path)),
+            dataset=values["dataset"],
+            config=values["config"],
+            rows=tuple(_read_row(row) for row in values["rows"]),
+            slices=tuple(_read_row(row) for row in values.get("slices", [])),
+            seeds=tuple(values.get("seeds", [])),
+            selection=values.get("selection"),
+            source=values.get("source", ""),
+            domains=tuple(values.get("domains", [])),
+            counts=values.get("counts", {}),
+            ranks={model: tuple(files) for model, files in values.get("ranks", {}).items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "not a results file", file=path, found=error, expected="what `mdrec evaluate` writes"
+        ) from None
+
+
+def _read_row(values: dict[str, Any]) -> Row:
+    interval = {name: (ends[0], ends[1]) for name, ends in values["interval"].items()}
+    return Row(
+        values["model"], values["domain"], values["users"], values["queries"], values["metrics"], interval,
+        values.get("slice"),
+    )  # fmt: skip
