@@ -59,18 +59,16 @@ def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int
 
     from mdrec_jax.evaluate.protocol import describe
 
-    table = Table(box=box.SIMPLE, padding=(0, 1))
+    table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("metric", no_wrap=True)
-    for name in ("queries", "first", "second", "difference", "95 % from", "to", "p"):
+    for name in ("queries", "first", "second", "difference", "95 %", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in differences:
-        numbers = (f"{value:+.4f}" for value in (one.difference, *one.interval))
         means = (f"{value:.4f}".removeprefix("0") for value in (one.first, one.second))
-        cells = (one.where, one.metric, f"{one.queries:,}", *means, *numbers, f"{one.chance:.3f}")
-        table.add_row(*cells, style="bold" if one.clear else "")
+        low, high = (f"{value:+.4f}" for value in one.interval)
+        cells = (f"{one.queries:,}", *means, f"{one.difference:+.4f}", f"{low} {high}", f"{one.chance:.3f}")
+        table.add_row(one.where, one.metric, *cells, style="bold" if one.clear else "")
     console = Console()
     console.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")
-    console.print(
-        describe(protocol), table, "bold: the interval leaves 0 out; bootstrap over seeds and users", sep="\n"
-    )
+    console.print(describe(protocol), table, "bold: the interval leaves 0 out", sep="\n")

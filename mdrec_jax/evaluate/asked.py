@@ -1,7 +1,7 @@
 """What a split asks, and what each query leaves out and competes with, as the protocol says."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,8 @@ from mdrec_jax.evaluate.ragged import Ragged, spans, with_one
 from mdrec_jax.evaluate.ranks import Ranks
 
 NOT_LISTED = "queries without candidates in the file"
-"""The reason under which queries are counted that a `fixed` protocol cannot ask."""
+LEFT_OUT = "queries left out: more than were wanted"
+"""The reasons under which queries of the split are counted that are not asked."""
 
 type Some = Int64[np.ndarray, "B"]
 """Indices of queries."""
@@ -27,12 +28,17 @@ type Some = Int64[np.ndarray, "B"]
 
 @dataclass(frozen=True)
 class Asked:
-    """The queries of a protocol's split on a data set. Use `ask`."""
+    """The queries that a protocol asks on a data set. Use `ask`."""
 
     dataset: Dataset
     protocol: Protocol
     queries: QueryList
+    """Those that are asked: the split's, or the part of them that can be."""
+    number: Int64[np.ndarray, "Q"]
+    """The place of each in the split's whole list: it seeds draws and names the query in `Ranks`."""
     fixed: FixedCandidates | None
+    counts: dict[str, int]
+    """What of the split is not asked, by reason."""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -42,19 +48,6 @@ class Asked:
         """How often each item occurs in training; the unknown item counts for nothing."""
         return item_counts(self.dataset, plain(self.dataset.role) == ROLE_TRAIN)
 
-    @cached_property
-    def listed(self) -> Bool[np.ndarray, "Q"]:
-        """The queries that can be asked: all, or those that the file of candidates lists."""
-        if self.fixed is None:
-            return np.ones(len(self), bool)
-        return self.fixed.find(self.queries.sequence, self.queries.domain)[1]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What is not asked, by reason."""
-        missing = int((~self.listed).sum())
-        return {NOT_LISTED: missing} if missing else {}
-
     def universe(self, domain: int) -> Int32[np.ndarray, "U"]:
         """The items that a target of the domain is ranked among, ascending."""
         if self.protocol.universe == "target_domain":
@@ -63,11 +56,11 @@ class Asked:
 
     def domains(self) -> list[int]:
         """The domains that queries ask about, ascending."""
-        return np.unique(self.queries.domain[self.listed]).tolist()
+        return np.unique(self.queries.domain).tolist()
 
     def blocks(self, domain: int, size: int) -> Iterator[Some]:
-        """The queries of a domain that can be asked, `size` at a time, short histories first."""
-        mine = np.flatnonzero(self.listed & (self.queries.domain == domain))
+        """The queries of a domain, `size` at a time, short histories first."""
+        mine = np.flatnonzero(self.queries.domain == domain)
         mine = mine[np.argsort(self.queries.history_length[mine], kind="stable")]
         for low in range(0, len(mine), size):
             yield mine[low : low + size]
@@ -91,7 +84,7 @@ class Asked:
             out[at] = draw(
                 self.universe(int(one)),
                 self._excluded(some[at]),
-                some[at],
+                self.number[some[at]],
                 protocol.negatives,
                 replacement=protocol.replacement,
                 seed=protocol.seed,
@@ -112,13 +105,13 @@ class Asked:
 
     def ranks(self, some: Some, rank: Float[np.ndarray, "B N"]) -> Ranks:
         """The ranks of some queries with what is known about them."""
-        queries, question = self.queries, some
+        queries, question = self.queries, self.number[some]
         if not self.dataset.manifest.ordered:
             # Without an order, all of a person's held-out items are one question.
             pairs = queries.sequence.astype(np.int64) * self.dataset.num_domains + queries.domain
             question = pairs[some]
         return Ranks(
-            query=some,
+            query=self.number[some],
             question=question,
             user=queries.user[some],
             domain=queries.domain[some],
@@ -128,21 +121,37 @@ class Asked:
         )
 
 
-def ask(dataset: Dataset, protocol: Protocol) -> Asked:
+def ask(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> Asked:
     """The queries of the protocol's split.
+
+    Args:
+        at_most: ask no more than so many, the same ones each time; 0 = all.
 
     Raises:
         InputError: the split has no target, or the file of candidates does not exist, does not fit, or lists nothing.
     """
-    queries = query_list(dataset, protocol.split)
-    if protocol.candidates != "fixed":
-        return Asked(dataset, protocol, queries, None)
-    path = candidates_file(dataset.path, protocol.file or "")
-    fixed = read_candidates(path, tuple(dataset.manifest.domains), dataset.num_items)
-    asked = Asked(dataset, protocol, queries, fixed)
-    if not asked.listed.any():
-        raise InputError(f"the file lists candidates for no {protocol.split} query of this data set", file=path)
-    return asked
+    queries, fixed, counts = query_list(dataset, protocol.split), None, {}
+    number = np.arange(len(queries))
+    if protocol.candidates == "fixed":
+        path = candidates_file(dataset.path, protocol.file or "")
+        fixed = read_candidates(path, tuple(dataset.manifest.domains), dataset.num_items)
+        number = np.flatnonzero(fixed.find(queries.sequence, queries.domain)[1])
+        if not len(number):
+            raise InputError(f"the file lists candidates for no {protocol.split} query of this data set", file=path)
+        if len(number) < len(queries):
+            counts[NOT_LISTED] = len(queries) - len(number)
+    if 0 < at_most < len(number):
+        counts[LEFT_OUT] = len(number) - at_most
+        number = np.sort(np.random.default_rng(0).choice(number, at_most, replace=False))
+    return Asked(dataset, protocol, _part(queries, number), number, fixed, counts)
+
+
+def _part(queries: QueryList, chosen: Some) -> QueryList:
+    """Some of the queries, ascending."""
+    if len(chosen) == len(queries):
+        return queries
+    arrays = ("place", "sequence", "user", "domain", "target", "time", "history_begin", "history_end")
+    return replace(queries, **{name: getattr(queries, name)[chosen] for name in arrays})
 
 
 def item_counts(dataset: Dataset, chosen: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "V"]:

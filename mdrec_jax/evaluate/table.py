@@ -42,7 +42,7 @@ def _table(
     rows = list(dict.fromkeys(_Shown(row, one) for one in results for row in (one.slices if slices else one.rows)))
     metrics = tuple(columns) or _suitable(rows)
     spread = interval or metrics[min(1, len(metrics) - 1)]
-    table = Table(box=box.SIMPLE, padding=(0, 1))
+    table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for name in ("slice" if slices else "domain", "model"):
         table.add_column(name, overflow="fold")
     table.add_column("users", justify="right", no_wrap=True)
@@ -84,7 +84,7 @@ def _suitable(rows: Sequence[_Shown]) -> tuple[str, ...]:
 
 def _cells(row: Row, metrics: Sequence[str], spread: str, best: dict[str, float]) -> list[Text]:
     floor = row.model in FLOORS
-    cells = [Text(f"{row.model} (floor)" if floor else row.model, style="dim" if floor else ""), Text(f"{row.users:,}")]
+    cells = [Text(f"[{row.model}]" if floor else row.model, style="dim" if floor else ""), Text(f"{row.users:,}")]
     for name in metrics:
         value = row.metrics.get(name)
         style = "bold" if value is not None and value == best[name] else ""
@@ -107,5 +107,5 @@ def _caption(results: Sequence[Results], spread: str) -> str:
             seeds = ", ".join(map(str, one.seeds))
             parts.append(f"config {one.config[:12]}, seeds {seeds or '-'}, chosen by {one.selection or '-'}")
         parts.extend(f"{number:,} {what}" for what, number in one.counts.items() if number)
-    parts.append(f"95 % of {spread}: bootstrap over users")
+    parts.append(f"95 % of {spread}: bootstrap over users; [floor]: counted, not learned")
     return "; ".join(dict.fromkeys(parts))

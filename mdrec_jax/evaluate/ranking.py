@@ -1,0 +1,159 @@
+"""The ranks that a model gives to the targets of a protocol: exact, in blocks, never users x items at once."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, Int64
+from mdrec_kernels.linear_xent import target_rank
+
+from mdrec_jax.data.queries import query_batches
+from mdrec_jax.evaluate.asked import Asked
+from mdrec_jax.evaluate.ragged import Ragged
+from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
+from mdrec_jax.evaluate.scorer import Scorer, item_matrix, states
+from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
+
+CHUNK = 1 << 17
+"""Queries whose states are held in memory before they are ranked."""
+BLOCK = 2048
+"""Queries of one call on the devices."""
+GATHERED = 32
+"""Queries whose candidates' vectors are gathered at once."""
+WIDTHS = (16, 64, 256, 1024)
+"""Numbers of left-out items that a block is filled up to: few, since each is compiled once."""
+
+
+def rank_queries(scorer: Scorer, asked: Asked) -> Ranks:
+    """The rank of every query's target.
+
+    Raises:
+        ValueError: a protocol that does not say whether the model sees the query's time.
+    """
+    if scorer.sees_query_time != asked.protocol.query_time_visible:
+        raise ValueError("the protocol's query_time_visible must be the scorer's sees_query_time")
+    source = query_batches(
+        asked.dataset, asked.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time
+    )
+    parts = [
+        part
+        for some, state in _chunks(scorer, source)
+        for domain in np.unique(asked.queries.domain[some]).tolist()
+        for part in _rank_domain(scorer, asked, domain, some, state)
+    ]
+    return concatenate(parts)
+
+
+def _chunks(scorer: Scorer, source: Any) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
+    """Many queries and their states at a time."""
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for one in states(scorer, source):
+        held.append(one)
+        if sum(len(query) for query, _ in held) >= CHUNK:
+            yield tuple(np.concatenate(part) for part in zip(*held, strict=True))
+            held = []
+    if held:
+        yield tuple(np.concatenate(part) for part in zip(*held, strict=True))
+
+
+def _rank_domain(
+    scorer: Scorer, asked: Asked, domain: int, some: Int64[np.ndarray, "Q"], state: Float[np.ndarray, "Q D"]
+) -> Iterator[Ranks]:
+    """Ranks of the queries of one domain, short histories first: blocks of like length waste little."""
+    mine = np.flatnonzero(asked.queries.domain[some] == domain)
+    mine = mine[np.argsort(asked.queries.history_length[some[mine]], kind="stable")]
+    universe = asked.universe(domain)
+    # Place 0 stands for "none" where ids are left out, so the universe begins at place 1.
+    items = item_matrix(scorer, np.concatenate([[0], universe]))
+    size = rows_for(scorer.mesh, min(BLOCK, 1 << int(np.ceil(np.log2(max(len(mine), 1))))))
+    for low in range(0, len(mine), size):
+        at = mine[low : low + size]
+        block, x = some[at], state[at]
+        if asked.protocol.sampled:
+            rank = _among(scorer, asked, universe, items, block, x, size)
+        else:
+            rank = _in_all(scorer, asked, universe, items, block, x, size)
+        yield asked.ranks(block, rank)
+
+
+def _in_all(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
+    target = _place(universe, asked.queries.target[block])
+    seen = asked.seen(block)
+    there = seen.keep(np.isin(seen.values, universe))
+    left_out = _fill(_widened(Ragged(there.offsets, _place(universe, there.values))), size)
+    args = jax.device_put((_fill(x, size), _fill(target, size), left_out), by_row(scorer.mesh))
+    higher, ties = _full_rank(scorer.mesh)(items, *args)
+    count = len(block)
+    return rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties)[:, None]
+
+
+def _among(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
+    target = _place(universe, asked.queries.target[block])
+    columns = []
+    for number in range(asked.protocol.draws):
+        candidates = asked.candidates(block, number)
+        place = np.where(candidates > 0, _place(universe, candidates), 0)
+        args = jax.device_put((_fill(x, size), _fill(target, size), _fill(place, size)), by_row(scorer.mesh))
+        higher, ties = _sampled_rank(scorer.mesh)(items, *args)
+        count = len(block)
+        columns.append(rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties))
+    return np.stack(columns, axis=1)
+
+
+def _place(universe: Int32[np.ndarray, "U"], ids: np.ndarray) -> np.ndarray:
+    """The row of `item_matrix(universe)` that holds each item."""
+    return (np.searchsorted(universe, ids) + 1).astype(np.int32)
+
+
+def _widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
+    longest = int(lists.lengths.max(initial=0))
+    width = next((width for width in WIDTHS if width >= longest), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
+    return lists.padded(width)
+
+
+def _fill(value: np.ndarray, size: int) -> np.ndarray:
+    """Zeros after the last row, up to `size` rows."""
+    missing = size - len(value)
+    return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) if missing else value
+
+
+@lru_cache(maxsize=8)
+def _full_rank(mesh: Mesh) -> Any:
+    """Compiled: (items, states, targets, left out) -> (higher, ties). Row 0 of the items does not compete."""
+
+    def local(items: Array, x: Array, target: Array, left_out: Array) -> tuple[Array, Array]:
+        allowed = (jnp.arange(items.shape[0]) > 0)[None, :]
+        return target_rank(x, items, target, allowed=allowed, exclude=left_out)[:2]
+
+    return _split_queries(mesh, local)
+
+
+@lru_cache(maxsize=8)
+def _sampled_rank(mesh: Mesh) -> Any:
+    """Compiled: (items, states, targets, candidates) -> (higher, ties) among the candidates (0 = none)."""
+
+    def one(items: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
+        places = jnp.concatenate([target[None], candidates])
+        scores = jnp.matmul(items[places], x, precision=jax.lax.Precision.HIGHEST)
+        own, scores = scores[0], scores[1:]
+        counts = (candidates > 0) & (candidates != target)
+        # Written so that a score that is not a number never makes a target look good.
+        higher = jnp.sum(counts & ~(scores <= own), dtype=jnp.int32)
+        return higher, jnp.sum(counts & (scores == own), dtype=jnp.int32)
+
+    def local(items: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
+        return jax.lax.map(lambda query: one(items, *query), (x, target, candidates), batch_size=GATHERED)
+
+    return _split_queries(mesh, local)
+
+
+def _split_queries(mesh: Mesh, local: Any) -> Any:
+    whole, split = jax.P(), jax.P(DATA)
+    body = jax.shard_map(
+        local, mesh=mesh, in_specs=(whole, split, split, split), out_specs=(split, split), check_vma=False
+    )
+    return jax.jit(body, in_shardings=(replicated(mesh), *[by_row(mesh)] * 3))

@@ -1,0 +1,110 @@
+"""A model with its parameters, placed on the devices, ready to be asked: histories in, states out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Int32, Int64
+
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.histories import QueryBatches
+from mdrec_jax.models.api import Model
+from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
+from mdrec_jax.types import Batch, Params, Queries, Rows
+
+AHEAD = 4
+"""Batches whose states are awaited at once: the next ones are packed while these are worked out."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Use `make_scorer`.
+
+    Args:
+        model: its functions.
+        params: its parameters, the whole of them on every device of the mesh.
+        batching: how histories are packed; `rows` is the number of rows of a batch.
+        mesh: rows and queries are spread over its `data` axis.
+        dtype: of activations. Scores are float32 whatever it is.
+    """
+
+    model: Model
+    params: Params
+    batching: BatchingConfig
+    mesh: Mesh
+    dtype: Any = jnp.float32
+
+    @property
+    def sees_query_time(self) -> bool:
+        """Whether the model reads the time of the event that it predicts: a protocol has to say so."""
+        return bool(getattr(getattr(self.model, "config", None), "query_time_visible", False))
+
+    @property
+    def rows(self) -> int:
+        return rows_for(self.mesh, self.batching.rows)
+
+
+def make_scorer(
+    model: Model, params: Params, batching: BatchingConfig, *, mesh: Mesh | None = None, dtype: Any = jnp.float32
+) -> Scorer:
+    """Places the parameters on the mesh; without one, on the first device."""
+    mesh = make_mesh(MeshConfig(data=1)) if mesh is None else mesh
+    return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype)
+
+
+def states(scorer: Scorer, source: QueryBatches) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
+    """(indices of queries, their states in float32) of a source, batch by batch."""
+    encode = _encoder(scorer.model, scorer.mesh, scorer.dtype)
+    waiting: list[tuple[np.ndarray, Array]] = []
+    rows = by_row(scorer.mesh)
+    for i in range(len(source)):
+        batch, queries = source[i]
+        asked = jax.device_put(queries, replicated(scorer.mesh))
+        waiting.append((np.asarray(queries.query), encode(scorer.params, jax.device_put(batch, rows), asked)))
+        if len(waiting) > AHEAD:
+            yield _arrived(*waiting.pop(0))
+    for one in waiting:
+        yield _arrived(*one)
+
+
+def _arrived(query: Int32[np.ndarray, "Q"], state: Float[Array, "Q D"]) -> tuple[np.ndarray, np.ndarray]:
+    there = query >= 0
+    return query[there].astype(np.int64), np.asarray(state)[there]
+
+
+@lru_cache(maxsize=16)
+def _encoder(model: Model, mesh: Mesh, dtype: Any) -> Any:
+    """Compiled: (parameters, batch, queries) -> the state at each query, on every device."""
+
+    def local(params: Params, batch: Batch, queries: Queries) -> Float[Array, "Q D"]:
+        ids = model.row_ids(batch, {})
+        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
+        h = model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype).h
+        row = queries.row - jax.lax.axis_index(DATA) * h.shape[0]
+        here = (row >= 0) & (row < h.shape[0])
+        state = h[jnp.where(here, row, 0), queries.column].astype(jnp.float32)
+        return jax.lax.psum(jnp.where(here[:, None], state, 0), DATA)
+
+    whole, split = jax.P(), jax.P(DATA)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False))
+
+
+def item_matrix(scorer: Scorer, ids: Int[np.ndarray, "U"]) -> Float[Array, "U D"]:
+    """The vectors of some items in float32, on every device."""
+    chosen = jax.device_put(ids.astype(np.int32), replicated(scorer.mesh))
+    return _vectors(scorer.model, scorer.mesh)(scorer.params, chosen)
+
+
+@lru_cache(maxsize=16)
+def _vectors(model: Model, mesh: Mesh) -> Any:
+    def local(params: Params, ids: Int32[Array, "U"]) -> Float[Array, "U D"]:
+        rows = {name: Rows(table, {"items": ids}) for name, table in params.tables.items()}
+        return model.item_vectors(params.dense, rows, "items").astype(jnp.float32)
+
+    whole = jax.P()
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, whole), out_specs=whole, check_vma=False))
