@@ -37,14 +37,33 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         return _show(config)
     data = args.data or synthetic_world()
-    from mdrec_jax.train.run import train_run, train_seeds
-
     folder = args.run_folder or _next_free(Path("runs"), Path(args.preset).stem)
     if args.resume and args.run_folder is None:
         raise InputError("--resume needs to know which run", column="--run", expected="the folder of the run")
-    if args.seeds:
-        return train_seeds(config, data, folder, _seeds(args.seeds), resume=args.resume, init_from=args.init_from)
-    return train_run(config, data, folder, resume=args.resume, init_from=args.init_from)
+    if not args.seeds:
+        return _train_and_evaluate({folder: config}, data, args)
+    seeds = _seeds(args.seeds)
+    return _train_and_evaluate({folder / f"seed-{s}": dataclasses.replace(config, seed=s) for s in seeds}, data, args)
+
+
+def _train_and_evaluate(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) -> int:
+    from mdrec_jax.cli.floors import show_results
+    from mdrec_jax.data.dataset import open_dataset
+    from mdrec_jax.train.run import evaluate_runs, fit, load_run, write_evaluation
+    from mdrec_jax.train.run_folder import RunFolder
+
+    dataset = open_dataset(data)
+    for folder, config in runs.items():
+        print(f"run folder: {folder}", file=sys.stderr)
+        # Of several seeds, some may have run before the kill that is resumed from, and some not.
+        resume = args.resume and (len(runs) == 1 or RunFolder(folder).holds_a_run())
+        fit(config, dataset, RunFolder(folder), resume=resume, init_from=args.init_from)
+    results, ranks = evaluate_runs([load_run(folder, dataset) for folder in runs])
+    first = next(iter(runs))
+    path = write_evaluation(RunFolder(first if len(runs) == 1 else first.parent), results, ranks)
+    show_results([results])
+    print(f"wrote {path}", file=sys.stderr)
+    return EXIT_OK
 
 
 def configure(args: argparse.Namespace) -> "RunConfig":
@@ -54,7 +73,8 @@ def configure(args: argparse.Namespace) -> "RunConfig":
     from mdrec_jax.config import RunConfig, load_preset, read_config
 
     if args.resume and args.run_folder is not None:
-        base = read_config(args.run_folder / "config.json")
+        first = args.run_folder / f"seed-{_seeds(args.seeds)[0]}" if args.seeds else args.run_folder
+        base = read_config(first / "config.json")
     else:
         base = load_preset(args.preset, smoke=args.smoke)
     if not args.overrides:

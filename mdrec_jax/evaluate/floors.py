@@ -7,7 +7,7 @@
 A model that does not beat them has learned little.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float64, Int, Int64
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.evaluate.asked import Asked, ask, item_counts
-from mdrec_jax.evaluate.metrics import suitable_metrics
+from mdrec_jax.evaluate.evaluation import make_results
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
-from mdrec_jax.evaluate.results import Results, model_rows
+from mdrec_jax.evaluate.results import Results
 from mdrec_jax.evaluate.transitions import (
     NOTHING_REACHED,
     STEPS,
@@ -137,7 +137,7 @@ def _ranks(asked: Asked, domain: int, scores: FloorScores) -> list[Ranks]:
 
 
 def floor_results(
-    dataset: Dataset, protocol: Protocol, *, metrics: tuple[str, ...] = ()
+    dataset: Dataset, protocol: Protocol, *, metrics: Sequence[str] = ()
 ) -> tuple[Results, dict[str, Ranks]]:
     """The floors of a data set under a protocol, and their ranks.
 
@@ -146,20 +146,5 @@ def floor_results(
     """
     asked = ask(dataset, protocol)
     ranks = floor_ranks(asked)
-    metrics = metrics or suitable_metrics(dataset.manifest.ordered)
-    rows, slices = [], []
-    for name, one in ranks.items():
-        whole, parts = model_rows(name, [one], dataset.manifest.domains, metrics=metrics)
-        rows.extend(whole)
-        slices.extend(parts)
-    results = Results(
-        protocol=protocol,
-        dataset=dataset.hash,
-        config=None,
-        rows=tuple(rows),
-        slices=tuple(slices),
-        source=dataset.manifest.source,
-        domains=dataset.manifest.domains,
-        counts=asked.counts,
-    )
+    results = make_results(asked, {name: [one] for name, one in ranks.items()}, config=None, metrics=metrics)
     return results, ranks

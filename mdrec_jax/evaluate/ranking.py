@@ -54,10 +54,14 @@ def _chunks(scorer: Scorer, source: Any) -> Iterator[tuple[Int64[np.ndarray, "Q"
     for one in states(scorer, source):
         held.append(one)
         if sum(len(query) for query, _ in held) >= CHUNK:
-            yield tuple(np.concatenate(part) for part in zip(*held, strict=True))
+            yield _joined(held)
             held = []
     if held:
-        yield tuple(np.concatenate(part) for part in zip(*held, strict=True))
+        yield _joined(held)
+
+
+def _joined(held: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([query for query, _ in held]), np.concatenate([state for _, state in held])
 
 
 def _rank_domain(
@@ -81,41 +85,41 @@ def _rank_domain(
 
 
 def _in_all(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
-    target = _place(universe, asked.queries.target[block])
+    target = places_of(universe, asked.queries.target[block])
     seen = asked.seen(block)
     there = seen.keep(np.isin(seen.values, universe))
-    left_out = _fill(_widened(Ragged(there.offsets, _place(universe, there.values))), size)
-    args = jax.device_put((_fill(x, size), _fill(target, size), left_out), by_row(scorer.mesh))
+    left_out = fill(widened(Ragged(there.offsets, places_of(universe, there.values))), size)
+    args = jax.device_put((fill(x, size), fill(target, size), left_out), by_row(scorer.mesh))
     higher, ties = _full_rank(scorer.mesh)(items, *args)
     count = len(block)
     return rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties)[:, None]
 
 
 def _among(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
-    target = _place(universe, asked.queries.target[block])
+    target = places_of(universe, asked.queries.target[block])
     columns = []
     for number in range(asked.protocol.draws):
         candidates = asked.candidates(block, number)
-        place = np.where(candidates > 0, _place(universe, candidates), 0)
-        args = jax.device_put((_fill(x, size), _fill(target, size), _fill(place, size)), by_row(scorer.mesh))
+        place = np.where(candidates > 0, places_of(universe, candidates), 0)
+        args = jax.device_put((fill(x, size), fill(target, size), fill(place, size)), by_row(scorer.mesh))
         higher, ties = _sampled_rank(scorer.mesh)(items, *args)
         count = len(block)
         columns.append(rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties))
     return np.stack(columns, axis=1)
 
 
-def _place(universe: Int32[np.ndarray, "U"], ids: np.ndarray) -> np.ndarray:
+def places_of(universe: Int32[np.ndarray, "U"], ids: np.ndarray) -> np.ndarray:
     """The row of `item_matrix(universe)` that holds each item."""
     return (np.searchsorted(universe, ids) + 1).astype(np.int32)
 
 
-def _widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
+def widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
     longest = int(lists.lengths.max(initial=0))
     width = next((width for width in WIDTHS if width >= longest), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
     return lists.padded(width)
 
 
-def _fill(value: np.ndarray, size: int) -> np.ndarray:
+def fill(value: np.ndarray, size: int) -> np.ndarray:
     """Zeros after the last row, up to `size` rows."""
     missing = size - len(value)
     return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) if missing else value

@@ -29,10 +29,22 @@ class Linear(nnx.Module):
         self.bias = parameter(jnp.zeros((outputs,)), axes[1], group="vector") if bias else None
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        y = x @ self.kernel.get_value().astype(x.dtype)
-        if self.bias is None:
-            return y
-        return y + jnp.expand_dims(self.bias.get_value().astype(x.dtype), range(y.ndim - 1))
+        y = matmul(x.reshape(-1, x.shape[-1]), self.kernel.get_value().astype(x.dtype))
+        if self.bias is not None:
+            y = y + self.bias.get_value().astype(x.dtype)[None, :]
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def matmul(x: Float[Array, "N inputs"], w: Float[Array, "inputs outputs"]) -> Float[Array, "N outputs"]:
+    """x w, in the form whose gradient XLA computes fastest on a CPU.
+
+    The gradient of w is a product over all N tokens. It takes half the time when its left factor is the narrower one,
+    and half again when x and its gradient have one axis of tokens, not two. The barrier keeps XLA from turning the
+    factors round again.
+    """
+    if w.shape[0] > w.shape[1]:
+        w = jax.lax.optimization_barrier(w.T).T
+    return x @ w
 
 
 class Norm(nnx.Module):

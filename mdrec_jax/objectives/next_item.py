@@ -4,11 +4,13 @@ Every loss is a sum over the batch's weighted targets; the caller puts the norma
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float32, Int32
 from mdrec_kernels import linear_xent
 
@@ -77,6 +79,8 @@ class NextItem:
     allowed: Bool[jax.Array, "G V"]
     """Which rows of the table each pool's softmax runs over."""
     sampler: SamplerTables | None
+    beta: Float32[jax.Array, " G"]
+    """Each pool's power of the positive's probability: 1 but for gBCE."""
 
     @property
     def needs_whole_table(self) -> bool:
@@ -116,6 +120,58 @@ class NextItem:
             return linear_xent.linear_xent_sum(x, vectors, target, weight.reshape(-1), allowed=self.allowed, group=pool)
         return self._sampled(model, dense, rows, x, target, pool, weight.reshape(-1), candidates)
 
+    def _sampled(
+        self,
+        model: ItemVectors,
+        dense: Any,
+        rows: dict[str, Rows],
+        x: Float32[jax.Array, "N D"],
+        target: Int32[jax.Array, " N"],
+        pool: Int32[jax.Array, " N"],
+        weight: Float32[jax.Array, " N"],
+        candidates: Candidates,
+    ) -> Float32[jax.Array, ""]:
+        assert self.sampler is not None
+        config, pools = self.config, self.allowed.shape[0]
+        negative = candidates.shared["negative"]
+        negative_pool = jnp.repeat(jnp.arange(pools, dtype=jnp.int32), config.negatives)
+        positives = model.item_vectors(dense, rows, "target").reshape(x.shape)
+        negatives = model.item_vectors(dense, rows, "negative")
+        known: dict[str, Any] = {"positive_id": target, "negative_id": negative}
+        if pools > 1:
+            known |= {"group": pool, "negative_group": negative_pool}
+        if config.kind == "sampled_softmax":
+            if config.correct:
+                known["positive_logq"] = self.sampler.log_probability[pool, target]
+                known["negative_logq"] = self.sampler.log_probability[negative_pool, negative]
+            return linear_xent.sampled_xent_sum(x, positives, negatives, weight, **known)
+        return linear_xent.sampled_bce_sum(x, positives, negatives, weight, beta=self.beta[pool], **known)
+
     def _pool(self, batch: Batch) -> jax.Array:
         one_pool = self.config.softmax_over == "all"
         return jnp.zeros_like(batch.target_domain) if one_pool else batch.target_domain
+
+
+def make_objective(
+    config: NextItemConfig, domain_items: Sequence[np.ndarray], counts: np.ndarray, table_rows: int
+) -> NextItem:
+    """The objective of a data set.
+
+    Args:
+        domain_items: sorted item ids of each domain.
+        counts: training events of every item id, [num_items].
+        table_rows: physical rows of the item table; those of no item are never in a softmax.
+    """
+    by_domain = config.softmax_over == "target_domain"
+    pools = list(domain_items) if by_domain else [np.unique(np.concatenate(domain_items))]
+    allowed = np.zeros((len(pools), table_rows), bool)
+    for pool, items in enumerate(pools):
+        allowed[pool, items] = True
+    calibration = config.calibration if config.kind == "gbce" else 0.0
+    beta = [linear_xent.gbce_beta(config.negatives, max(len(items), 2), calibration) for items in pools]
+    common = config, jnp.asarray(allowed)
+    if config.kind == "softmax":
+        return NextItem(*common, None, jnp.asarray(beta, jnp.float32))
+    sampler = "popularity" if config.sampler == "in_batch" else config.sampler
+    power = 1.0 if config.sampler == "in_batch" else config.popularity_power
+    return NextItem(*common, sampler_tables(pools, counts, sampler, power), jnp.asarray(beta, jnp.float32))

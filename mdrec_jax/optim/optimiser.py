@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
+from jaxtyping import Float32, Int32
 from mdrec_kernels import embedding_rows
-from mdrec_kernels.embedding_rows import RowGradients
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.optim.schedule import ScheduleConfig, learning_rate_factor
@@ -76,6 +75,15 @@ def _check_rates(place: str, learning_rate: float, beta1: float, beta2: float, w
             raise ConfigError("out of range", column=f"{place}.{name}", found=value, expected=expected)
 
 
+@dataclass(frozen=True)
+class RowGradients:
+    """The gradient of the rows that a step touched."""
+
+    ids: Int32[jax.Array, " N"]
+    """Their row numbers, as `embedding_rows.lookup` returns them."""
+    values: Float32[jax.Array, "N D"]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:
@@ -96,10 +104,9 @@ def _dense_transform(config: DenseConfig) -> optax.GradientTransformation:
 
 def init(config: OptimConfig, params: Params) -> Slots:
     """Slots for `params`; the same tree whatever the mode of the tables."""
-    rule = config.table.rule
     return Slots(
         _dense_transform(config.dense).init(params.dense),
-        {name: embedding_rows.init_slots(table, rule) for name, table in params.tables.items()},
+        {name: _init_table(config.table, table) for name, table in params.tables.items()},
     )
 
 
@@ -128,3 +135,32 @@ def apply(
             config.table, params.tables[name], slots.tables[name], gradient, config.table.learning_rate * factor
         )
     return Params(dense, tables), Slots(dense_slots, table_slots)
+
+
+def _init_table(config: TableConfig, table: jax.Array) -> Any:
+    match config.rule:
+        case "adam":
+            return embedding_rows.init_adam(table)
+        case "adagrad":
+            return embedding_rows.init_adagrad(table)
+        case "sgd":
+            return embedding_rows.SgdSlots()
+
+
+def _apply_to_table(
+    config: TableConfig, table: jax.Array, slots: Any, gradient: RowGradients | jax.Array, rate: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The rule on the touched rows, or its dense form on the whole table's gradient."""
+    whole = isinstance(gradient, jax.Array)
+    given = (gradient,) if whole else (gradient.ids, gradient.values)
+    settings = {"weight_decay": config.weight_decay}
+    match config.rule:
+        case "adam":
+            settings |= {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
+            update = embedding_rows.dense_adam if whole else embedding_rows.update_adam
+        case "adagrad":
+            settings |= {"eps": config.epsilon}
+            update = embedding_rows.dense_adagrad if whole else embedding_rows.update_adagrad
+        case "sgd":
+            update = embedding_rows.dense_sgd if whole else embedding_rows.update_sgd
+    return update(table, slots, *given, rate, **settings)

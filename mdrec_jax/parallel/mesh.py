@@ -54,7 +54,7 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P(DATA))
 
 
-def rows_for(mesh: Mesh, rows: int) -> int:
-    """The number of rows of a batch, rounded up so that the data axis divides it (the rows added are empty)."""
-    devices = mesh.shape[DATA]
-    return -(-rows // devices) * devices
+def rows_for(mesh: Mesh, rows: int, parts: int = 1) -> int:
+    """The number of rows of a batch, rounded up so that every device gets `parts` equal parts (added rows are empty)."""
+    unit = mesh.shape[DATA] * parts
+    return -(-rows // unit) * unit

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from mdrec_kernels import embedding_rows
-from mdrec_kernels.embedding_rows import RowGradients
 
 from mdrec_jax.models.api import Model
 from mdrec_jax.objectives.next_item import Candidates, NextItem
 from mdrec_jax.optim import optimiser
-from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.optimiser import OptimConfig, RowGradients
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.types import Batch, Params, Rows

@@ -1,0 +1,41 @@
+"""`mdrec evaluate`: a trained run's table of results, the floors beside it."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.cli.floors import add_protocol_options, show_results
+from mdrec_jax.errors import EXIT_OK
+
+DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, chosen by its validation metric. Several runs
+that differ in their seed are averaged."""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="evaluate trained runs", description=DESCRIPTION)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, one a seed")
+    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
+    add_protocol_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
+    parser.add_argument("--slices", action="store_true", help="also by history length, and warm and cold targets")
+    parser.add_argument("--json", metavar="FILE", help="where the results file goes; - = standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mdrec_jax.data.dataset import open_dataset
+    from mdrec_jax.train.run import evaluate_runs, load_run, write_evaluation
+    from mdrec_jax.train.run_folder import RunFolder
+
+    dataset = open_dataset(args.data) if args.data else None
+    runs = [load_run(path, dataset) for path in args.runs]
+    results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed)
+    if args.json == "-":
+        print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
+        return EXIT_OK
+    path = write_evaluation(RunFolder(args.runs[0]), results, ranks, Path(args.json) if args.json else None)
+    print(f"wrote {path}", file=sys.stderr)
+    show_results([results], slices=args.slices)
+    return EXIT_OK

@@ -1,0 +1,224 @@
+"""The k best items for people, with titles and scores; popularity where the model has nothing to go by."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Int32, Int64
+from mdrec_kernels.linear_xent import top_k
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.histories import QueryBatches, history_batches
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.asked import item_counts
+from mdrec_jax.evaluate.people import People, known_items
+from mdrec_jax.evaluate.ragged import Ragged, spans
+from mdrec_jax.evaluate.ranking import fill, places_of, widened
+from mdrec_jax.evaluate.scorer import Scorer, item_matrix, states
+from mdrec_jax.files import replacing
+from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
+
+BLOCK = 1024
+"""People of one call on the devices."""
+ENDINGS = (".csv", ".jsonl", ".parquet")
+
+NO_HISTORY = "no known item in the history"
+NOTHING_LEFT = "nothing left to recommend"
+"""Why a person got the popularity list."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may be recommended.
+
+    Args:
+        k: items a person and domain, at least 1.
+        allow: only these items; None = all of the domain.
+        deny: never these.
+        keep_seen: also what the person had already.
+    """
+
+    k: int = 10
+    allow: Int32[np.ndarray, "n"] | None = None
+    deny: Int32[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int32))
+    keep_seen: bool = False
+
+    def universe(self, items: Int32[np.ndarray, "U"]) -> Int32[np.ndarray, "U"]:
+        """The items of a domain that may be recommended.
+
+        Raises:
+            InputError: none, or k is out of range.
+        """
+        if self.k < 1:
+            raise InputError("option out of range", column="--k", found=self.k, expected="at least 1")
+        left = items if self.allow is None else np.intersect1d(items, self.allow)
+        left = np.setdiff1d(left, self.deny)
+        if not len(left):
+            raise InputError("the lists leave no item to recommend", expected="at least one item of the domain")
+        return left.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """K items for each of P people in one domain, best first; id 0 behind the end of a shorter list."""
+
+    item: Int32[np.ndarray, "P K"]
+    score: Float[np.ndarray, "P K"]
+    """The model's, or the training count where `fallback` is set."""
+    fallback: list[str]
+    """Why the person got the popularity list; empty where the model chose."""
+
+
+def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, choice: Choice) -> Lists:
+    """The best items of one domain.
+
+    Raises:
+        InputError: nothing may be recommended, or the model needs times and the histories have none.
+    """
+    universe = choice.universe(plain(dataset.domain_items[domain]))
+    k = min(choice.k, len(universe))
+    history = people.history[:, domain]
+    known = known_items(people.histories)
+    asked = np.flatnonzero((history >= 0) & (known.lengths[history] > 0)) if len(known) else np.zeros(0, np.int64)
+    item, score = np.zeros((len(history), k), np.int32), np.zeros((len(history), k), np.float32)
+    if len(asked):
+        source = _source(scorer, dataset, people, history[asked], domain)
+        matrix = item_matrix(scorer, np.concatenate([[0], universe]))
+        for some, state in states(scorer, source):
+            seen = _taken(known, history[asked[some]]) if not choice.keep_seen else None
+            for part, ids, values in _best(scorer, universe, matrix, state, seen, k):
+                item[asked[some[part]]], score[asked[some[part]]] = ids, values
+    return _with_popularity(dataset, domain, universe, item, score, asked)
+
+
+def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, domain: int) -> QueryBatches:
+    """The histories as batches. The query's own time, where a model reads it, is that of the last event."""
+    manifest, histories = dataset.manifest, people.histories
+    config = getattr(scorer.model, "config", None)
+    if manifest.has_time and histories.time is None:
+        if getattr(config, "time_bias", False):
+            raise InputError("the model reads times, and the histories have none", expected="a column time")
+        nothing = np.full(len(histories.item), manifest.time_origin, np.int64)
+        histories = type(histories)(histories.offsets, histories.item, histories.domain, histories.event, nothing)
+    time = None
+    if scorer.sees_query_time and histories.time is not None:
+        time = np.asarray(histories.time)[np.asarray(histories.offsets)[history + 1] - 1]
+    domains = np.full(len(history), domain, np.int32)
+    return history_batches(
+        histories,
+        history,
+        domains,
+        scorer.batching,
+        dataset.spec,
+        rows=scorer.rows,
+        time=time,
+        time_origin=manifest.time_origin,
+    )
+
+
+def _taken(lists: Ragged, index: Int64[np.ndarray, "B"]) -> Ragged:
+    events = spans(lists.offsets[index], lists.offsets[index + 1])
+    return Ragged(events.offsets, lists.values[events.values])
+
+
+def _best(
+    scorer: Scorer, universe: Int32[np.ndarray, "U"], matrix: Array, state: Any, seen: Ragged | None, k: int
+) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
+    """(which people, their items, scores), block by block."""
+    size = rows_for(scorer.mesh, BLOCK)
+    left_out = np.zeros((len(state), 0), np.int32)
+    if seen is not None:
+        here = seen.keep(np.isin(seen.values, universe))
+        left_out = widened(Ragged(here.offsets, places_of(universe, here.values)))
+    with_pad = np.concatenate([[0], universe]).astype(np.int32)
+    for low in range(0, len(state), size):
+        part = slice(low, min(low + size, len(state)))
+        args = jax.device_put((fill(state[part], size), fill(left_out[part], size)), by_row(scorer.mesh))
+        scores, place = _top(scorer.mesh, k)(matrix, *args)
+        count = part.stop - part.start
+        yield part, with_pad[np.asarray(place)[:count]], np.asarray(scores)[:count]
+
+
+@lru_cache(maxsize=32)
+def _top(mesh: Mesh, k: int) -> Any:
+    """Compiled: (items, states, left out) -> (scores, places in the items); row 0 of the items does not compete."""
+
+    def local(items: Array, x: Array, left_out: Array) -> tuple[Array, Array]:
+        allowed = (jnp.arange(items.shape[0]) > 0)[None, :]
+        return top_k(x, items, k, allowed=allowed, exclude=left_out)
+
+    whole, split = jax.P(), jax.P(DATA)
+    body = jax.shard_map(local, mesh=mesh, in_specs=(whole, split, split), out_specs=(split, split), check_vma=False)
+    return jax.jit(body, in_shardings=(replicated(mesh), by_row(mesh), by_row(mesh)))
+
+
+def _with_popularity(
+    dataset: Dataset, domain: int, universe: Int32[np.ndarray, "U"], item: Any, score: Any, asked: Int[np.ndarray, "A"]
+) -> Lists:
+    """Fills the lists of those for whom the model found nothing with the most popular items that may be recommended."""
+    mine: Bool[np.ndarray, N] = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
+    counts = item_counts(dataset, mine)[universe]
+    best = np.lexsort((universe, -counts))[: item.shape[1]]
+    fallback = [NO_HISTORY] * len(item)
+    for person in asked.tolist():
+        fallback[person] = "" if item[person, 0] else NOTHING_LEFT
+    empty = np.array([reason != "" for reason in fallback], bool)
+    item[empty], score[empty] = universe[best], counts[best]
+    return Lists(item, score, fallback)
+
+
+def to_frame(dataset: Dataset, people: People, domain: int, lists: Lists) -> pl.DataFrame:
+    """A row for each recommended item: user, domain, rank (from 1), item and title as the source has them, score,
+    fallback (why it comes from the popularity list; null where the model chose it)."""
+    there = lists.item > 0
+    person, column = np.nonzero(there)
+    names = pl.Series("user", people.names, pl.String)
+    reasons = pl.Series("fallback", [reason or None for reason in lists.fallback], pl.String)
+    frame = pl.DataFrame(
+        {
+            "user": names.gather(person),
+            "domain": pl.Series([dataset.manifest.domains[domain]] * len(person), dtype=pl.String),
+            "rank": (column + 1).astype(np.int32),
+            "id": lists.item[there],
+            "score": lists.score[there].astype(np.float64),
+            "fallback": reasons.gather(person),
+        }
+    )
+    items = dataset.items(domain).select("id", item="raw", title="title")
+    frame = frame.join(items, on="id", how="left", maintain_order="left")
+    return frame.select("user", "domain", "rank", "item", "title", "score", "fallback")
+
+
+def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
+    """Writes CSV, JSONL or Parquet, as the name ends. The file appears whole or not at all.
+
+    Raises:
+        InputError: another ending.
+    """
+    check_ending(path)
+    frame = pl.concat(frames)
+    with replacing(path) as part:
+        if path.suffix == ".csv":
+            frame.write_csv(part)
+        elif path.suffix == ".jsonl":
+            frame.write_ndjson(part)
+        else:
+            frame.write_parquet(part)
+
+
+def check_ending(path: Path) -> None:
+    """Refuses a file whose format its name does not say.
+
+    Raises:
+        InputError: an unknown ending.
+    """
+    if path.suffix not in ENDINGS:
+        raise InputError("unknown format", file=path, found=path.suffix, expected=" ".join(ENDINGS), column="--out")

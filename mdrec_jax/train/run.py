@@ -1,0 +1,207 @@
+"""A whole run: from a configuration and a prepared dataset to a trained model in a run folder."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mdrec_jax.config import RunConfig, read_config
+from mdrec_jax.data.dataset import Dataset, open_dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
+from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.ranks import Ranks
+from mdrec_jax.evaluate.results import Results, write_results
+from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.train.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.journal import Journal
+from mdrec_jax.train.loop import Loop, Plan, Validate
+from mdrec_jax.train.progress import display
+from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, check_shapes, differences, locked, start
+from mdrec_jax.train.setup import Setup, compute_dtype
+from mdrec_jax.train.state import TrainState, abstract, shapes
+from mdrec_jax.types import Params
+
+
+def fit(
+    config: RunConfig, dataset: Dataset, folder: RunFolder, *, resume: bool = False, init_from: Path | None = None
+) -> None:
+    """Train until the end of the plan or until patience runs out; the run folder holds the outcome.
+
+    Raises:
+        InputError: the folder holds something else, is in use, or does not fit what is to be resumed.
+        Interrupted, NonFiniteError: as `Loop.run`.
+    """
+    if not dataset.manifest.ordered:
+        raise InputError("the data set has no order of events", file=dataset.path, expected="a source with an order")
+    if resume and not folder.holds_a_run():
+        raise InputError("no run to resume", file=folder.path, expected="the folder of a run")
+    with locked(folder):
+        if not resume:
+            check_new(folder)
+        setup = Setup.of(config, dataset)
+        state = setup.initial_state(None if init_from is None else _params_of(init_from, setup))
+        record, described = _record(config, dataset), shapes(state)
+        if resume:
+            for name, (old, new) in check_resumable(folder, record, described).items():
+                print(f"resuming with another {name}: {old} -> {new}", file=sys.stderr)
+        else:
+            start(folder, record, described)
+        with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
+            _train(setup, folder, checkpoints, state, resume=resume)
+
+
+def _train(setup: Setup, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, *, resume: bool) -> None:
+    config, progress = setup.config, Progress()
+    if resume and checkpoints.latest_step is not None:
+        state, progress = checkpoints.restore(abstract(state))
+        progress.finished = 0 < config.train.patience <= progress.looks_without_better
+    done = int(state.step)
+    plan = Plan.of(config, setup.batches.batches_per_epoch())
+    board = config.logging.tensorboard
+    with (
+        Journal(folder, tensorboard=board, resume_step=done if resume else None) as journal,
+        display(plan.steps, done) as shown,
+    ):
+        validate = _validation(setup)
+        loop = Loop(
+            plan, setup.train_step, validate, config.train.metric, config.train.patience, checkpoints, journal, shown
+        )
+        loop.run(state, progress, setup.batches_from(done))
+
+
+def _record(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What `config.json` says: the configuration, its hash, the data, and the versions that it ran with."""
+    return {
+        "config": config.to_plain(),
+        "dataset": {"path": str(dataset.path), "hash": dataset.hash},
+        "versions": {name: version(name) for name in ("mdrec-jax", "jax", "flax", "optax", "orbax-checkpoint")},
+    }
+
+
+def _validation(setup: Setup) -> Validate:
+    """Ranks the validation targets among all items of their domain; the floors are no part of it."""
+    protocol = _protocol("full", setup.dataset, setup.model, "validation")
+    asked = ask(setup.dataset, protocol, at_most=setup.config.train.max_validation_queries)
+    wanted = setup.config.train.metric.rsplit("/", 1)[-1]
+    names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        ranks = rank_queries(_scorer(setup, state.params), asked)
+        return mean_metrics(ranks, names, setup.dataset.manifest.domains)
+
+    return validate
+
+
+def _scorer(setup: Setup, params: Params) -> Scorer:
+    dtype = compute_dtype(setup.config.precision.compute)
+    return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+
+
+def _protocol(name: str, dataset: Dataset, model: Any, split: Any, seed: int = 0) -> Protocol:
+    """The protocol `name` for a data set; it says whether this model is told the query's time."""
+    visible = bool(getattr(model.config, "query_time_visible", False))
+    protocol = parse_protocol(name, source=dataset.manifest.source, split=split, seed=seed)
+    return dataclasses.replace(protocol, query_time_visible=visible)
+
+
+def _params_of(path: Path, setup: Setup) -> Params:
+    """The best parameters of another run, for the same model; its item table may be shorter."""
+    other = load_run(path, setup.dataset)
+    mine = setup.initial_state().params
+    before, after = shapes(other.params.dense), shapes(mine.dense)
+    for name, (old, new) in differences(before, after).items():
+        raise InputError("the other run's model differs", file=path, column=name, found=old, expected=str(new))
+    tables = {}
+    for name, table in mine.tables.items():
+        old = other.params.tables[name]
+        if old.shape[0] > table.shape[0] or old.shape[1:] != table.shape[1:]:
+            raise InputError(
+                "the other run's table does not fit", file=path, column=name, found=old.shape, expected=str(table.shape)
+            )
+        tables[name] = np.concatenate([np.asarray(old), np.asarray(table)[old.shape[0] :]])
+        added = table.shape[0] - old.shape[0]
+        print(f"table '{name}': {old.shape[0]} rows from {path}, {added} new", file=sys.stderr)
+    return jax.tree.map(jax.numpy.asarray, Params(other.params.dense, tables))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run folder's best parameters, ready to be asked."""
+
+    setup: Setup
+    params: Params
+    step: int
+
+    @property
+    def scorer(self) -> Scorer:
+        return _scorer(self.setup, self.params)
+
+
+def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
+    """The best checkpoint of a run, chosen by its validation metric.
+
+    Args:
+        path: a run folder.
+        dataset: the data set to ask it about; by default the one it was trained on.
+
+    Raises:
+        InputError: no run, no checkpoint, or a data set whose items the run does not know.
+    """
+    folder = RunFolder(path)
+    config = read_config(folder.config)
+    dataset = open_dataset(_dataset_path(folder)) if dataset is None else dataset
+    setup = Setup.of(config, dataset)
+    state = setup.initial_state()
+    check_shapes(folder, shapes(state))
+    with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
+        step = checkpoints.best_step()
+        state, _ = checkpoints.restore(abstract(state), step)
+    return TrainedRun(setup, state.params, step)
+
+
+def _dataset_path(folder: RunFolder) -> Path:
+    import json
+
+    return Path(json.loads(folder.config.read_text(encoding="utf-8"))["dataset"]["path"])
+
+
+def evaluate_runs(
+    runs: Sequence[TrainedRun], protocol_name: str = "full", split: str = "test", *, seed: int = 0
+) -> tuple[Results, dict[str, list[Ranks]]]:
+    """The results of runs that differ in their seed, with the floors in front, and the ranks they are made of."""
+    setup = runs[0].setup
+    asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
+    models: dict[str, list[Ranks]] = {name: [one] for name, one in floor_ranks(asked).items()}
+    models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
+    results = make_results(
+        asked,
+        models,
+        config=setup.config.hash(),
+        seeds=[run.setup.config.seed for run in runs],
+        selection=setup.config.train.metric,
+    )
+    return results, models
+
+
+def model_name(config: RunConfig) -> str:
+    """The model's name in tables."""
+    return type(config.model).__name__.removesuffix("Config").lower()
+
+
+def write_evaluation(
+    folder: RunFolder, results: Results, ranks: dict[str, list[Ranks]], path: Path | None = None
+) -> Path:
+    """Write a results file, by default into the run folder: `evaluation/SPLIT-PROTOCOL.json`."""
+    name = results.protocol.name.replace(":", "-").replace("/", "-")
+    path = path or folder.evaluation / f"{results.split}-{name}.json"
+    write_results(path, results, ranks)
+    return path

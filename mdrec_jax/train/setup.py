@@ -1,0 +1,85 @@
+"""From a configuration and a prepared dataset to everything that the loop needs."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mdrec_jax.config import RunConfig
+from mdrec_jax.data.batching import TrainBatches
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.models.api import Model, make_model
+from mdrec_jax.objectives.next_item import NextItem, make_objective
+from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
+from mdrec_jax.train.state import TrainState, init_state
+from mdrec_jax.train.step import StepConfig, StepFunction, initial_params, make_train_step, seed_key
+from mdrec_jax.types import Batch, Params, table_length
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run, ready to go."""
+
+    config: RunConfig
+    dataset: Dataset
+    mesh: Mesh
+    model: Model
+    batches: TrainBatches
+    objective: NextItem
+    step: StepFunction
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset) -> "Setup":
+        mesh = make_mesh(config.hardware)
+        model = make_model(config.model, dataset.spec)
+        counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
+        objective = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
+        step = make_train_step(
+            model, config.optim, mesh, StepConfig(compute_dtype(config.precision.compute), config.train.accumulate)
+        )
+        batches = TrainBatches(dataset, config.batching, config.seed)
+        return cls(config, dataset, mesh, model, batches, jax.device_put(objective, replicated(mesh)), step)
+
+    def initial_state(self, params: Params | None = None) -> TrainState:
+        """Fresh parameters, or `params`, with empty slots."""
+        return init_state(params or initial_params(self.model, self.config.seed), self.config.optim, self.mesh)
+
+    def batches_from(self, step: int) -> Iterator[Batch]:
+        """Batches `step`, `step + 1`, ... on the devices, their rows spread over the data axis."""
+        rows = rows_for(self.mesh, self.config.batching.rows, self.config.train.accumulate)
+        for batch in grain_loader(self.batches, step):
+            yield jax.device_put(with_rows(batch, rows), by_row(self.mesh))
+
+    def train_step(self, state: TrainState, batch: Batch) -> Any:
+        return self.step(state, batch, self.objective, self._key)
+
+    @property
+    def _key(self) -> jax.Array:
+        return jax.device_put(seed_key(self.config.seed), replicated(self.mesh))
+
+
+def with_rows(batch: Batch, rows: int) -> Batch:
+    """`batch` with empty rows added at its end."""
+    missing = rows - batch.item.shape[0]
+    if not missing:
+        return batch
+    empty = {"previous_in_target_domain": -1, "segment_user": -1}
+
+    def fill(name: str) -> np.ndarray:
+        array = np.asarray(getattr(batch, name))
+        return np.concatenate([array, np.full((missing, array.shape[1]), empty.get(name, 0), array.dtype)])
+
+    return Batch(**{field.name: fill(field.name) for field in dataclasses.fields(Batch)})
+
+
+def compute_dtype(name: str) -> Any:
+    """The type of activations: `auto` is float32 on a CPU and bfloat16 on accelerators."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)

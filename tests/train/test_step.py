@@ -1,0 +1,90 @@
+"""One step gives the same numbers on one device and on eight, whole and in micro-batches, and compiles once."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.parallel.mesh import MeshConfig
+from mdrec_jax.train.setup import Setup
+from mdrec_jax.train.state import TrainState
+
+LOSSES = {
+    "softmax": NextItemConfig(),
+    "softmax of the domain": NextItemConfig(softmax_over="target_domain"),
+    "sampled": NextItemConfig("sampled_softmax", negatives=32),
+    "sampled in the domain": NextItemConfig("sampled_softmax", "target_domain", negatives=16, sampler="popularity"),
+    "sampled in the batch": NextItemConfig("sampled_softmax", negatives=16, sampler="in_batch"),
+    "bce": NextItemConfig("bce", negatives=4),
+    "gbce": NextItemConfig("gbce", negatives=32),
+}
+
+
+def losses(config: RunConfig, world: Path, steps: int) -> tuple[list[float], TrainState]:
+    setup = Setup.of(config, open_dataset(world))
+    state, seen = setup.initial_state(), []
+    batches = setup.batches_from(0)
+    for _ in range(steps):
+        state, metrics = setup.train_step(state, next(batches))
+        seen.append(float(metrics["loss"]))
+    return seen, state
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_agree_across_meshes_and_with_accumulation(loss: str, small_run: RunConfig, small_world: Path) -> None:
+    config = replace(small_run, loss=LOSSES[loss], hardware=MeshConfig(1))
+    expected, _ = losses(config, small_world, 20)
+    assert np.isfinite(expected).all()
+    assert len(set(expected)) == len(expected)
+    for other in (
+        replace(config, hardware=MeshConfig(2)),
+        replace(config, hardware=MeshConfig(8)),
+        replace(config, train={"accumulate": 4}),
+    ):
+        np.testing.assert_allclose(losses(other, small_world, 20)[0], expected, rtol=1e-5)
+
+
+def test_rows_that_the_data_axis_does_not_divide_are_filled_up(small_run: RunConfig, small_world: Path) -> None:
+    config = replace(small_run, batching=dataclasses.replace(small_run.batching, rows=6), hardware=MeshConfig(1))
+    expected, _ = losses(config, small_world, 5)
+    np.testing.assert_allclose(losses(replace(config, hardware=MeshConfig(4)), small_world, 5)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled"])
+def test_training_lowers_the_loss_and_compiles_the_step_once(
+    loss: str, small_run: RunConfig, small_world: Path
+) -> None:
+    setup = Setup.of(replace(small_run, loss=LOSSES[loss], hardware=MeshConfig(1)), open_dataset(small_world))
+    state, seen = setup.initial_state(), []
+    batches = setup.batches_from(0)
+    for _ in range(40):
+        state, metrics = setup.train_step(state, next(batches))
+        seen.append(float(metrics["loss"]))
+    assert np.mean(seen[-5:]) < np.mean(seen[:5])
+    assert setup.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_padding_rows_of_the_table_never_move(small_run: RunConfig, small_world: Path) -> None:
+    for loss in ("softmax", "sampled"):
+        config = replace(small_run, loss=LOSSES[loss], hardware=MeshConfig(1))
+        setup = Setup.of(config, open_dataset(small_world))
+        before = np.asarray(setup.initial_state().params.tables["item"])
+        _, state = losses(config, small_world, 5)
+        after = np.asarray(state.params.tables["item"])
+        real = setup.dataset.spec.num_items
+        np.testing.assert_array_equal(after[real:], before[real:])
+        assert (after[2:real] != before[2:real]).any()
+
+
+def test_parameters_are_the_seeds(small_run: RunConfig, small_world: Path) -> None:
+    _, one = losses(small_run, small_world, 3)
+    _, again = losses(small_run, small_world, 3)
+    _, other = losses(replace(small_run, seed=1), small_world, 3)
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), one, again)
+    assert all(jax.tree.leaves(same))
+    assert (np.asarray(one.params.tables["item"]) != np.asarray(other.params.tables["item"])).any()
