@@ -59,6 +59,6 @@ def test_cold_items_are_within_reach_of_the_oracle_alone(folder: Path) -> None:
 def test_a_dataset_that_was_not_planted_has_no_oracle(folder: Path, tmp_path: Path) -> None:
     world = write_world(SyntheticConfig(users=60, items=100, max_length=50, mean_length=20), tmp_path / "world")
     (world.path / "truth" / "truth.json").unlink()
-    queries = Asked(world, parse_protocol("full"), asked(folder, "full").queries, None)
+    queries = ask(world, parse_protocol("full"))
     with pytest.raises(InputError, match="no planted truth"):
         oracle_ranks(queries)

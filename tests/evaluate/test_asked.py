@@ -1,0 +1,147 @@
+"""What a query sees, leaves out and competes with."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.asked import LEFT_OUT, NOT_LISTED, ask
+from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from tests.evaluate.worlds import two_domains, without_order
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return two_domains(tmp_path_factory.mktemp("asked") / "world")
+
+
+def listed(world: Dataset, folder: Path, **columns: object) -> Path:
+    path = folder / "mine.parquet"
+    pl.DataFrame(columns, schema_overrides={"negatives": pl.List(pl.Int32)}).write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("seen", ["none", "train", "history"])
+def test_full_ranking_leaves_out_what_the_protocol_says_and_never_the_target(world: Dataset, seen: str) -> None:
+    asked = ask(world, Protocol(seen=seen))  # pyright: ignore[reportArgumentType]
+    some = np.arange(len(asked))
+    out = asked.seen(some)
+    for number in some:
+        place, sequence = asked.queries.place[number], asked.queries.sequence[number]
+        before = np.arange(world.sequence_offsets[sequence], place)
+        roles = {"none": [], "train": [0], "history": [0, 1, 3]}[seen]
+        expected = set(world.item[before[np.isin(world.role[before], roles)]].tolist())
+        found = out.values[out.offsets[number] : out.offsets[number + 1]].tolist()
+        assert found == sorted(expected - {int(asked.queries.target[number])})
+
+
+@pytest.mark.parametrize("exclude", ["target", "history", "sequence"])
+def test_draws_exclude_what_the_protocol_says(world: Dataset, exclude: str) -> None:
+    protocol = Protocol(candidates="uniform", negatives=8, exclude=exclude, seen="none")  # pyright: ignore[reportArgumentType]
+    asked = ask(world, protocol)
+    some = np.arange(len(asked))
+    drawn = asked.candidates(some, 0)
+    overlap = 0
+    for number in some:
+        sequence, place = asked.queries.sequence[number], asked.queries.place[number]
+        own = world.item[world.sequence_offsets[sequence] : world.sequence_offsets[sequence + 1]]
+        row = set(drawn[number].tolist())
+        assert row <= set(world.domain_items[asked.queries.domain[number]].tolist())
+        assert int(asked.queries.target[number]) not in row
+        if exclude == "sequence":
+            assert not row & set(own.tolist())
+        history = world.item[world.sequence_offsets[sequence] : place]
+        history = history[world.role[world.sequence_offsets[sequence] : place] != 2]
+        overlap += len(row & set(history.tolist()))
+    assert (overlap > 0) == (exclude == "target")
+
+
+def test_the_universe_is_the_targets_domain_or_everything(world: Dataset) -> None:
+    asked, everywhere = ask(world, Protocol()), ask(world, Protocol(universe="all"))
+    np.testing.assert_array_equal(asked.universe(0), world.domain_items[0])
+    assert set(everywhere.universe(0).tolist()) == set(np.concatenate(world.domain_items).tolist())
+
+
+def test_blocks_hold_every_query_once(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    blocks = [block for domain in asked.domains() for block in asked.blocks(domain, 7)]
+    assert max(map(len, blocks)) == 7
+    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(len(asked)))
+
+
+def test_a_limit_asks_the_same_part_each_time_and_counts_the_rest(world: Dataset) -> None:
+    whole, part = ask(world, Protocol()), ask(world, Protocol(), at_most=11)
+    assert len(part) == 11
+    assert part.counts == {LEFT_OUT: len(whole) - 11}
+    np.testing.assert_array_equal(part.number, ask(world, Protocol(), at_most=11).number)
+    np.testing.assert_array_equal(part.queries.target, whole.queries.target[part.number])
+    ranks, all_ranks = floor_ranks(part)["popularity"], floor_ranks(whole)["popularity"]
+    np.testing.assert_array_equal(ranks.rank, all_ranks.rank[part.number])
+
+
+def test_part_of_the_queries_draws_what_the_whole_draws(world: Dataset) -> None:
+    protocol = parse_protocol("uniform8")
+    whole, part = ask(world, protocol), ask(world, protocol, at_most=9)
+    np.testing.assert_array_equal(
+        part.candidates(np.arange(9), 0), whole.candidates(np.arange(len(whole)), 0)[part.number]
+    )
+
+
+def test_a_file_of_candidates_lists_some_queries_and_the_others_are_counted(world: Dataset, tmp_path: Path) -> None:
+    asked = ask(world, Protocol())
+    few = np.array([5, 2, 9])
+    names = [world.manifest.domains[d] for d in asked.queries.domain[few]]
+    lists = [[int(x) for x in world.domain_items[d][:n]] for n, d in zip((3, 1, 4), asked.queries.domain[few])]
+    path = listed(world, tmp_path, sequence=asked.queries.sequence[few], domain=names, negatives=lists)
+    fixed = ask(world, parse_protocol(f"fixed:{path}"))
+    np.testing.assert_array_equal(fixed.number, [2, 5, 9])
+    assert fixed.counts == {NOT_LISTED: len(asked) - 3}
+    rows = fixed.candidates(np.arange(3), 0)
+    assert [[x for x in row if x] for row in rows.tolist()] == [lists[1], lists[0], lists[2]]
+
+
+def test_the_data_sets_own_candidates_come_first(world: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file of candidates"):
+        ask(world, parse_protocol("fixed:missing"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"sequence": [0], "negatives": [[2]]}, "missing column"),
+        ({"sequence": [0], "domain": ["songs"], "negatives": [[2]]}, "unknown domain"),
+        ({"sequence": [0, 0], "domain": ["books"] * 2, "negatives": [[2], [3]]}, "two rows"),
+        ({"sequence": [3, 1], "domain": ["books"] * 2, "negatives": [[2], [3, 9999]]}, "row 2.*not an item"),
+        ({"sequence": [3], "domain": ["books"], "negatives": [[1]]}, "not an item"),
+        ({"sequence": [99999], "domain": ["books"], "negatives": [[2]]}, "lists candidates for no test query"),
+    ],
+)
+def test_a_bad_file_of_candidates_is_refused(world: Dataset, tmp_path: Path, columns: dict, message: str) -> None:
+    path = listed(world, tmp_path, **columns)
+    with pytest.raises(InputError, match=message):
+        ask(world, parse_protocol(f"fixed:{path}"))
+
+
+def test_something_else_than_parquet_is_refused(world: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "mine.parquet"
+    path.write_text("sequence,domain,negatives\n")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        ask(world, parse_protocol(f"fixed:{path}"))
+
+
+def test_without_an_order_a_persons_targets_are_one_question(tmp_path: Path) -> None:
+    asked = ask(without_order(tmp_path / "world"), Protocol(seen="train"))
+    ranks = floor_ranks(asked)
+    assert list(ranks) == ["popularity"]
+    assert sorted(np.bincount(np.unique(ranks["popularity"].question, return_inverse=True)[1]).tolist()) == [1, 2, 3]
+
+
+def test_cold_targets_are_those_that_training_never_has(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    ranks = floor_ranks(asked)["popularity"]
+    train = set(world.item[np.asarray(world.role) == 0].tolist())
+    np.testing.assert_array_equal(ranks.cold, [int(target) not in train for target in asked.queries.target])

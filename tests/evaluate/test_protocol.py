@@ -1,0 +1,84 @@
+"""A protocol is what its name says, survives JSON, and refuses what makes no sense."""
+
+import json
+
+import pytest
+
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.protocol import Protocol, describe, parse_protocol, protocol_from_json
+
+
+def test_full_ranking_leaves_out_what_was_seen() -> None:
+    protocol = parse_protocol("full")
+    assert (protocol.candidates, protocol.seen, protocol.universe, protocol.split) == (
+        "full",
+        "history",
+        "target_domain",
+        "test",
+    )
+    assert not protocol.sampled
+
+
+def test_the_name_says_how_many_are_drawn_and_how_often() -> None:
+    once, often = parse_protocol("uniform999", seed=3), parse_protocol("uniform99x20")
+    assert (once.negatives, once.draws, once.seed, once.sampled) == (999, 1, 3, True)
+    assert (often.negatives, often.draws) == (99, 20)
+    assert (once.replacement, once.exclude) == (False, "sequence")
+
+
+def test_a_fixed_protocol_names_its_file() -> None:
+    assert parse_protocol("fixed:lists/mine.parquet").file == "lists/mine.parquet"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "rules"),
+    [
+        ("fkcb", "uniform999", {"replacement": True, "exclude": "target"}),
+        ("abxi", "uniform999", {"replacement": False, "exclude": "sequence"}),
+        ("xmarket", "uniform99", {"replacement": False, "exclude": "sequence"}),
+        ("kuairand", "uniform100", {"universe": "all"}),
+        ("tiktok", "full", {"seen": "train"}),
+    ],
+)
+def test_a_source_brings_the_rules_of_its_published_tables(source: str, name: str, rules: dict[str, object]) -> None:
+    protocol = parse_protocol(name, source=source)
+    assert {field: getattr(protocol, field) for field in rules} == rules
+
+
+@pytest.mark.parametrize("text", ["", "Full", "uniform", "uniform0", "uniform-3", "uniform99x0", "fixed:", "popular99"])
+def test_an_unknown_name_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="unknown protocol"):
+        parse_protocol(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"split": "train"},
+        {"candidates": "uniform"},
+        {"candidates": "fixed"},
+        {"seen": "all"},
+        {"ties": "random"},
+        {"draws": 0},
+        {"seed": -1},
+    ],
+)
+def test_a_value_out_of_range_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(fields)) if "candidates" not in fields else "negatives|file"):
+        Protocol(**fields)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["full", "uniform99", "uniform999x20", "fixed:test"])
+def test_a_protocol_survives_json(name: str) -> None:
+    protocol = parse_protocol(name, source="fkcb", split="validation", seed=7)
+    assert protocol_from_json(json.loads(json.dumps(protocol.to_json()))) == protocol
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown field"):
+        protocol_from_json({**Protocol().to_json(), "colour": "red"})
+
+
+def test_a_sampled_protocol_cannot_be_mistaken_for_full_ranking() -> None:
+    assert "SAMPLED" not in describe(parse_protocol("full"))
+    assert all("SAMPLED" in describe(parse_protocol(name)) for name in ("uniform99", "fixed:test"))

@@ -1,0 +1,154 @@
+"""Results files say what they rest on, survive a round trip, and tables keep full and sampled ranking apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
+from mdrec_jax.evaluate.floors import floor_ranks, floor_results
+from mdrec_jax.evaluate.metrics import question_metrics
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.ranks import load_ranks
+from mdrec_jax.evaluate.results import Results, read_results, write_results
+from mdrec_jax.evaluate.table import results_tables
+from tests.evaluate.worlds import two_domains, without_order
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return two_domains(tmp_path_factory.mktemp("results") / "world", users=60)
+
+
+@pytest.fixture(scope="module")
+def results(world: Dataset) -> Results:
+    return floor_results(world, Protocol())[0]
+
+
+def printed(results: list[Results], **options) -> str:
+    console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        for table in results_tables(results, **options):
+            console.print(table)
+    return capture.get()
+
+
+def test_the_json_has_the_documented_fields(world: Dataset, results: Results) -> None:
+    values = json.loads(json.dumps(results.to_json()))
+    assert values["dataset"] == world.hash
+    assert values["config"] is None
+    assert values["protocol"]["candidates"] == "full"
+    assert {"split", "seeds", "selection", "source", "counts", "rows", "slices"} <= values.keys()
+    row = values["rows"][0]
+    assert {"model", "domain", "users", "queries", "metrics", "interval"} == row.keys()
+    assert {"hr@10", "ndcg@10", "mrr"} <= row["metrics"].keys()
+    assert all(low <= row["metrics"][name] <= high for name, (low, high) in row["interval"].items())
+
+
+def test_rows_are_by_domain_all_and_macro(world: Dataset, results: Results) -> None:
+    rows = {(row.model, row.domain): row for row in results.rows}
+    for model in ("popularity", "transitions", "transitions-local"):
+        books, films, whole, macro = (rows[model, name] for name in ("books", "films", "all", "macro"))
+        assert whole.queries == books.queries + films.queries
+        together = books.metrics["mrr"] * books.queries + films.metrics["mrr"] * films.queries
+        assert whole.metrics["mrr"] == pytest.approx(together / whole.queries)
+        assert macro.metrics["mrr"] == pytest.approx((books.metrics["mrr"] + films.metrics["mrr"]) / 2)
+        assert whole.users <= world.num_users
+
+
+def test_slices_split_the_queries(results: Results) -> None:
+    mine = [row for row in results.slices if row.model == "popularity"]
+    lengths = [row.queries for row in mine if row.slice and row.slice.startswith("history")]
+    warmth = [row.queries for row in mine if row.slice and row.slice.endswith("target")]
+    assert sum(lengths) == sum(warmth) == next(row.queries for row in results.rows if row.domain == "all")
+
+
+def test_results_and_ranks_survive_a_round_trip(world: Dataset, tmp_path: Path) -> None:
+    results, ranks = floor_results(world, parse_protocol("uniform9x3", seed=2))
+    written = write_results(tmp_path / "some" / "test.json", results, {name: [one] for name, one in ranks.items()})
+    assert read_results(tmp_path / "some" / "test.json") == written
+    again = load_ranks(tmp_path / "some" / written.ranks["transitions"][0])
+    for name, array in vars(ranks["transitions"]).items():
+        np.testing.assert_array_equal(getattr(again, name), array)
+    assert again.rank.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not a JSON file"), ("[]", "not a results file"), ('{"protocol": {}}', "not a results file")],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_results(tmp_path / "x.json")
+
+
+def test_missing_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such results file"):
+        read_results(tmp_path / "x.json")
+    with pytest.raises(InputError, match="no such file of ranks"):
+        load_ranks(tmp_path / "x.npz")
+    (tmp_path / "x.npz").write_text("nothing")
+    with pytest.raises(InputError, match="not a file of ranks"):
+        load_ranks(tmp_path / "x.npz")
+
+
+def test_quick_means_equal_the_rows(world: Dataset, results: Results) -> None:
+    ranks = floor_ranks(ask(world, Protocol()))["transitions"]
+    means = mean_metrics(ranks, ["ndcg@10", "mrr"], world.manifest.domains)
+    rows = {row.domain: row.metrics for row in results.rows if row.model == "transitions"}
+    assert means["ndcg@10"] == pytest.approx(rows["all"]["ndcg@10"])
+    assert means["macro/mrr"] == pytest.approx(rows["macro"]["mrr"])
+    assert means["films/mrr"] == pytest.approx(rows["films"]["mrr"])
+
+
+def test_the_mean_of_seeds_is_the_mean_of_their_rows(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    floors = floor_ranks(asked)
+    both = make_results(asked, {"two": [floors["popularity"], floors["transitions"]]}, config="abc", seeds=(0, 1))
+    means = [question_metrics(floors[name], ["mrr"]).values.mean() for name in ("popularity", "transitions")]
+    assert next(row for row in both.rows if row.domain == "all").metrics["mrr"] == pytest.approx(np.mean(means))
+    assert (both.seeds, both.config) == ((0, 1), "abc")
+
+
+def test_runs_that_were_asked_different_things_are_not_averaged(world: Dataset) -> None:
+    asked, part = ask(world, Protocol()), ask(world, Protocol(), at_most=10)
+    with pytest.raises(InputError, match="different questions"):
+        make_results(asked, {"two": [floor_ranks(asked)["popularity"], floor_ranks(part)["popularity"]]}, config=None)
+
+
+def test_a_table_shows_the_floors_beside_the_model(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    floors = {name: [one] for name, one in floor_ranks(asked).items()}
+    text = printed([make_results(asked, {**floors, "mine": floors["transitions"]}, config="c0ffee", selection="mrr")])
+    for name in ("[popularity]", "[transitions]", "mine", "macro", "ndcg@10", "c0ffee", "chosen by mrr"):
+        assert name in text
+    assert text.index("[popularity]") < text.index("mine")
+
+
+def test_full_and_sampled_ranking_never_share_a_table(world: Dataset, results: Results) -> None:
+    sampled = floor_results(world, parse_protocol("uniform9"))[0]
+    tables = results_tables([sampled, results])
+    assert len(tables) == 2
+    text = printed([sampled, results])
+    assert text.index("full ranking") < text.index("SAMPLED")
+    assert len(results_tables([results, results])) == 1
+    assert printed([results, results]).count("[popularity]") == printed([results]).count("[popularity]")
+
+
+def test_slices_have_a_table_of_their_own(results: Results) -> None:
+    text = printed([results], slices=True)
+    assert "warm target" in text
+    assert "history" in text
+
+
+def test_several_targets_have_their_own_metrics(tmp_path: Path) -> None:
+    results = floor_results(without_order(tmp_path / "world"), Protocol(seen="train"))[0]
+    assert {"recall@20", "ndcg@20"} <= results.rows[0].metrics.keys()
+    assert results.rows[0].queries == 3
+    assert "recall@20" in printed([results])
