@@ -176,6 +176,11 @@ def rank_targets(
         scores[rows, target] = np.nan
         higher, ties = (scores > mine[:, None]).sum(1), (scores == mine[:, None]).sum(1)
         ranks[queries] = 1 + higher + ties / 2
+    return rank_metrics(ranks)
+
+
+def rank_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """HR@10 and NDCG@10 of ranks from 1; ours are ranked by the same rule inside the program."""
     hit = ranks <= 10
     return {"hr@10": float(hit.mean()), "ndcg@10": float((hit / np.log2(ranks + 1)).mean())}
 

@@ -1,11 +1,12 @@
 """Ours, by the same task and clock: packed rows that hold about as many tokens as the peers' batch has real ones."""
 
+import dataclasses
 import os
 import time
 from typing import Any
 
 import numpy as np
-from common import Clock, Log, Task, main, peak_bytes, versions
+from common import Clock, Log, Task, evaluation, main, peak_bytes, rank_metrics, versions
 
 SLACK = 2
 """A row is this many windows long: packing leaves few slots empty."""
@@ -39,7 +40,36 @@ def run(task: Task, log: Log) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "train_peak_bytes": peak_bytes(),
     }
+    if task.evaluate or task.quality:
+        result |= _evaluate(setup, state, log)
     return {**result, "peak_bytes": peak_bytes(), "versions": versions("mdrec-jax", "mdrec-kernels", "jax", "numpy")}
+
+
+def _evaluate(setup: Any, state: Any, log: Log) -> dict[str, Any]:
+    """Ranks every query's target in the whole catalogue, twice: the first time compiles, and is kept apart."""
+    from mdrec_jax.evaluate.asked import ask
+    from mdrec_jax.evaluate.protocol import Protocol
+    from mdrec_jax.evaluate.ranking import rank_queries
+    from mdrec_jax.evaluate.scorer import make_scorer
+
+    asked = ask(setup.dataset, Protocol())
+    asked = dataclasses.replace(
+        asked, queries=_some(asked.queries, np.isin(asked.queries.sequence, log.query_sequence))
+    )
+    scorer = make_scorer(setup.model, state.params, setup.config.batching)
+    start = time.perf_counter()
+    rank_queries(scorer, asked)
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    rank = rank_queries(scorer, asked).rank[:, 0]
+    timed = {**evaluation(len(rank), start), "first_seconds": first}
+    return {"evaluation": timed, "quality": rank_metrics(rank)}
+
+
+def _some(queries: Any, chosen: np.ndarray) -> Any:
+    """The chosen queries of a list."""
+    names = ("place", "sequence", "user", "domain", "target", "time", "history_begin", "history_end")
+    return dataclasses.replace(queries, **{name: getattr(queries, name)[chosen] for name in names})
 
 
 def _config(task: Task, log: Log) -> Any:
