@@ -52,6 +52,10 @@ class Asked:
         """The items that a target of the domain is ranked among, ascending."""
         if self.protocol.universe == "target_domain":
             return plain(self.dataset.domain_items[domain])
+        return self._all_items
+
+    @cached_property
+    def _all_items(self) -> Int32[np.ndarray, "U"]:
         return np.unique(np.concatenate(self.dataset.domain_items))
 
     def domains(self) -> list[int]:

@@ -95,7 +95,9 @@ def test_a_file_of_candidates_lists_some_queries_and_the_others_are_counted(worl
     asked = ask(world, Protocol())
     few = np.array([5, 2, 9])
     names = [world.manifest.domains[d] for d in asked.queries.domain[few]]
-    lists = [[int(x) for x in world.domain_items[d][:n]] for n, d in zip((3, 1, 4), asked.queries.domain[few])]
+    lists = [
+        [int(x) for x in world.domain_items[d][:n]] for n, d in zip((3, 1, 4), asked.queries.domain[few], strict=True)
+    ]
     path = listed(world, tmp_path, sequence=asked.queries.sequence[few], domain=names, negatives=lists)
     fixed = ask(world, parse_protocol(f"fixed:{path}"))
     np.testing.assert_array_equal(fixed.number, [2, 5, 9])

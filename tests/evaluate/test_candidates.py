@@ -11,7 +11,9 @@ from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 
 
 def lists(*values: list[int]) -> Ragged:
-    return Ragged(from_lengths(np.array([len(one) for one in values])), np.array(sum(values, []), np.int32))
+    return Ragged(
+        from_lengths(np.array([len(one) for one in values])), np.array([x for one in values for x in one], np.int32)
+    )
 
 
 def picked(ragged: Ragged, some: np.ndarray) -> Ragged:

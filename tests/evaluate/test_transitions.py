@@ -19,7 +19,9 @@ SEQUENCES = st.lists(st.lists(st.integers(1, ITEMS - 1), min_size=1, max_size=12
 
 
 def ragged(values: list[list[int]]) -> Ragged:
-    return Ragged(from_lengths(np.array([len(one) for one in values])), np.array(sum(values, []), np.int32))
+    return Ragged(
+        from_lengths(np.array([len(one) for one in values])), np.array([x for one in values for x in one], np.int32)
+    )
 
 
 def counted(sequences: list[list[int]]):

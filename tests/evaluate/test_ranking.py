@@ -1,0 +1,156 @@
+"""A model's ranks equal those of its scores written out, whatever the blocks, the batches and the devices."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.queries import query_batches
+from mdrec_jax.evaluate import ranking
+from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.scorer import Scorer, item_matrix, make_scorer, states
+from mdrec_jax.models.api import make_model
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
+from mdrec_jax.types import Params
+from tests.evaluate.worlds import two_domains
+
+BATCHING = BatchingConfig(rows=4, row_length=24, max_length=10)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return two_domains(tmp_path_factory.mktemp("ranking") / "world")
+
+
+@pytest.fixture(scope="module")
+def scorer(world: Dataset) -> Scorer:
+    model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
+    return make_scorer(model, model.init(jax.random.key(0)), BATCHING)
+
+
+def all_scores(scorer: Scorer, asked: Asked) -> np.ndarray:
+    """Scores of every query against every item, from the scorer's own states."""
+    source = query_batches(asked.dataset, asked.queries, scorer.batching, rows=scorer.rows)
+    query, state = (np.concatenate(part) for part in zip(*states(scorer, source), strict=True))
+    assert sorted(query.tolist()) == list(range(len(asked)))
+    items = np.asarray(item_matrix(scorer, np.arange(asked.dataset.num_items)))
+    return state[np.argsort(query)].astype(np.float64) @ items.T.astype(np.float64)
+
+
+def expected(asked: Asked, scores: np.ndarray, rivals: Callable[[int], list[int]]) -> np.ndarray:
+    target = asked.queries.target
+    return np.array(
+        [1 + sum(scores[q, i] > scores[q, target[q]] for i in rivals(q) if i != target[q]) for q in range(len(asked))]
+    )
+
+
+@pytest.mark.parametrize("universe", ["target_domain", "all"])
+@pytest.mark.parametrize("seen", ["none", "train", "history"])
+def test_full_ranks_count_what_scores_higher_and_was_not_seen(
+    world: Dataset, scorer: Scorer, universe: str, seen: str
+) -> None:
+    asked = ask(world, Protocol(universe=universe, seen=seen))  # pyright: ignore[reportArgumentType]
+    ranks = rank_queries(scorer, asked)
+    out = asked.seen(np.arange(len(asked)))
+
+    def rivals(query: int) -> list[int]:
+        gone = set(out.values[out.offsets[query] : out.offsets[query + 1]].tolist())
+        return [i for i in asked.universe(int(asked.queries.domain[query])).tolist() if i not in gone]
+
+    np.testing.assert_array_equal(ranks.query, np.arange(len(asked)))
+    np.testing.assert_array_equal(ranks.rank[:, 0], expected(asked, all_scores(scorer, asked), rivals))
+
+
+def test_sampled_ranks_count_the_candidates_alone(world: Dataset, scorer: Scorer) -> None:
+    asked = ask(world, parse_protocol("uniform9x2", source="fkcb"))
+    ranks, scores = rank_queries(scorer, asked), all_scores(scorer, asked)
+    for number in range(2):
+        rows = asked.candidates(np.arange(len(asked)), number).tolist()
+        np.testing.assert_array_equal(ranks.rank[:, number], expected(asked, scores, lambda query: rows[query]))  # noqa: B023
+
+
+def test_blocks_and_chunks_change_nothing(world: Dataset, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("full", "uniform9"):
+        asked = ask(world, parse_protocol(name))
+        whole = rank_queries(scorer, asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(ranking, "CHUNK", 5)
+            patch.setattr(ranking, "BLOCK", 8)
+            patch.setattr(ranking, "WIDTHS", (2, 4))
+            np.testing.assert_array_equal(rank_queries(scorer, asked).rank, whole.rank)
+
+
+def test_batches_and_devices_change_no_rank(world: Dataset, scorer: Scorer) -> None:
+    asked = ask(world, Protocol())
+    one = rank_queries(scorer, asked).rank
+    other = replace(BATCHING, rows=3, row_length=40)
+    many = make_scorer(scorer.model, scorer.params, other, mesh=make_mesh(MeshConfig(data=8)))
+    changed = rank_queries(many, asked).rank != one
+    assert changed.mean() < 0.02, "only scores that differ in the last bit may change places"
+
+
+def test_ranks_know_user_domain_history_and_warmth(world: Dataset, scorer: Scorer) -> None:
+    asked = ask(world, Protocol())
+    ranks = rank_queries(scorer, asked)
+    np.testing.assert_array_equal(ranks.user, asked.queries.user)
+    np.testing.assert_array_equal(ranks.domain, asked.queries.domain)
+    np.testing.assert_array_equal(ranks.history_length, asked.queries.history_length)
+
+
+def test_part_of_the_queries_gets_the_ranks_of_the_whole(world: Dataset, scorer: Scorer) -> None:
+    whole, part = (rank_queries(scorer, ask(world, Protocol(), at_most=n)) for n in (0, 13))
+    np.testing.assert_array_equal(part.rank, whole.rank[part.query])
+
+
+def test_equal_scores_tie(world: Dataset, scorer: Scorer) -> None:
+    """With every item alike, a target stands in the middle of those that are left."""
+    params = Params(scorer.params.dense, jax.tree.map(jnp.zeros_like, scorer.params.tables))
+    asked = ask(world, Protocol())
+    ranks = rank_queries(replace(scorer, params=params), asked).rank[:, 0]
+    out = asked.seen(np.arange(len(asked)))
+    own = [asked.universe(int(domain)) for domain in asked.queries.domain]
+    gone = [np.isin(items, out.values[out.offsets[q] : out.offsets[q + 1]]).sum() for q, items in enumerate(own)]
+    left = np.array([len(items) for items in own]) - gone
+    np.testing.assert_allclose(ranks, 1 + (left - 1) / 2)
+
+
+def test_a_model_of_nans_ranks_last(world: Dataset, scorer: Scorer) -> None:
+    params = Params(scorer.params.dense, jax.tree.map(lambda x: x * jnp.nan, scorer.params.tables))
+    broken = replace(scorer, params=params)
+    asked = ask(world, parse_protocol("uniform9"))
+    np.testing.assert_array_equal(rank_queries(broken, asked).rank, 10)
+    full = rank_queries(broken, ask(world, Protocol(seen="none"))).rank[:, 0]
+    assert (full >= [len(asked.universe(int(d))) for d in asked.queries.domain]).all()
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A model that says it reads the query's time."""
+
+    inner: Any
+
+    @property
+    def config(self) -> Any:
+        return type("Config", (), {"query_time_visible": True})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_protocol_says_whether_the_model_sees_the_querys_time(world: Dataset, scorer: Scorer) -> None:
+    told = replace(scorer, model=_Told(scorer.model))
+    assert told.sees_query_time
+    assert not scorer.sees_query_time
+    with pytest.raises(ValueError, match="query_time_visible"):
+        rank_queries(told, ask(world, Protocol()))
+    seen = rank_queries(told, ask(world, Protocol(query_time_visible=True)))
+    np.testing.assert_array_equal(seen.rank, rank_queries(scorer, ask(world, Protocol())).rank)
