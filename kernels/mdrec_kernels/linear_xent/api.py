@@ -11,7 +11,6 @@ result every time they run on the same device. `implementation` is None for the 
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
 from mdrec_kernels.linear_xent import reference, xla, xla_ranking, xla_sampled

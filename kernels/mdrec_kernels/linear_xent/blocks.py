@@ -27,25 +27,42 @@ class Blocks:
             raise ValueError(f"blocks need at least one token and one item, found {self}")
 
 
-def choose_blocks(tokens: int, items: int) -> Blocks:
-    """Blocks for N tokens and V items on the platform that runs.
+@dataclass(frozen=True)
+class _Room:
+    """How large a block of scores should be on a platform: numbers that were measured on a CPU, guessed elsewhere."""
 
-    On a CPU a block of scores is to stay in the cache from the product that makes it to the two that read it.
-    Elsewhere it is to fill the device.
-    """
-    cpu = jax.default_backend() == "cpu"
-    budget = (24 if cpu else 512) * 2**20 // 4
-    fewest, most = (192, 1024) if cpu else (1024, 8192)
-    whole_rows = budget // items
-    if whole_rows >= fewest:
-        return Blocks(_even(tokens, min(whole_rows, most)), items)
-    return Blocks(_even(tokens, most), min(items, max(1024, budget // most // 1024 * 1024)))
+    preferred_bytes: int
+    """A block of whole rows takes this much if it then has `usual_tokens`: on a CPU, it is to stay in the cache ..."""
+    largest_bytes: int
+    """... up to this much for `fewest_tokens`: one pass through memory is cheaper than computing the scores again."""
+    fewest_tokens: int
+    usual_tokens: int
+    most_tokens: int
+    two_passes: Blocks
+    """For catalogues whose rows are longer than that."""
+
+
+_CPU = _Room(16 * 2**20, 128 * 2**20, 128, 256, 1024, Blocks(512, 8192))
+_ACCELERATOR = _Room(512 * 2**20, 512 * 2**20, 1024, 1024, 8192, Blocks(4096, 32768))
+
+
+def choose_blocks(tokens: int, items: int) -> Blocks:
+    """Blocks for N tokens and V items on the platform that runs."""
+    room = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    row = 4 * items
+    if row * room.fewest_tokens > room.largest_bytes:
+        return Blocks(_even(tokens, room.two_passes.tokens), room.two_passes.items)
+    rows = min(max(room.preferred_bytes // row, room.usual_tokens), room.largest_bytes // row, room.most_tokens)
+    return Blocks(_even(tokens, rows), items)
 
 
 def _even(tokens: int, most: int) -> int:
-    """At most about `most` tokens a chunk, in chunks of nearly equal size: a multiple of 16 where there are several."""
-    chunks = -(-tokens // most)
-    return max(1, tokens) if chunks <= 1 else -(-tokens // (16 * chunks)) * 16
+    """Tokens of a chunk: about `most`, so that the last one is nearly full; a multiple of 16 if there are several."""
+    fewest = -(-tokens // most)
+    if fewest <= 1:
+        return max(1, tokens)
+    sizes = ((-(-tokens // (16 * chunks)) * 16, chunks) for chunks in range(fewest, fewest + 4))
+    return min(sizes, key=lambda size: (size[0] * size[1], size[1]))[0]
 
 
 def zeros(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Array:
@@ -65,11 +82,12 @@ def _vary(value: Array, axes: frozenset[str]) -> Array:
 
 
 def vary_together[*T](*values: *T) -> tuple[*T]:
-    """The values, all marked as differing between the devices between which any of them differs.
+    """The values as JAX arrays, all marked as differing between the devices between which any of them differs.
 
     So a gradient rule sees one kind of value, and a table that every device holds gets the sum of its gradients over
     the devices, as from any other JAX function.
     """
+    values = jax.tree.map(jnp.asarray, values)
     varying = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(values)))
     return jax.tree.map(lambda leaf: _vary(leaf, varying), values)
 

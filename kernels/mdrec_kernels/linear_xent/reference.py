@@ -6,7 +6,6 @@ Products are taken in x's type and summed in float32 (float64 for float64 inputs
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels.linear_xent.sampled import Sampled
 
 

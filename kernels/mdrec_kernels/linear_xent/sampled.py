@@ -6,7 +6,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels.linear_xent import formulas
 
 

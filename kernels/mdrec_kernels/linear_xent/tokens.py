@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, pad_rows, token_columns
 from mdrec_kernels.linear_xent.products import sums_in
 
@@ -57,14 +56,14 @@ def gather_tokens(
     live = jnp.sum(weight != 0, dtype=jnp.int32) if compact else jnp.full_like(order, number, shape=())
 
     def take(value: Array) -> Array:
-        return pad_rows(value[order], -(-number // blocks.tokens) * blocks.tokens)
+        return pad_rows(jnp.take(value, order, axis=0), -(-number // blocks.tokens) * blocks.tokens)
 
     weight = take(weight).astype(sums_in(x))
     real = weight != 0
     x = jnp.where(real[:, None], take(x), 0)
     target = jnp.where(real, take(target), 0)
     group = None if group is None else take(group)
-    own = jnp.sum(x.astype(weight.dtype) * w[target].astype(x.dtype).astype(weight.dtype), axis=1)
+    own = jnp.sum(x.astype(weight.dtype) * jnp.take(w, target, axis=0).astype(x.dtype).astype(weight.dtype), axis=1)
     if allowed is not None:
         own = jnp.where(allowed[0 if group is None else group, target], own, MASKED)
     return Tokens(x, token_columns(x, allowed, group), target, own, weight, order, live)

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, rows_of, zeros
 from mdrec_kernels.linear_xent.products import product, sums_in
 from mdrec_kernels.linear_xent.tokens import Tokens, gather_tokens, scatter_tokens
@@ -154,7 +153,7 @@ def _shift(
 def _with_targets(tokens, items, dx, dw):
     """The gradient of the normalisers (dx, dw), and of minus the targets' own scores."""
     weight = tokens.weight[:, None]
-    dx = dx - weight * items[tokens.target].astype(dx.dtype)
+    dx = dx - weight * jnp.take(items, tokens.target, axis=0).astype(dx.dtype)
     return dx, dw.at[tokens.target].add(-weight * tokens.x.astype(dw.dtype))
 
 

@@ -1,9 +1,12 @@
 """Exact top-k and ranks over the catalogue, in blocks of queries x items."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-
 from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, pad_rows, rows_of, token_columns, zeros
 from mdrec_kernels.linear_xent.products import product, sums_in
 
@@ -24,16 +27,18 @@ def top_k(
     catalogue = _Catalogue(x, w, allowed, group, exclude, blocks)
 
     def chunk(i, found):
+        block = catalogue.blocks_of(i)
+
         def items_block(j, best):
-            scores, start = catalogue.scores(i, j)
-            block, column = _top_of_block(scores, k)
-            # The earlier blocks' finds come first: equal scores keep the lower id.
-            both = jnp.concatenate([best[0], block], 1), jnp.concatenate([best[1], column + start], 1)
+            scores, start, _ = block(j)
+            new, column = _top_of_block(scores, k)
+            # The earlier blocks' finds come first: of equal scores the lower id stays in front.
+            both = jnp.concatenate([best[0], new], axis=1), jnp.concatenate([best[1], column + start], axis=1)
             scores, place = lax.top_k(both[0], k)
-            return scores, jnp.take_along_axis(both[1], place, 1)
+            return scores, jnp.take_along_axis(both[1], place, axis=1)
 
         none = zeros((catalogue.queries, k), catalogue.sums, catalogue.x)
-        best = lax.fori_loop(0, catalogue.blocks, items_block, (none + 2 * MASKED, none.astype(jnp.int32)))
+        best = catalogue.over_blocks(items_block, (none + 2 * MASKED, none.astype(jnp.int32)))
         return tuple(_put(a, b, i * catalogue.queries) for a, b in zip(found, best, strict=True))
 
     empty = zeros((catalogue.x.shape[0], k), catalogue.sums, catalogue.x)
@@ -77,42 +82,38 @@ def target_rank(
     """How many score higher than the target, how many the same, and the target's score."""
     exclude = None if exclude is None else jnp.where(exclude == target[:, None], 0, exclude)
     catalogue = _Catalogue(x, w, allowed, group, exclude, blocks)
+    rounds = 1 if catalogue.blocks == 1 else 2
     goals = pad_rows(target, catalogue.x.shape[0])
     # For a target that its group may not choose: it is ranked all the same.
     outside = jnp.sum(x.astype(catalogue.sums) * w[target].astype(x.dtype).astype(catalogue.sums), axis=1)
+    outside = pad_rows(outside, goals.shape[0])
 
     def chunk(i, found):
-        goal = rows_of(goals, i * catalogue.queries, catalogue.queries)
-        free = rows_of(pad_rows(outside, goals.shape[0]), i * catalogue.queries, catalogue.queries)
+        goal, free = (rows_of(a, i * catalogue.queries, catalogue.queries) for a in (goals, outside))
+        block = catalogue.blocks_of(i)
 
-        def look(j, own):
-            scores, start = catalogue.scores(i, j)
-            return jnp.where(*_own(scores, goal - start), own)
+        def look(j, carry):
+            # First round over the blocks: the target's score. Last round: the counts. In one and the same loop,
+            # because a product that is compiled a second time may round differently, and then nothing ties.
+            own, higher, ties = carry
+            scores, start, first = block(j % catalogue.blocks)
+            inside = (goal >= first) & (goal < start + scores.shape[1])
+            column = jnp.where(inside, goal - start, 0)[:, None]
+            itself = jnp.take_along_axis(scores, column, axis=1)[:, 0]
+            own = jnp.where(inside & (j < catalogue.blocks), jnp.where(itself < MASKED / 2, free, itself), own)
+            above = jnp.sum(~(scores <= own[:, None]), axis=1, dtype=jnp.int32) - (inside & ~(itself <= own))
+            beside = jnp.sum(scores == own[:, None], axis=1, dtype=jnp.int32) - (inside & (itself == own))
+            last = j >= (rounds - 1) * catalogue.blocks
+            return own, higher + last * above, ties + last * beside
 
-        def count(j, counts, own):
-            scores, start = catalogue.scores(i, j)
-            inside, itself = _own(scores, goal - start)
-            higher = jnp.sum(~(scores <= own[:, None]), axis=1, dtype=jnp.int32) - (inside & ~(itself <= own))
-            ties = jnp.sum(scores == own[:, None], axis=1, dtype=jnp.int32) - (inside & (itself == own))
-            return counts[0] + higher, counts[1] + ties
-
-        none = zeros((catalogue.queries,), catalogue.sums, catalogue.x)
-        own = lax.fori_loop(0, catalogue.blocks, look, none)
-        own = jnp.where(own < MASKED / 2, free, own)
-        counts = none.astype(jnp.int32), none.astype(jnp.int32)
-        counts = lax.fori_loop(0, catalogue.blocks, lambda j, counts: count(j, counts, own), counts)
+        none = zeros(goal.shape, catalogue.sums, catalogue.x)
+        own, *counts = catalogue.over_blocks(look, (none, none.astype(jnp.int32), none.astype(jnp.int32)), rounds)
         return tuple(_put(a, b, i * catalogue.queries) for a, b in zip(found, (*counts, own), strict=True))
 
     empty = zeros(goals.shape, catalogue.sums, catalogue.x)
     start = empty.astype(jnp.int32), empty.astype(jnp.int32), empty
     higher, ties, own = (a[: x.shape[0]] for a in lax.fori_loop(0, catalogue.chunks, chunk, start))
     return jnp.where(jnp.isnan(own), w.shape[0], higher), ties, own
-
-
-def _own(scores: Float[Array, "C B"], column: Int[Array, " C"]) -> tuple[Bool[Array, " C"], Float[Array, " C"]]:
-    """Whether the column lies in the block, and the score there."""
-    inside = (column >= 0) & (column < scores.shape[1])
-    return inside, jnp.take_along_axis(scores, jnp.where(inside, column, 0)[:, None], axis=1)[:, 0]
 
 
 def _put(all_: Array, some: Array, start: Array) -> Array:
@@ -126,15 +127,29 @@ class _Catalogue:
         self, x: Array, w: Array, allowed: Array | None, group: Array | None, exclude: Array | None, b: Blocks
     ):
         self.sums, self.w, self.allowed = sums_in(x), w, allowed
-        self.queries, self.items = min(b.tokens, x.shape[0]), min(b.items, w.shape[0])
+        # A product with a single row runs other code, which does not give equal rows of w equal scores: no ties.
+        self.queries, self.items = max(8, min(b.tokens, x.shape[0])), min(b.items, w.shape[0])
         self.chunks, self.blocks = -(-x.shape[0] // self.queries), -(-w.shape[0] // self.items)
         rows = self.chunks * self.queries
         self.x = pad_rows(token_columns(x, allowed, group), rows)
         self.exclude = None if exclude is None else pad_rows(exclude, rows)
         self.whole = item_columns(w.astype(x.dtype), allowed) if self.blocks == 1 else None
 
-    def scores(self, i: Array, j: Array) -> tuple[Float[Array, "C B"], Array]:
-        """The block, what the one before already had masked, and the id of its first column."""
+    def over_blocks[T](self, body: Callable[[Any, T], T], start: T, rounds: int = 1) -> T:
+        """Fold over the blocks of items, `rounds` times."""
+        return body(0, start) if rounds * self.blocks == 1 else lax.fori_loop(0, rounds * self.blocks, body, start)
+
+    def blocks_of(self, i: Array) -> Callable[[Any], tuple[Float[Array, "C B"], Any, Any]]:
+        """For chunk i of the queries: a function of j that gives block j, its first id, and its first new id.
+
+        The last block ends with the catalogue; what it repeats of the one before is masked.
+        """
+        if self.blocks > 1:
+            return partial(self._scores, i)
+        only = self._scores(i, 0)
+        return lambda _: only
+
+    def _scores(self, i, j):
         x = rows_of(self.x, i * self.queries, self.queries)
         start = jnp.minimum(j * self.items, self.w.shape[0] - self.items)
         scores = product(x, self._columns(start), (1, 1), lax.Precision.HIGHEST)
@@ -142,11 +157,11 @@ class _Catalogue:
             repeated = start + jnp.arange(self.items) < j * self.items
             scores = jnp.where(repeated[None, :], MASKED, scores)
         if self.exclude is None:
-            return scores, start
+            return scores, start, j * self.items
         column = rows_of(self.exclude, i * self.queries, self.queries)
         column = jnp.where((column > 0) & (column >= start), column - start, self.items)
         row = jnp.arange(self.queries)[:, None]
-        return scores.at[row, column].set(MASKED, mode="drop"), start
+        return scores.at[row, column].set(MASKED, mode="drop"), start, j * self.items
 
     def _columns(self, start: Array) -> Float[Array, "B K"]:
         if self.whole is not None:
