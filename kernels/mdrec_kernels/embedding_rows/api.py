@@ -12,26 +12,19 @@ Results are deterministic. (Summing the gradients of equal ids is the transpose 
 GPU that scatter-add is deterministic under `--xla_gpu_deterministic_ops=true`, on CPU and TPU always.)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
-
+from mdrec_kernels import dispatch
+from mdrec_kernels.dispatch import Implementation
 from mdrec_kernels.embedding_rows import reference, rules, xla
 from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, Rule, SgdSlots
 
-type Implementation = str | Sequence[str] | None
 type Scalar = float | Array
-
-
-def _name(implementation: Implementation) -> str:
-    """The implementation to run: `xla` unless another is asked for."""
-    name = "xla" if implementation is None else implementation if isinstance(implementation, str) else implementation[0]
-    if name not in ("xla", "reference"):
-        raise ValueError(f"embedding_rows has no implementation {name!r}; it has 'xla' and 'reference'")
-    return name
 
 
 def lookup(
@@ -63,23 +56,29 @@ def lookup(
     needed = min(total, table.shape[0] + 1)
     if max_rows is not None and max_rows < needed:
         raise ValueError(f"max_rows is {max_rows}, but {total} ids can name {needed} different rows")
-    form = {"xla": xla, "reference": reference}[_name(implementation)]
-    unique, place = form.deduplicate(jnp.concatenate(flat), table.shape[0], max_rows or needed)
+    names = jnp.concatenate(flat)
+
+    def look_up(form: Any) -> tuple[Array, Array, Array]:
+        unique, place = form.deduplicate(names, table.shape[0], max_rows or needed)
+        return form.gather(table, unique), unique, place
+
+    forms = {"reference": lambda: look_up(reference), "xla": lambda: look_up(xla)}
+    values, unique, place = dispatch.run("embedding_rows.lookup", forms, implementation)
     index, start = {}, 0
     for name, x in ids.items():
         index[name] = place[start : start + x.size].reshape(x.shape)
         start += x.size
-    return form.gather(table, unique), unique, index
+    return values, unique, index
 
 
 def init_adagrad(table: Float[Array, "V D"], *, initial: float = 0.1) -> AdagradSlots:
     """Slots of row-wise Adagrad; `initial` keeps the first steps from being lr whatever the gradient's size."""
-    return AdagradSlots(jnp.full((table.shape[0],), initial, jnp.promote_types(table.dtype, jnp.float32)))
+    return AdagradSlots(jnp.full((table.shape[0],), initial, np.promote_types(table.dtype, np.float32)))
 
 
 def init_adam(table: Float[Array, "V D"]) -> AdamSlots:
     """Slots of lazy Adam: two moments of the table's shape and a count a row."""
-    dtype = jnp.promote_types(table.dtype, jnp.float32)
+    dtype = np.promote_types(table.dtype, np.float32)
     return AdamSlots(
         jnp.zeros(table.shape, dtype), jnp.zeros(table.shape, dtype), jnp.zeros((table.shape[0],), jnp.int32)
     )
@@ -98,10 +97,12 @@ def _update(
     """Apply the rule, or the reference's formula for it, to the rows `unique_ids`."""
     if row_grads.shape != (unique_ids.size, table.shape[1]):
         raise ValueError(f"row_grads is {row_grads.shape}, expected {(unique_ids.size, table.shape[1])}")
-    rate = jnp.asarray(lr, jnp.promote_types(table.dtype, jnp.float32))
-    if _name(implementation) == "reference":
-        return formula(table, slots, reference.spread(unique_ids, row_grads, table.shape[0]), rate)
-    return xla.update(rule, table, slots, unique_ids, row_grads, rate)
+    rate = jnp.asarray(lr, np.promote_types(table.dtype, np.float32))
+    forms = {
+        "reference": lambda: formula(table, slots, reference.spread(unique_ids, row_grads, table.shape[0]), rate),
+        "xla": lambda: xla.update(rule, table, slots, unique_ids, row_grads, rate),
+    }
+    return dispatch.run("embedding_rows.update", forms, implementation)
 
 
 def _dense(
@@ -116,8 +117,9 @@ def _dense(
     """Apply the rule, or the reference's formula for it, to every row."""
     if grad.shape != table.shape:
         raise ValueError(f"grad is {grad.shape}, expected the table's {table.shape}")
-    rate = jnp.asarray(lr, jnp.promote_types(table.dtype, jnp.float32))
-    return (formula if _name(implementation) == "reference" else rule)(table, slots, grad, rate)
+    rate = jnp.asarray(lr, np.promote_types(table.dtype, np.float32))
+    forms = {"reference": lambda: formula(table, slots, grad, rate), "xla": lambda: rule(table, slots, grad, rate)}
+    return dispatch.run("embedding_rows.dense", forms, implementation)
 
 
 def update_sgd(

@@ -1,11 +1,8 @@
 """The formulas of `embedding_rows`, written for reading: every rule as a pass over the whole table."""
 
-import math
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, SgdSlots
+from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, SgdSlots, missing_weight
 
 
 def deduplicate(ids: Int[Array, "n"], length: int, slots: int) -> tuple[Int[Array, "N"], Int[Array, "n"]]:
@@ -67,7 +64,7 @@ def adam(
     t = jnp.where(touched, count[:, None], 1).astype(table.dtype)
     mu = b1 * slots.mu + (1 - b1) * grad
     nu = b2 * slots.nu + (1 - b2) * grad**2
-    mu_bias, nu_bias = -jnp.expm1(t * math.log(b1)), -jnp.expm1(t * math.log(b2))  # 1 - b**t, without cancellation
-    change = (mu / mu_bias) / (jnp.sqrt(nu / nu_bias) + eps) + weight_decay * table
+    mu_hat, nu_hat = mu / missing_weight(b1, t), nu / missing_weight(b2, t)
+    change = mu_hat / (jnp.sqrt(nu_hat) + eps) + weight_decay * table
     new = AdamSlots(jnp.where(touched, mu, slots.mu), jnp.where(touched, nu, slots.nu), count)
     return jnp.where(touched, table - lr * change, table), new

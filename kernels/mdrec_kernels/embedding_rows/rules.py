@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -46,7 +47,7 @@ type Rule = Callable[[Array, Any, Array, Array], tuple[Array, Any]]
 
 def _wide(x: Array) -> Array:
     """`x` in the precision that the rules compute in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _touched(grads: Float[Array, "n D"]) -> Bool[Array, "n"]:
@@ -60,6 +61,11 @@ def _step(rows: Array, change: Array, lr: Array, weight_decay: float, touched: A
     if weight_decay:
         change = change + weight_decay * wide
     return jnp.where(touched[:, None], (wide - lr * change).astype(rows.dtype), rows)
+
+
+def missing_weight(beta: float, n: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 - beta**n, without the cancellation that costs float32 four digits at n = 1, beta = 0.999."""
+    return -jnp.expm1(n * math.log(beta)) if beta > 0 else jnp.ones_like(n)
 
 
 def sgd(*, weight_decay: float) -> Rule:
@@ -91,11 +97,10 @@ def adam(*, b1: float, b2: float, eps: float, weight_decay: float) -> Rule:
         count = slots.count + touched.astype(slots.count.dtype)
         mu = b1 * slots.mu + (1.0 - b1) * g
         nu = b2 * slots.nu + (1.0 - b2) * (g * g)
-        # -expm1(n log b) is 1 - b**n without the cancellation that costs float32 four digits at n = 1, b = 0.999.
-        # A row never touched has n = 0: 1 keeps 0/0 out of values that `where` throws away.
+        # A row never touched has count 0: 1 keeps 0/0 out of values that `where` throws away.
         n = jnp.maximum(count, 1).astype(g.dtype)
-        mu_scale = -1.0 / jnp.expm1(n * math.log(b1))
-        nu_scale = jax.lax.rsqrt(-jnp.expm1(n * math.log(b2)))
+        mu_scale = 1.0 / missing_weight(b1, n)
+        nu_scale = jax.lax.rsqrt(missing_weight(b2, n))
         change = mu_scale[:, None] * mu / (jnp.sqrt(nu) * nu_scale[:, None] + eps)
         keep = touched[:, None]
         slots = AdamSlots(jnp.where(keep, mu, slots.mu), jnp.where(keep, nu, slots.nu), count)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
 from mdrec_kernels.embedding_rows.rules import Rule
 
 MARK_UP_TO = 4

@@ -2,5 +2,6 @@
 
 from mdrec_kernels.packed_attention.api import packed_attention
 from mdrec_kernels.packed_attention.bias import time_bucket
+from mdrec_kernels.packed_attention.plan import Tiling
 
-__all__ = ["packed_attention", "time_bucket"]
+__all__ = ["Tiling", "packed_attention", "time_bucket"]

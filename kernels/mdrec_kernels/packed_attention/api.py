@@ -1,14 +1,12 @@
 """The public function of `packed_attention`."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
+from mdrec_kernels import dispatch
+from mdrec_kernels.dispatch import Implementation
 from mdrec_kernels.packed_attention import dropout, reference, xla
+from mdrec_kernels.packed_attention.plan import Tiling
 from mdrec_kernels.packed_attention.spec import Mode, Places, Spec, Weights
-
-type Implementation = str | Sequence[str] | None
 
 
 def packed_attention(
@@ -28,6 +26,7 @@ def packed_attention(
     query_time: Int[Array, "R T"] | None = None,
     dropout_rate: float = 0.0,
     dropout_keys: Array | None = None,
+    tiling: Tiling | None = None,
     implementation: Implementation = None,
 ) -> Float[Array, "R T H K"]:
     """Attention of every token to the tokens of its own segment.
@@ -38,8 +37,9 @@ def packed_attention(
     over the s that t may see: same segment, s <= t if `causal`, |t - s| < `window`. A token of segment 0 is padding:
     it is seen by none and gets zeros.
 
-    Pass `window` even where the model has none, as the length of the longest segment: no result changes, and the work
-    falls from T x T to T x window.
+    The work follows the segments: a token meets the keys of its own segment and of those that share its block, whatever
+    T is. Pass `window` even where the model has none, as the length of the longest segment: no result changes, and less
+    is compiled.
 
     Args:
         q, k, v: float32, bfloat16 or float64. Scores, softmax and sums are float32 at least.
@@ -58,6 +58,7 @@ def packed_attention(
             time of the event to be predicted; whoever does so lets the model see the target's time.
         dropout_rate: share of the weights set to 0, the rest scaled up, when `dropout_keys` is given.
         dropout_keys: one random key a row [R]. What is dropped in a row depends on its key and on nothing else.
+        tiling: how the score matrix is cut; by default by shape and platform.
         implementation: "xla", "reference", or a sequence of names to try in turn.
 
     Returns:
@@ -82,17 +83,12 @@ def packed_attention(
         key_time=time if timed else None,
         seeds=dropout.row_seeds(dropout_keys) if dropping else None,
     )
-    form = {"xla": xla, "reference": reference}[_name(implementation)]
-    tables = (_on_every_device(table, segment) for table in (position_bias, time_bias))
-    return form.attend(spec, Weights(q, k, v, *tables), places)
-
-
-def _name(implementation: Implementation) -> str:
-    """The implementation to run: `xla` unless another is asked for."""
-    name = "xla" if implementation is None else implementation if isinstance(implementation, str) else implementation[0]
-    if name not in ("xla", "reference"):
-        raise ValueError(f"packed_attention has no implementation {name!r}; it has 'xla' and 'reference'")
-    return name
+    weights = Weights(q, k, v, *(_on_every_device(table, segment) for table in (position_bias, time_bias)))
+    forms = {
+        "reference": lambda: reference.attend(spec, weights, places),
+        "xla": lambda: xla.attend(spec, weights, places, tiling),
+    }
+    return dispatch.run("packed_attention", forms, implementation)
 
 
 def _on_every_device(table: Array | None, segment: Array) -> Array | None:

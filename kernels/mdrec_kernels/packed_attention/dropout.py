@@ -26,10 +26,13 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def keep_mask(
-    seeds: UInt32[Array, "R 2"], heads: int, query: Int[Array, "t"], key: Int[Array, "s"], rate: float
-) -> Bool[Array, "R H t s"]:
-    """True where the weight of (row, head, query column, key column) stays; each is dropped with probability `rate`."""
-    pair = (query.astype(jnp.uint32)[:, None] << 16) | key.astype(jnp.uint32)[None, :]
-    hashed = _mix(pair[None] ^ seeds[:, 0, None, None])
+    seeds: UInt32[Array, "G 2"], heads: int, query: Int[Array, "g t"], key: Int[Array, "g s"], rate: float
+) -> Bool[Array, "G H t s"]:
+    """True where the weight of (row, head, query column, key column) stays; each is dropped with probability `rate`.
+
+    Columns are given for each of the rows (g = G), or once for all of them (g = 1).
+    """
+    pair = (query.astype(jnp.uint32)[:, :, None] << 16) | key.astype(jnp.uint32)[:, None, :]
+    hashed = _mix(pair ^ seeds[:, 0, None, None])
     salt = seeds[:, 1, None] + jnp.arange(heads, dtype=jnp.uint32)[None] * jnp.uint32(0x9E3779B9)
     return _mix(hashed[:, None] ^ salt[:, :, None, None]) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

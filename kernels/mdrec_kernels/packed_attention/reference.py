@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-
 from mdrec_kernels.packed_attention import bias, dropout
 from mdrec_kernels.packed_attention.spec import MASKED, Places, Spec, Weights
 
@@ -38,6 +37,6 @@ def attend(spec: Spec, weights: Weights, places: Places) -> Float[Array, "R T H 
     else:
         weight = jnp.where(mask, jax.nn.silu(scores), 0) / spec.normalizer
     if places.seeds is not None:
-        keep = dropout.keep_mask(places.seeds, q.shape[2], column, column, spec.dropout_rate)
+        keep = dropout.keep_mask(places.seeds, q.shape[2], column[None], column[None], spec.dropout_rate)
         weight = jnp.where(keep, weight / (1 - spec.dropout_rate), 0)
     return jnp.einsum("rhts,rshk->rthk", weight, v).astype(weights.q.dtype)

@@ -1,6 +1,5 @@
-"""What one attention call computes (static), what it reads, and which tiles of the score matrix it can touch."""
+"""What one attention call computes (static), and what it reads."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,24 +46,3 @@ class Places:
     query_time: Int[Array, "R T"] | None
     key_time: Int[Array, "R T"] | None
     seeds: UInt32[Array, "R 2"] | None
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Queries [start, end) and every key [low, high) that one of them may see, whatever the segments are."""
-
-    start: int
-    end: int
-    low: int
-    high: int
-
-
-def tiles(length: int, block: int, spec: Spec) -> Iterator[Tile]:
-    """Cut a row into blocks of queries, each with the keys that causality and the window leave to it.
-
-    Scores outside of these tiles are never computed: the work is length x (block + window), not length x length.
-    """
-    reach = length if spec.window is None else spec.window - 1
-    for start in range(0, length, block):
-        end = min(start + block, length)
-        yield Tile(start, end, max(0, start - reach), end if spec.causal else min(length, end + reach))
