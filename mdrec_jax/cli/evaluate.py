@@ -9,7 +9,7 @@ from typing import Any
 from mdrec_jax.cli.floors import add_protocol_options, show_results
 from mdrec_jax.errors import EXIT_OK
 
-DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, chosen by its validation metric. Several runs
+DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, as validation chose it. Several runs
 that differ in their seed are averaged."""
 
 

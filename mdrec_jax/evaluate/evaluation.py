@@ -74,5 +74,10 @@ def make_results(
         selection=selection,
         source=dataset.manifest.source,
         domains=dataset.manifest.domains,
-        counts={**asked.counts, **(counts or {})},
+        counts={**asked.counts, **_without_history(asked), **(counts or {})},
     )
+
+
+def _without_history(asked: Asked) -> dict[str, int]:
+    empty = int((asked.queries.history_length == 0).sum())
+    return {"queries without any visible event": empty} if empty else {}

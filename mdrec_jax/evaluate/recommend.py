@@ -1,15 +1,13 @@
-"""The k best items for people, with titles and scores; popularity where the model has nothing to go by."""
+"""The k best items for people; popularity where the model has nothing to go by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import polars as pl
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 from mdrec_kernels.linear_xent import top_k
@@ -23,12 +21,10 @@ from mdrec_jax.evaluate.people import People, known_items
 from mdrec_jax.evaluate.ragged import Ragged, spans
 from mdrec_jax.evaluate.ranking import fill, places_of, widened
 from mdrec_jax.evaluate.scorer import Scorer, item_matrix, states
-from mdrec_jax.files import replacing
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 BLOCK = 1024
 """People of one call on the devices."""
-ENDINGS = (".csv", ".jsonl", ".parquet")
 
 NO_HISTORY = "no known item in the history"
 NOTHING_LEFT = "nothing left to recommend"
@@ -173,52 +169,3 @@ def _with_popularity(
     empty = np.array([reason != "" for reason in fallback], bool)
     item[empty], score[empty] = universe[best], counts[best]
     return Lists(item, score, fallback)
-
-
-def to_frame(dataset: Dataset, people: People, domain: int, lists: Lists) -> pl.DataFrame:
-    """A row for each recommended item: user, domain, rank (from 1), item and title as the source has them, score,
-    fallback (why it comes from the popularity list; null where the model chose it)."""
-    there = lists.item > 0
-    person, column = np.nonzero(there)
-    names = pl.Series("user", people.names, pl.String)
-    reasons = pl.Series("fallback", [reason or None for reason in lists.fallback], pl.String)
-    frame = pl.DataFrame(
-        {
-            "user": names.gather(person),
-            "domain": pl.Series([dataset.manifest.domains[domain]] * len(person), dtype=pl.String),
-            "rank": (column + 1).astype(np.int32),
-            "id": lists.item[there],
-            "score": lists.score[there].astype(np.float64),
-            "fallback": reasons.gather(person),
-        }
-    )
-    items = dataset.items(domain).select("id", item="raw", title="title")
-    frame = frame.join(items, on="id", how="left", maintain_order="left")
-    return frame.select("user", "domain", "rank", "item", "title", "score", "fallback")
-
-
-def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
-    """Writes CSV, JSONL or Parquet, as the name ends. The file appears whole or not at all.
-
-    Raises:
-        InputError: another ending.
-    """
-    check_ending(path)
-    frame = pl.concat(frames)
-    with replacing(path) as part:
-        if path.suffix == ".csv":
-            frame.write_csv(part)
-        elif path.suffix == ".jsonl":
-            frame.write_ndjson(part)
-        else:
-            frame.write_parquet(part)
-
-
-def check_ending(path: Path) -> None:
-    """Refuses a file whose format its name does not say.
-
-    Raises:
-        InputError: an unknown ending.
-    """
-    if path.suffix not in ENDINGS:
-        raise InputError("unknown format", file=path, found=path.suffix, expected=" ".join(ENDINGS), column="--out")

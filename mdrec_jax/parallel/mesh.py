@@ -55,6 +55,6 @@ def by_row(mesh: Mesh) -> NamedSharding:
 
 
 def rows_for(mesh: Mesh, rows: int, parts: int = 1) -> int:
-    """The number of rows of a batch, rounded up so that every device gets `parts` equal parts (added rows are empty)."""
+    """Rows of a batch, rounded up so that every device gets `parts` equal parts (the rows added are empty)."""
     unit = mesh.shape[DATA] * parts
     return -(-rows // unit) * unit

@@ -70,7 +70,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 @dataclass
 class Window:
-    """Sums of the metrics since the last line of the journal; a checkpoint holds them, so lines do not depend on kills."""
+    """Sums of the metrics since the last line of the journal; a checkpoint holds them, so kills change no line."""
 
     sums: dict[str, float]
     steps: int

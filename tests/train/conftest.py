@@ -14,7 +14,7 @@ from mdrec_jax.train.config import LoggingConfig, TrainConfig
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "small"
-    write_world(SyntheticConfig(users=150, items=60, domains=2, seed=3), folder)
+    write_world(SyntheticConfig(users=150, items=260, domains=2, seed=3), folder)
     return folder
 
 

@@ -1,0 +1,53 @@
+"""`mdrec recommend`: the best items for people, from files to a file."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.errors import EXIT_OK
+
+DESCRIPTION = """Write the best items for the users of a file, or for histories that the dataset does not know. Unknown items
+are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("recommend", help="recommend items with a trained run", description=DESCRIPTION)
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
+    people = parser.add_mutually_exclusive_group(required=True)
+    people.add_argument("--users", type=Path, metavar="FILE", help="users of the dataset, as its source names them")
+    people.add_argument("--histories", type=Path, metavar="FILE", help="events of people, known or not")
+    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
+    parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
+    items = parser.add_mutually_exclusive_group()
+    items.add_argument("--allow", type=Path, metavar="FILE", help="recommend these items alone")
+    items.add_argument("--deny", type=Path, metavar="FILE", help="never recommend these items")
+    parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
+    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv, .jsonl or .parquet file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mdrec_jax.data.dataset import open_dataset
+    from mdrec_jax.evaluate.recommendations import check_ending, recommend_files
+    from mdrec_jax.train.run import load_run
+
+    check_ending(args.out)
+    trained = load_run(args.run_folder, open_dataset(args.data) if args.data else None)
+    counts = recommend_files(
+        trained.scorer,
+        trained.setup.dataset,
+        args.out,
+        users=args.users,
+        histories=args.histories,
+        domain=args.domain,
+        allow=args.allow,
+        deny=args.deny,
+        k=args.k,
+        keep_seen=args.keep_seen,
+    )
+    for reason, number in counts.items():
+        print(f"{reason}: {number:,}", file=sys.stderr)
+    print(f"wrote {args.out}", file=sys.stderr)
+    return EXIT_OK

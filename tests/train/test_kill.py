@@ -1,0 +1,70 @@
+"""A run that is killed and resumed ends like one that never was, to the bit."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mdrec_jax.config import RunConfig
+from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.train.run import fit, load_run
+from mdrec_jax.train.run_folder import RunFolder
+
+PRESET = """
+import json
+from mdrec_jax.config import RunConfig
+
+def config():
+    return RunConfig.from_plain(json.loads({text!r}))
+"""
+
+
+def command(preset: Path, world: Path, run: Path, *more: str) -> list[str]:
+    base = [sys.executable, "-m", "mdrec_jax", "train", str(preset), "--data", str(world), "--run", str(run)]
+    return [*base, "--hardware.data", "1", *more]
+
+
+def kill_somewhere(arguments: list[str], run: Path, chance: random.Random) -> bool:
+    """Start the run and kill it a random while after its first checkpoint; whether it was still running."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = len(list((run / "checkpoints").glob("*"))) if (run / "checkpoints").exists() else 0
+    while process.poll() is None and len(list((run / "checkpoints").glob("*"))) <= before:
+        time.sleep(0.02)
+    time.sleep(chance.random() * 1.5)
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_leave_no_trace(kills: int, small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "preset.py"
+    preset.write_text(PRESET.format(text=json.dumps(small_run.to_plain())))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(preset, small_world, whole), check=True, capture_output=True)
+    chance = random.Random(kills)
+    kill_somewhere(command(preset, small_world, broken), broken, chance)
+    for _ in range(kills - 1):
+        kill_somewhere(command(preset, small_world, broken, "--resume"), broken, chance)
+    subprocess.run(command(preset, small_world, broken, "--resume"), check=True, capture_output=True)
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    one, other = load_run(whole), load_run(broken)
+    assert one.step == other.step
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_run_can_start_from_anothers_weights(small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(small_world)
+    fit(small_run, dataset, RunFolder(tmp_path / "first"))
+    fit(small_run, dataset, RunFolder(tmp_path / "second"), init_from=tmp_path / "first")
+    first, second = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("first", "second"))
+    assert json.loads(second[0])["loss"] < json.loads(first[0])["loss"]
