@@ -11,14 +11,8 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.people import People, read_histories, read_item_list, read_users
-from mdrec_jax.evaluate.recommend import (
-    NO_HISTORY,
-    NOTHING_LEFT,
-    Choice,
-    recommend,
-    to_frame,
-    write_recommendations,
-)
+from mdrec_jax.evaluate.recommend import NO_HISTORY, NOTHING_LEFT, Choice, recommend
+from mdrec_jax.evaluate.recommendations import recommend_files, to_frame, write_recommendations
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.sasrec import SasrecConfig
@@ -191,15 +185,41 @@ def test_files_of_unknown_formats_are_refused(world: Dataset, tmp_path: Path) ->
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_the_output_has_titles_scores_and_flags(world: Dataset, scorer: Scorer, tmp_path: Path, ending: str) -> None:
-    people = read_users(written(tmp_path, "users.txt", "u1\nnobody\n"), world)
-    frames = [to_frame(world, people, d, recommend(scorer, world, people, d, Choice(k=2))) for d in (BOOKS, FILMS)]
-    write_recommendations(tmp_path / f"out.{ending}", frames)
+    out = tmp_path / f"out.{ending}"
+    counts = recommend_files(scorer, world, out, users=written(tmp_path, "users.txt", "u1\nnobody\n"), k=2)
+    lists = {f"popularity lists in {domain}: {NO_HISTORY}": 1 for domain in world.manifest.domains}
+    assert counts == {"unknown users": 1, **lists}
     reader = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[ending]
-    table = reader(tmp_path / f"out.{ending}")
+    table = reader(out)
     assert table.columns == ["user", "domain", "rank", "item", "title", "score", "fallback"]
     assert table["user"].to_list() == ["u1", "u1", "nobody", "nobody"] * 2
+    assert table["domain"].to_list() == ["books"] * 4 + ["films"] * 4
     assert table["rank"].to_list() == [1, 2] * 4
     assert table["fallback"].to_list() == [None, None, NO_HISTORY, NO_HISTORY] * 2
+
+
+def test_one_domain_and_a_list_of_items_from_files(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    out, raw = tmp_path / "out.csv", raw_items(world, FILMS)
+    users = written(tmp_path, "users.csv", "user\nu1\nu2\n")
+    allow = written(tmp_path, "allow.txt", "\n".join([*raw[:5], "lost"]))
+    counts = recommend_files(scorer, world, out, users=users, domain="films", allow=allow, k=3, keep_seen=True)
+    assert counts == {"listed items that films does not have": 1}
+    assert set(pl.read_csv(out)["item"].to_list()) <= set(raw[:5])
+
+
+def test_unclear_options_are_refused(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    users, out = written(tmp_path, "users.txt", "u1\n"), tmp_path / "out.csv"
+    for options, message in (
+        ({}, "for whom"),
+        ({"users": users, "histories": users}, "for whom"),
+        ({"users": users, "allow": users, "deny": users}, "at most one list"),
+        ({"users": users, "domain": "songs"}, "unknown domain"),
+        ({"users": users, "deny": written(tmp_path, "all.txt", "\n".join(raw_items(world, FILMS))), "domain": "films"},
+         "leave no item"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            recommend_files(scorer, world, out, **options)
+    assert not out.exists()
 
 
 def test_of_several_sequences_the_last_with_the_domains_events_is_read(tmp_path: Path) -> None:
