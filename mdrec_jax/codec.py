@@ -70,7 +70,7 @@ def _read(hint: Any, value: Any, place: str) -> Any:
 def _read_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     if value is None and type(None) in options:
         return None
-    named = {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+    named = {typing.cast(type, option).__name__: option for option in options if dataclasses.is_dataclass(option)}
     if isinstance(value, dict):
         _expect(value.get(KIND) in named, value.get(KIND), _join(place, KIND), " | ".join(named))
         return from_plain(typing.cast(type, named[value[KIND]]), value, place)

@@ -67,7 +67,8 @@ def run_one(task: Task, plan: Plan) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"task": asdict(task), "failed": f"not done after {plan.limit_seconds} s"}
         if done.returncode or not found.is_file():
-            return {"task": asdict(task), "failed": done.stderr.strip().splitlines()[-1:] or f"exit {done.returncode}"}
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return {"task": asdict(task), "failed": lines[-1]}
         return json.loads(found.read_text(encoding="utf-8"))
 
 

@@ -50,8 +50,11 @@ def abstract_module(build: Callable[[jax.Array], nnx.Module]) -> nnx.Module:
 
 
 def with_parameters(abstract: nnx.Module, dense: dict[str, Any]) -> Any:
-    """The module with the arrays of `dense` in it. Raises ValueError where a parameter is missing."""
+    """The module with the arrays of `dense` in it. Raises ValueError where a parameter is missing or not known."""
     graph, state = nnx.split(abstract)
+    wanted, given = (jax.tree.structure(tree) for tree in (nnx.to_pure_dict(state), dense))
+    if wanted != given:
+        raise ValueError(f"the model's parameters are {wanted}, found {given}")
     nnx.replace_by_pure_dict(state, dense)
     return nnx.merge(graph, state)
 

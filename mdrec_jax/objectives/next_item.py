@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int32
 from mdrec_kernels import linear_xent
 
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch
+from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch, sampler_tables
 from mdrec_jax.types import Batch, Encoded, Rows
 
 
@@ -93,14 +93,16 @@ class NextItem:
         assert self.sampler is not None
         pools, number = self.allowed.shape[0], self.config.negatives
         if self.config.sampler != "in_batch":
-            return Candidates({"target": batch.target}, {"negative": draw(self.sampler, key, number).reshape(-1)})
+            return Candidates(
+                {"target": jnp.asarray(batch.target)}, {"negative": draw(self.sampler, key, number).reshape(-1)}
+            )
         target, pool, real = (
             jax.lax.all_gather(x.reshape(-1), axis, tiled=True)
             for x in (batch.target, self._pool(batch), batch.weight > 0)
         )
         keys = jax.random.split(key, pools)
         drawn = [draw_from_batch(target, real & (pool == g), keys[g], number) for g in range(pools)]
-        return Candidates({"target": batch.target}, {"negative": jnp.concatenate(drawn)})
+        return Candidates({"target": jnp.asarray(batch.target)}, {"negative": jnp.concatenate(drawn)})
 
     def loss(
         self,
@@ -114,7 +116,8 @@ class NextItem:
     ) -> Float32[jax.Array, ""]:
         """The weighted sum over the targets of `batch`."""
         width = encoded.h.shape[-1]
-        x, target, pool = encoded.h.reshape(-1, width), batch.target.reshape(-1), self._pool(batch).reshape(-1)
+        x, target = encoded.h.reshape(-1, width), jnp.asarray(batch.target).reshape(-1)
+        pool = self._pool(batch).reshape(-1)
         if self.needs_whole_table:
             vectors = model.item_vectors(dense, rows, None)
             return linear_xent.linear_xent_sum(x, vectors, target, weight.reshape(-1), allowed=self.allowed, group=pool)
@@ -149,7 +152,8 @@ class NextItem:
 
     def _pool(self, batch: Batch) -> jax.Array:
         one_pool = self.config.softmax_over == "all"
-        return jnp.zeros_like(batch.target_domain) if one_pool else batch.target_domain
+        domain = jnp.asarray(batch.target_domain)
+        return jnp.zeros_like(domain) if one_pool else domain
 
 
 def make_objective(

@@ -1,5 +1,6 @@
 """The optimiser of a run: optax for the dense parameters, row-wise rules for the tables."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -154,6 +155,7 @@ def _apply_to_table(
     whole = isinstance(gradient, jax.Array)
     given = (gradient,) if whole else (gradient.ids, gradient.values)
     settings = {"weight_decay": config.weight_decay}
+    update: Callable[..., tuple[jax.Array, Any]]
     match config.rule:
         case "adam":
             settings |= {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from mdrec_jax.errors import InputError
@@ -59,7 +60,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self._policy = _LatestAndBest(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(), preservation_policy=self._policy, cleanup_tmp_directories=True
+            epath.Path(folder.absolute()), preservation_policy=self._policy, cleanup_tmp_directories=True
         )
 
     def __enter__(self) -> "Checkpoints":

@@ -52,8 +52,7 @@ class Journal:
 def _board(folder: Path, resume_step: int | None) -> Any:
     from tensorboardX import SummaryWriter
 
-    purge = {} if resume_step is None else {"purge_step": resume_step + 1}
-    return SummaryWriter(str(folder), **purge)
+    return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
 
 
 def _cut_back(path: Path, step: int) -> None:

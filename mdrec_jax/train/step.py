@@ -62,7 +62,7 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         def loss_of(dense: Any, values: dict[str, jax.Array], part: Batch, index: Any, row: jax.Array) -> Any:
             rows = {name: Rows(values[name], index[name]) for name in values}
             encoded = model.encode(dense, rows, part, key=dropout_key, train=True, dtype=config.dtype, row_offset=row)
-            weight = part.weight / jnp.maximum(targets, 1.0)
+            weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
             return loss + extra, {"loss": loss, **encoded.statistics}

@@ -35,18 +35,25 @@ def losses(config: RunConfig, world: Path, steps: int) -> tuple[list[float], Tra
     return seen, state
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_agree_across_meshes_and_with_accumulation(loss: str, small_run: RunConfig, small_world: Path) -> None:
+SPREADS = {
+    "two devices": {"hardware": MeshConfig(2)},
+    "eight devices": {"hardware": MeshConfig(8)},
+    "micro-batches": {"train": {"accumulate": 4}},
+}
+CASES = [(loss, "eight devices") for loss in LOSSES] + [
+    (loss, spread) for loss in ("softmax", "sampled in the domain") for spread in ("two devices", "micro-batches")
+]
+
+
+@pytest.mark.parametrize(("loss", "spread"), CASES)
+def test_losses_do_not_depend_on_how_the_rows_are_spread(
+    loss: str, spread: str, small_run: RunConfig, small_world: Path
+) -> None:
     config = replace(small_run, loss=LOSSES[loss], hardware=MeshConfig(1))
     expected, _ = losses(config, small_world, 20)
     assert np.isfinite(expected).all()
     assert len(set(expected)) == len(expected)
-    for other in (
-        replace(config, hardware=MeshConfig(2)),
-        replace(config, hardware=MeshConfig(8)),
-        replace(config, train={"accumulate": 4}),
-    ):
-        np.testing.assert_allclose(losses(other, small_world, 20)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(losses(replace(config, **SPREADS[spread]), small_world, 20)[0], expected, rtol=1e-5)
 
 
 def test_rows_that_the_data_axis_does_not_divide_are_filled_up(small_run: RunConfig, small_world: Path) -> None:

@@ -9,6 +9,8 @@ result every time they run on the same device. `implementation` is None for the 
 "reference", or a sequence of names to try in turn.
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from mdrec_kernels import dispatch
@@ -226,7 +228,15 @@ def target_rank(
     return dispatch.run("target_rank", forms, implementation)
 
 
-def _sampled(loss, x, negatives, pairs, positive_logq, negative_logq, beta) -> Sampled:
+def _sampled(
+    loss: Literal["softmax", "binary"],
+    x: Array,
+    negatives: Array,
+    pairs: tuple[Array | None, Array | None, Array | None, Array | None],
+    positive_logq: Array | None,
+    negative_logq: Array | None,
+    beta: float | Array | None,
+) -> Sampled:
     """`Sampled` with its defaults filled in and its pairs checked."""
     positive_id, negative_id, group, negative_group = pairs
     if (positive_id is None) != (negative_id is None) or (group is None) != (negative_group is None):
@@ -245,7 +255,16 @@ def _sampled(loss, x, negatives, pairs, positive_logq, negative_logq, beta) -> S
     )
 
 
-def _sampled_sum(x, positive, negatives, weight, how: Sampled, tokens: int | None, implementation: Implementation):
+def _sampled_sum(
+    x: Array,
+    positive: Array,
+    negatives: Array,
+    weight: Array,
+    how: Sampled,
+    tokens: int | None,
+    implementation: Implementation,
+) -> Float[Array, ""]:
+    """The sum of the losses that `how` describes, by the form asked for."""
     per_token = how.tokens()
     _check(x, negatives, None, per_token.pop("group", None), weight=weight, **per_token)
     if positive.shape != x.shape:

@@ -44,13 +44,27 @@ def sampled_sum(
     return jnp.sum(jnp.where(weight != 0, how.losses(own, _scores(x, negatives)), 0) * weight)
 
 
-def top_k(x, w, k, allowed, group, exclude):
+def top_k(
+    x: Float[Array, "Q D"],
+    w: Float[Array, "V D"],
+    k: int,
+    allowed: Bool[Array, "G V"] | None,
+    group: Int[Array, " Q"] | None,
+    exclude: Int[Array, "Q E"] | None,
+) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
     scores = _without(_masked(_scores(x, w), allowed, group), exclude)
     best, ids = jax.lax.top_k(scores, k)
     return best, jnp.where(best > -jnp.inf, ids, 0)
 
 
-def target_rank(x, w, target, allowed, group, exclude):
+def target_rank(
+    x: Float[Array, "Q D"],
+    w: Float[Array, "V D"],
+    target: Int[Array, " Q"],
+    allowed: Bool[Array, "G V"] | None,
+    group: Int[Array, " Q"] | None,
+    exclude: Int[Array, "Q E"] | None,
+) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, " Q"]]:
     scores = _scores(x, w)
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
     others = _without(_masked(scores, allowed, group), exclude)

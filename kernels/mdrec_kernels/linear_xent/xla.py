@@ -43,7 +43,19 @@ def linear_xent_sum(
     return jnp.sum(tokens.weight * loss)
 
 
-def _sum_forward(x, w, target, weight, allowed, group, z_loss, blocks):
+type Gradients = tuple[Array, ...]
+
+
+def _sum_forward(
+    x: Array,
+    w: Array,
+    target: Array,
+    weight: Array,
+    allowed: Array | None,
+    group: Array | None,
+    z_loss: float,
+    blocks: Blocks,
+) -> tuple[Float[Array, ""], Gradients]:
     tokens = gather_tokens(x, w, target, weight, allowed, group, blocks)
     if blocks.items >= w.shape[0]:
         normaliser, dx, dw = _fused(tokens, w, allowed, z_loss, blocks)
@@ -55,7 +67,9 @@ def _sum_forward(x, w, target, weight, allowed, group, z_loss, blocks):
     return jnp.sum(tokens.weight * loss), (dx, dw.astype(w.dtype), dweight)
 
 
-def _sum_backward(_z_loss, _blocks, gradients, cotangent):
+def _sum_backward(
+    _z_loss: float, _blocks: Blocks, gradients: Gradients, cotangent: Float[Array, ""]
+) -> tuple[Array | None, ...]:
     dx, dw, dweight = (cotangent.astype(g.dtype) * g for g in gradients)
     return dx, dw, None, dweight, None, None
 
@@ -77,7 +91,9 @@ def linear_xent(
     return _xent_forward(x, w, target, allowed, group, z_loss, blocks)[0]
 
 
-def _xent_forward(x, w, target, allowed, group, z_loss, blocks):
+def _xent_forward(
+    x: Array, w: Array, target: Array, allowed: Array | None, group: Array | None, z_loss: float, blocks: Blocks
+) -> tuple[Float[Array, " N"], tuple[Array | None, ...]]:
     ones = jnp.ones_like(x, shape=x.shape[:1], dtype=sums_in(x))
     tokens = gather_tokens(x, w, target, ones, allowed, group, blocks, compact=False)
     normaliser = _normalisers(tokens, w, allowed, blocks)
@@ -85,7 +101,9 @@ def _xent_forward(x, w, target, allowed, group, z_loss, blocks):
     return scatter_tokens(tokens, loss), (x, w, target, allowed, group, scatter_tokens(tokens, normaliser))
 
 
-def _xent_backward(z_loss, blocks, saved, cotangent):
+def _xent_backward(
+    z_loss: float, blocks: Blocks, saved: tuple, cotangent: Float[Array, " N"]
+) -> tuple[Array | None, ...]:
     x, w, target, allowed, group, normaliser = saved
     tokens = gather_tokens(x, w, target, cotangent, allowed, group, blocks)
     dx, dw = _gradient(tokens, w, allowed, tokens.pick(normaliser), z_loss, blocks)
@@ -150,7 +168,9 @@ def _shift(
     return lax.cond(near, lambda: bound - HEADROOM, lambda: jnp.max(scores, axis=1))
 
 
-def _with_targets(tokens, items, dx, dw):
+def _with_targets(
+    tokens: Tokens, items: Float[Array, "V D"], dx: Float[Array, "M D"], dw: Float[Array, "V D"]
+) -> tuple[Float[Array, "M D"], Float[Array, "V D"]]:
     """The gradient of the normalisers (dx, dw), and of minus the targets' own scores."""
     weight = tokens.weight[:, None]
     dx = dx - weight * jnp.take(items, tokens.target, axis=0).astype(dx.dtype)
@@ -161,7 +181,9 @@ def _with_targets(tokens, items, dx, dw):
 # Two passes, for catalogues longer than a block and for the form that computes the scores again.
 
 
-def _item_block(w, allowed, index, blocks, dtype):
+def _item_block(
+    w: Float[Array, "V D"], allowed: Bool[Array, "G V"] | None, index: Array, blocks: Blocks, dtype: jnp.dtype
+) -> tuple[Float[Array, "B D"], Float[Array, "B K"], Array, Float[Array, " B"]]:
     """Block `index` of the items with the groups' columns, where it starts, and a bias that masks repeated items.
 
     The last block ends with the catalogue, so it may repeat items of the one before: no copy of w is padded.

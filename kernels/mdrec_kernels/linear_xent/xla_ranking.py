@@ -149,7 +149,7 @@ class _Catalogue:
         only = self._scores(i, 0)
         return lambda _: only
 
-    def _scores(self, i, j):
+    def _scores(self, i: Array, j: Any) -> tuple[Float[Array, "C B"], Any, Any]:
         x = rows_of(self.x, i * self.queries, self.queries)
         start = jnp.minimum(j * self.items, self.w.shape[0] - self.items)
         scores = product(x, self._columns(start), (1, 1), lax.Precision.HIGHEST)

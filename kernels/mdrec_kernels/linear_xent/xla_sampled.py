@@ -31,7 +31,9 @@ def sampled_sum(
     return lax.fori_loop(0, chunks.number, chunk, zeros((), chunks.sums, chunks.x))
 
 
-def _forward(x, positive, negatives, weight, how, tokens):
+def _forward(
+    x: Array, positive: Array, negatives: Array, weight: Array, how: Sampled, tokens: int
+) -> tuple[Float[Array, ""], tuple]:
     chunks = _Chunks(x, positive, negatives, weight, how, tokens)
 
     def chunk(i, carry):
@@ -65,7 +67,7 @@ def _forward(x, positive, negatives, weight, how, tokens):
     return jnp.sum(chunks.weight * losses), (*gradients, losses[:number].astype(weight.dtype), how)
 
 
-def _backward(_tokens, saved, cotangent):
+def _backward(_tokens: int, saved: tuple, cotangent: Float[Array, ""]) -> tuple:
     *gradients, how = saved
     return *(cotangent.astype(g.dtype) * g for g in gradients), jax.tree.map(lambda _: None, how)
 

@@ -1,0 +1,118 @@
+"""Packed batches of given sequences, and models small enough to be run many times."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.hstu import HstuConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
+
+SPEC = DatasetSpec(num_items=40, num_domains=3, num_events=2, has_time=True)
+
+COLUMNS = 32
+"""Most tests share one shape, so that a model is compiled once for all of them."""
+
+SASREC = SasrecConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
+HSTU = HstuConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
+VARIANTS: dict[str, ModelConfig] = {
+    "sasrec": SASREC,
+    "sasrec, rotary, SwiGLU, RMS norm": SasrecConfig(
+        dim=8, layers=1, heads=2, max_length=16, init_scale=0.5, positions="rotary", activation="swiglu", norm="rmsnorm"
+    ),
+    "sasrec, gates, input norm, domains and events, cosine": SasrecConfig(
+        dim=8,
+        layers=1,
+        max_length=16,
+        init_scale=0.5,
+        gated_residual=True,
+        input_norm=True,
+        domain_embedding=True,
+        event_embedding=True,
+        activation="relu",
+        scores="cosine",
+    ),
+    "hstu": HSTU,
+    "hstu without bias": HstuConfig(
+        dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
+    ),
+}
+"""One model for every branch of the code."""
+
+
+def pack(rows: Sequence[Sequence[Sequence[int]]], columns: int = COLUMNS, *, offset: int = 0) -> Batch:
+    """A batch of at least two rows: row r holds the sequences `rows[r]` one behind the other, from column `offset` on.
+
+    Domain, event and the gaps between times are functions of the item, so equal sequences are equal wherever they lie.
+    """
+    rows = [*rows, *([[]] * (2 - len(rows)))]
+    shape = (len(rows), columns)
+    names = [field.name for field in fields(Batch) if field.name not in ("weight", "segment_user")]
+    arrays = {name: np.zeros(shape, np.int32) for name in names}
+    arrays["previous_in_target_domain"] -= 1
+    for r, sequences in enumerate(rows):
+        start = offset
+        for number, sequence in enumerate(sequences, start=1):
+            item = np.asarray(sequence, np.int32)
+            here = (r, slice(start, start + len(item)))
+            arrays["item"][here] = item
+            arrays["segment"][here] = number
+            arrays["position"][here] = np.arange(len(item))
+            arrays["domain"][here] = item % SPEC.num_domains
+            arrays["event"][here] = item % SPEC.num_events
+            arrays["time"][here] = np.cumsum(item * 1000)
+            arrays["target"][here] = np.append(item[1:], 0)
+            arrays["target_time"][here] = np.append(np.cumsum(item * 1000)[1:], 0)
+            start += len(item)
+    assert start <= columns
+    weight = (arrays["target"] > 0).astype(np.float32)
+    return Batch(**arrays, weight=weight, segment_user=np.full((len(rows), 8), -1, np.int32))
+
+
+def random_sequences(seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, SPEC.num_items, n).tolist() for n in lengths]
+
+
+def rows_of(model: Model, params: Params, batch: Batch, **candidates: Any) -> dict[str, Rows]:
+    """Rows in `full` mode: the whole table, with the ids themselves as index."""
+    return {name: Rows(params.tables[name], index) for name, index in model.row_ids(batch, candidates).items()}
+
+
+@partial(jax.jit, static_argnames=("model", "train", "dtype"))
+def _encode(model: Model, params: Params, batch: Batch, key: jax.Array | None, train: bool, dtype: Any) -> jax.Array:
+    return model.encode(params.dense, rows_of(model, params, batch), batch, key=key, train=train, dtype=dtype).h
+
+
+def states(
+    model: Model,
+    params: Params,
+    batch: Batch,
+    *,
+    key: jax.Array | None = None,
+    train: bool = False,
+    dtype: Any = jnp.float32,
+) -> jax.Array:
+    """h [R, T, D], without dropout unless asked for; compiled once a model and shape."""
+    return _encode(model, params, batch, key, train, dtype)
+
+
+@cache
+def built(config: ModelConfig, seed: int = 0) -> tuple[Model, Params]:
+    """A model and parameters none of which is zero or one, so that every parameter matters."""
+    model = make_model(config, SPEC)
+    params = model.init(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params.dense)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return model, Params(jax.tree.unflatten(tree, moved), params.tables)
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    return float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
