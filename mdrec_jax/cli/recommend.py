@@ -7,8 +7,8 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
 
-DESCRIPTION = """Write the best items for the users of a file, or for histories that the dataset does not know. Unknown items
-are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
+DESCRIPTION = """Write the best items for the users of a file, or for histories that the dataset does not know. Items that
+are unknown are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
 
 
 def add_parser(commands: Any) -> None:

@@ -160,7 +160,7 @@ def _with_popularity(
     dataset: Dataset, domain: int, universe: Int32[np.ndarray, "U"], item: Any, score: Any, asked: Int[np.ndarray, "A"]
 ) -> Lists:
     """Fills the lists of those for whom the model found nothing with the most popular items that may be recommended."""
-    mine: Bool[np.ndarray, "N"] = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
+    mine: Bool[np.ndarray, N] = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
     counts = item_counts(dataset, mine)[universe]
     best = np.lexsort((universe, -counts))[: item.shape[1]]
     fallback = [NO_HISTORY] * len(item)
