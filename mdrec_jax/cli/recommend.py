@@ -7,7 +7,7 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
 
-DESCRIPTION = """Write the best items for the users of a file, or for histories that the dataset does not know. Items that
+DESCRIPTION = """Write the best items for users of the dataset, or for histories that it does not know. Items that
 are unknown are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
 
 
