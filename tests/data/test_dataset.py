@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -143,11 +142,13 @@ def run_python(code: str, **options) -> subprocess.Popen:
 
 def test_a_full_disk_leaves_the_old_dataset(tmp_path):
     old = make_dataset(tmp_path / "d", numbered(12, 6, 20))
+    # The limit is set by the child itself: `preexec_fn` would fork this process, whose JAX has threads.
     code = f"""
-import sys
+import resource, sys
 from pathlib import Path
 from mdrec_jax.errors import InputError
 from tests.data.make import make_dataset, numbered
+resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 try:
     make_dataset(Path({str(tmp_path / "d")!r}), numbered(2000, 12, 500))
 except InputError as error:
@@ -155,11 +156,7 @@ except InputError as error:
     sys.exit(error.exit_code)
 """
     for limit in (100, 4_000, 20_000, 90_000):  # the last one lets most files through
-        process = run_python(
-            code,
-            stdout=subprocess.PIPE,
-            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )
+        process = run_python(code.replace("LIMIT,", f"{limit},").replace("LIMIT)", f"{limit})"), stdout=subprocess.PIPE)
         message = process.communicate()[0]
         assert process.returncode == 2, message
         assert "cannot write the dataset" in message
