@@ -1,7 +1,5 @@
 """Packed attention gives what the formula gives, in values and gradients, however the score matrix is cut."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,20 +65,15 @@ def make_weights(case, rows, length, *, heads=2, width=8, seed=1, dtype="float32
     return q, k, v, position, time
 
 
-@functools.cache
-def value_and_gradients(name, implementation):
-    """The compiled function (weights on SEGMENT) -> (output, gradients of some sum of it)."""
-    ahead = np.random.default_rng(5).normal(size=(*SEGMENT.shape, 2, 8))
+def value_and_gradients(weights, segment, case, implementation, tiling=None):
+    ahead = jnp.asarray(np.random.default_rng(5).normal(size=weights[0].shape), weights[0].dtype)
 
     def f(weights):
-        out = attend(weights, SEGMENT, CASES[name], implementation, SMALL)
-        return (out * jnp.asarray(ahead, out.dtype)).sum(), out
+        out = attend(weights, segment, case, implementation, tiling)
+        return (out * ahead).sum(), out
 
-    def run(weights):
-        (_, out), gradients = jax.value_and_grad(f, has_aux=True)(weights)
-        return out, gradients
-
-    return jax.jit(run)
+    (_, out), gradients = jax.jit(jax.value_and_grad(f, has_aux=True))(weights)
+    return out, gradients
 
 
 def assert_close(got, expected, tolerance=3e-6):
@@ -91,9 +84,10 @@ def assert_close(got, expected, tolerance=3e-6):
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_the_formulas(name):
-    weights = make_weights(CASES[name], *SEGMENT.shape)
-    got = value_and_gradients(name, "xla")(weights)
-    assert_close(got, value_and_gradients(name, "reference")(weights))
+    case = CASES[name]
+    weights = make_weights(case, *SEGMENT.shape)
+    got = value_and_gradients(weights, SEGMENT, case, "xla", SMALL)
+    assert_close(got, value_and_gradients(weights, SEGMENT, case, "reference"))
 
 
 @pytest.mark.parametrize("tiling", [None, Tiling(8, 4, 1), Tiling(30, 10, 9000)])
@@ -117,19 +111,19 @@ def test_gradients_are_the_slopes_of_the_function(mode):
 def test_float64_is_computed_in_float64():
     with jax.enable_x64(True):
         weights = make_weights({}, *SEGMENT.shape, dtype="float64")
-        got, expected = (
-            jax.jit(lambda w, name=name: attend(w, SEGMENT, {}, name, Tiling(32, 32, 1 << 20)))(weights)
-            for name in ("xla", "reference")
-        )
+        got, expected = (attend(weights, SEGMENT, {}, name) for name in ("xla", "reference"))
         assert got.dtype == jnp.float64
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("mode", ["softmax", "silu"])
 def test_bfloat16_errs_little_more_than_rounding_its_input(mode):
-    narrow = tuple(None if x is None else x.astype(jnp.bfloat16) for x in make_weights({}, *SEGMENT.shape))
-    exact = value_and_gradients(mode, "reference")(jax.tree.map(lambda x: x.astype(jnp.float32), narrow))
-    got, naive = (value_and_gradients(mode, name)(narrow) for name in ("xla", "reference"))
+    case = {"mode": mode, "window": 20}
+    narrow = tuple(None if x is None else x.astype(jnp.bfloat16) for x in make_weights(case, *SEGMENT.shape))
+    wide = tuple(None if x is None else x.astype(jnp.float32) for x in narrow)
+    exact = value_and_gradients(wide, SEGMENT, case, "reference")
+    naive = value_and_gradients(narrow, SEGMENT, case, "reference")
+    got = value_and_gradients(narrow, SEGMENT, case, "xla", SMALL)
     for x, y, z in zip(*(jax.tree.leaves(tree) for tree in (got, naive, exact)), strict=True):
         assert x.dtype == jnp.bfloat16
         error, allowed = (float(jnp.sqrt(jnp.mean((a.astype(jnp.float32) - z) ** 2))) for a in (x, y))
@@ -143,21 +137,22 @@ def test_time_buckets_are_two_an_octave():
 
 
 def test_a_query_looks_back_from_its_own_time():
-    qkv = arrays(0, 1, 4, 1, 2)
+    q, k, v = arrays(0, 1, 4, 1, 2)
     segment, time = jnp.ones((1, 4), jnp.int32), jnp.asarray([[0, 10, 100, 1000]], jnp.int32)
-    table = np.random.default_rng(0).normal(size=(1, 63)).astype(np.float32)
-    f = jax.jit(lambda t: packed_attention(*qkv, segment, query_time=t, time_bias=table, time=time, scale=0.0))
-    got, values = np.asarray(f(time + 7)), np.asarray(qkv[2][0, :, 0])
-    buckets = np.asarray(time_bucket(time[0, :, None] + 7 - time[0, None, :], 63))
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(1, 63)), jnp.float32)
+    settings = {"time_bias": table, "time": time, "scale": 0.0}
+    got = packed_attention(q, k, v, segment, query_time=time + 7, **settings)
     for t in range(4):
-        weight = np.exp(table[0, buckets[t, : t + 1]])
-        np.testing.assert_allclose(got[0, t, 0], weight @ values[: t + 1] / weight.sum(), rtol=1e-5)
-    assert not np.allclose(got, f(time))
+        ages = [int(time[0, t]) + 7 - int(time[0, s]) for s in range(t + 1)]
+        weight = jax.nn.softmax(table[0, time_bucket(jnp.asarray(ages), 63)])
+        np.testing.assert_allclose(got[0, t, 0], weight @ v[0, : t + 1, 0], rtol=1e-5)
+    assert not np.allclose(got, packed_attention(q, k, v, segment, **settings))
 
 
 def test_the_result_is_the_same_every_time():
-    weights = make_weights(CASES["softmax, biases a head"], *SEGMENT.shape)
-    f = value_and_gradients("softmax, biases a head", "xla")
+    case = CASES["softmax, biases a head"]
+    weights = make_weights(case, *SEGMENT.shape)
+    f = jax.jit(lambda w: value_and_gradients(w, SEGMENT, case, "xla", SMALL))
     for first, second in zip(jax.tree.leaves(f(weights)), jax.tree.leaves(f(weights)), strict=True):
         np.testing.assert_array_equal(first, second)
 

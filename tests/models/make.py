@@ -85,11 +85,7 @@ def rows_of(model: Model, params: Params, batch: Batch, **candidates: Any) -> di
     return {name: Rows(params.tables[name], index) for name, index in model.row_ids(batch, candidates).items()}
 
 
-QUICKLY = {"xla_backend_optimization_level": 0}
-"""Compiler options for programs that run once: compiling them takes half the time."""
-
-
-@partial(jax.jit, static_argnames=("model", "train", "dtype"), compiler_options=QUICKLY)
+@partial(jax.jit, static_argnames=("model", "train", "dtype"))
 def _encode(model: Model, params: Params, batch: Batch, key: jax.Array | None, train: bool, dtype: Any) -> jax.Array:
     return model.encode(params.dense, rows_of(model, params, batch), batch, key=key, train=train, dtype=dtype).h
 

@@ -11,7 +11,7 @@ from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.models.layers import dropout, fold_seeds, keep_mask, row_seeds
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.types import Batch
-from tests.models.make import HSTU, QUICKLY, built, pack, random_sequences, rows_of, states
+from tests.models.make import HSTU, built, pack, random_sequences, rows_of, states
 
 DROPPING = SasrecConfig(
     dim=8,
@@ -120,8 +120,7 @@ def test_masks_do_not_depend_on_how_rows_are_spread_over_devices(config: ModelCo
         return model.encode(params.dense, rows, batch, key=key, train=True, row_offset=first).h
 
     spread = jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("data")), out_specs=jax.P("data"), check_vma=False),
-        compiler_options=QUICKLY,
+        jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("data")), out_specs=jax.P("data"), check_vma=False)
     )
     np.testing.assert_allclose(
         spread(jax.device_put(params, jax.NamedSharding(mesh, jax.P())), batch), whole, rtol=1e-5, atol=1e-5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import Model, ModelConfig
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Params
 from tests.models.make import (
     HSTU,
     SASREC,
@@ -99,7 +99,7 @@ def test_scanned_and_rematerialised_blocks_give_what_plain_ones_give(config: Mod
     for name, option in options.items():
         model, params = built(replace(config, **option))
         loss = jax.value_and_grad(partial(_training_loss, model, params, TWO_ROWS))
-        values[name] = jax.jit(loss, compiler_options=QUICKLY)(params.dense)
+        values[name] = jax.jit(loss)(params.dense)
         programs.add(str(jax.make_jaxpr(loss)(params.dense)))
     assert len(programs) == len(options), "the switches must make different programs"
     for name, value in values.items():
@@ -122,9 +122,7 @@ def test_every_parameter_and_every_input_row_has_a_finite_gradient_that_is_not_z
         real = jnp.asarray(TWO_ROWS.segment > 0)[:, :, None]
         return (jnp.where(real, h, 0) * jnp.cos(jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)).sum()
 
-    dense, table = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=QUICKLY)(
-        params.dense, params.tables["item"]
-    )
+    dense, table = jax.jit(jax.grad(loss, argnums=(0, 1)))(params.dense, params.tables["item"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(dense):
         assert jnp.isfinite(leaf).all(), path
         assert jnp.abs(leaf).max() > 0, path
@@ -155,9 +153,9 @@ def test_types_never_mix_by_accident(config: ModelConfig, dtype) -> None:
 def test_a_float64_model_is_float64_throughout(config: ModelConfig) -> None:
     with jax.enable_x64(True):
         model, params = built(config)
-        narrow = states(model, params, TWO_ROWS, dtype=jnp.float32)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
         wide = states(model, params, TWO_ROWS, dtype=jnp.float64)
+        narrow = states(model, params, TWO_ROWS, dtype=jnp.float32)
         assert wide.dtype == jnp.float64
         real = TWO_ROWS.segment > 0
         assert 0 < relative_error(narrow[real], wide[real]) < 1e-4
@@ -169,12 +167,8 @@ def test_rows_of_any_mode_give_the_same_states(config: ModelConfig) -> None:
     ids, index = np.unique(TWO_ROWS.item, return_inverse=True)
     full = rows_of(model, params, TWO_ROWS)["item"]
     few = replace(full, values=full.values[ids], index={"input": jnp.asarray(index.reshape(TWO_ROWS.item.shape))})
-
-    @partial(jax.jit, compiler_options=QUICKLY)
-    def encode(rows: Rows) -> jax.Array:
-        return model.encode(params.dense, {"item": rows}, TWO_ROWS, key=None, train=False).h
-
-    np.testing.assert_array_equal(encode(few), encode(full))
+    encode = partial(model.encode, params.dense, batch=TWO_ROWS, key=None, train=False)
+    np.testing.assert_array_equal(encode({"item": few}).h, encode({"item": full}).h)
 
 
 def test_item_vectors_are_the_rows_asked_for() -> None:
