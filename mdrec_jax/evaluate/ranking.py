@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, Int64
 from mdrec_kernels.linear_xent import target_rank
 
+from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.queries import query_batches
 from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
-from mdrec_jax.evaluate.scorer import Scorer, item_matrix, states
+from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 CHUNK = 1 << 17
@@ -70,47 +71,39 @@ def _rank_domain(
     """Ranks of the queries of one domain, short histories first: blocks of like length waste little."""
     mine = np.flatnonzero(asked.queries.domain[some] == domain)
     mine = mine[np.argsort(asked.queries.history_length[some[mine]], kind="stable")]
-    universe = asked.universe(domain)
-    # Place 0 stands for "none" where ids are left out, so the universe begins at place 1.
-    items = item_matrix(scorer, np.concatenate([[0], universe]))
-    size = rows_for(scorer.mesh, min(BLOCK, 1 << int(np.ceil(np.log2(max(len(mine), 1))))))
+    num_items = asked.dataset.num_items
+    # A file of candidates may list any item.
+    items = np.arange(FIRST_ITEM, num_items) if asked.fixed is not None else asked.universe(domain)
+    universe = place_items(scorer, items, num_items, domains=asked.dataset.num_domains)
+    size = rows_for(scorer.mesh, min(BLOCK, 1 << (len(asked) - 1).bit_length()))
+    rank = _rank_among if asked.protocol.sampled else _rank_in_all
     for low in range(0, len(mine), size):
         at = mine[low : low + size]
-        block, x = some[at], state[at]
-        if asked.protocol.sampled:
-            rank = _among(scorer, asked, universe, items, block, x, size)
-        else:
-            rank = _in_all(scorer, asked, universe, items, block, x, size)
-        yield asked.ranks(block, rank)
+        yield asked.ranks(some[at], rank(scorer, asked, universe, some[at], state[at], size))
 
 
-def _in_all(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
-    target = places_of(universe, asked.queries.target[block])
+def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
     seen = asked.seen(block)
-    there = seen.keep(np.isin(seen.values, universe))
-    left_out = fill(widened(Ragged(there.offsets, places_of(universe, there.values))), size)
-    args = jax.device_put((fill(x, size), fill(target, size), left_out), by_row(scorer.mesh))
-    higher, ties = _full_rank(scorer.mesh)(items, *args)
-    count = len(block)
-    return rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties)[:, None]
+    places = Ragged(seen.offsets, universe.place[seen.values])
+    left_out = widened(places.keep(places.values > 0))
+    target = universe.place[asked.queries.target[block]]
+    args = jax.device_put(tuple(fill(value, size) for value in (x, target, left_out)), by_row(scorer.mesh))
+    return _ranks(asked, _full_rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
 
 
-def _among(scorer: Scorer, asked: Asked, universe: Any, items: Any, block: Any, x: Any, size: int) -> np.ndarray:
-    target = places_of(universe, asked.queries.target[block])
-    columns = []
+def _rank_among(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
+    target, columns = universe.place[asked.queries.target[block]], []
     for number in range(asked.protocol.draws):
-        candidates = asked.candidates(block, number)
-        place = np.where(candidates > 0, places_of(universe, candidates), 0)
-        args = jax.device_put((fill(x, size), fill(target, size), fill(place, size)), by_row(scorer.mesh))
-        higher, ties = _sampled_rank(scorer.mesh)(items, *args)
-        count = len(block)
-        columns.append(rank_from_counts(np.asarray(higher)[:count], np.asarray(ties)[:count], asked.protocol.ties))
+        candidates = universe.place[asked.candidates(block, number)]
+        args = jax.device_put(tuple(fill(value, size) for value in (x, target, candidates)), by_row(scorer.mesh))
+        counts = _sampled_rank(scorer.mesh)(universe.vectors, universe.count, *args)
+        columns.append(_ranks(asked, counts, len(block)))
     return np.stack(columns, axis=1)
 
 
-def places_of(universe: Int32[np.ndarray, "U"], ids: np.ndarray) -> np.ndarray:
-    """The row of `item_matrix(universe)` that holds each item."""
-    return (np.searchsorted(universe, ids) + 1).astype(np.int32)
+def _ranks(asked: Asked, counts: tuple[Array, Array], number: int) -> np.ndarray:
+    higher, ties = (np.asarray(count)[:number].astype(np.int64) for count in counts)
+    return rank_from_counts(higher, ties, asked.protocol.ties)
 
 
 def widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
@@ -127,37 +120,36 @@ def fill(value: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _full_rank(mesh: Mesh) -> Any:
-    """Compiled: (items, states, targets, left out) -> (higher, ties). Row 0 of the items does not compete."""
+    """Compiled: (vectors, how many compete, states, targets, left out) -> (higher, ties)."""
 
-    def local(items: Array, x: Array, target: Array, left_out: Array) -> tuple[Array, Array]:
-        allowed = (jnp.arange(items.shape[0]) > 0)[None, :]
-        return target_rank(x, items, target, allowed=allowed, exclude=left_out)[:2]
+    def local(vectors: Array, count: Array, x: Array, target: Array, left_out: Array) -> tuple[Array, Array]:
+        return target_rank(x, vectors, target, allowed=competing(vectors, count), exclude=left_out)[:2]
 
     return _split_queries(mesh, local)
 
 
 @lru_cache(maxsize=8)
 def _sampled_rank(mesh: Mesh) -> Any:
-    """Compiled: (items, states, targets, candidates) -> (higher, ties) among the candidates (0 = none)."""
+    """Compiled: (vectors, how many compete, states, targets, candidates) -> (higher, ties) among the candidates."""
 
-    def one(items: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
+    def one(vectors: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
         places = jnp.concatenate([target[None], candidates])
-        scores = jnp.matmul(items[places], x, precision=jax.lax.Precision.HIGHEST)
+        scores = jnp.matmul(vectors[places], x, precision=jax.lax.Precision.HIGHEST)
         own, scores = scores[0], scores[1:]
         counts = (candidates > 0) & (candidates != target)
         # Written so that a score that is not a number never makes a target look good.
         higher = jnp.sum(counts & ~(scores <= own), dtype=jnp.int32)
         return higher, jnp.sum(counts & (scores == own), dtype=jnp.int32)
 
-    def local(items: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
-        return jax.lax.map(lambda query: one(items, *query), (x, target, candidates), batch_size=GATHERED)
+    def local(vectors: Array, count: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
+        del count
+        return jax.lax.map(lambda query: one(vectors, *query), (x, target, candidates), batch_size=GATHERED)
 
     return _split_queries(mesh, local)
 
 
 def _split_queries(mesh: Mesh, local: Any) -> Any:
     whole, split = jax.P(), jax.P(DATA)
-    body = jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, split, split, split), out_specs=(split, split), check_vma=False
-    )
-    return jax.jit(body, in_shardings=(replicated(mesh), *[by_row(mesh)] * 3))
+    specs = (whole, whole, split, split, split)
+    body = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(split, split), check_vma=False)
+    return jax.jit(body, in_shardings=(*[replicated(mesh)] * 2, *[by_row(mesh)] * 3))

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Int64
@@ -19,8 +18,8 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
 from mdrec_jax.evaluate.ragged import Ragged, spans
-from mdrec_jax.evaluate.ranking import fill, places_of, widened
-from mdrec_jax.evaluate.scorer import Scorer, item_matrix, states
+from mdrec_jax.evaluate.ranking import fill, widened
+from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 BLOCK = 1024
@@ -87,10 +86,10 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
     item, score = np.zeros((len(history), k), np.int32), np.zeros((len(history), k), np.float32)
     if len(asked):
         source = _source(scorer, dataset, people, history[asked], domain)
-        matrix = item_matrix(scorer, np.concatenate([[0], universe]))
+        placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
         for some, state in states(scorer, source):
             seen = _taken(known, history[asked[some]]) if not choice.keep_seen else None
-            for part, ids, values in _best(scorer, universe, matrix, state, seen, k):
+            for part, ids, values in _best(scorer, placed, state, seen, k):
                 item[asked[some[part]]], score[asked[some[part]]] = ids, values
     return _with_popularity(dataset, domain, universe, item, score, asked)
 
@@ -126,34 +125,33 @@ def _taken(lists: Ragged, index: Int64[np.ndarray, "B"]) -> Ragged:
 
 
 def _best(
-    scorer: Scorer, universe: Int32[np.ndarray, "U"], matrix: Array, state: Any, seen: Ragged | None, k: int
+    scorer: Scorer, universe: Universe, state: Any, seen: Ragged | None, k: int
 ) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
     """(which people, their items, scores), block by block."""
     size = rows_for(scorer.mesh, BLOCK)
     left_out = np.zeros((len(state), 0), np.int32)
     if seen is not None:
-        here = seen.keep(np.isin(seen.values, universe))
-        left_out = widened(Ragged(here.offsets, places_of(universe, here.values)))
-    with_pad = np.concatenate([[0], universe]).astype(np.int32)
+        places = Ragged(seen.offsets, universe.place[seen.values])
+        left_out = widened(places.keep(places.values > 0))
     for low in range(0, len(state), size):
         part = slice(low, min(low + size, len(state)))
         args = jax.device_put((fill(state[part], size), fill(left_out[part], size)), by_row(scorer.mesh))
-        scores, place = _top(scorer.mesh, k)(matrix, *args)
-        count = part.stop - part.start
-        yield part, with_pad[np.asarray(place)[:count]], np.asarray(scores)[:count]
+        scores, place = _top(scorer.mesh, k)(universe.vectors, universe.count, *args)
+        number = part.stop - part.start
+        yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
 
 
 @lru_cache(maxsize=32)
 def _top(mesh: Mesh, k: int) -> Any:
-    """Compiled: (items, states, left out) -> (scores, places in the items); row 0 of the items does not compete."""
+    """Compiled: (vectors, how many compete, states, left out) -> (scores, rows)."""
 
-    def local(items: Array, x: Array, left_out: Array) -> tuple[Array, Array]:
-        allowed = (jnp.arange(items.shape[0]) > 0)[None, :]
-        return top_k(x, items, k, allowed=allowed, exclude=left_out)
+    def local(vectors: Array, count: Array, x: Array, left_out: Array) -> tuple[Array, Array]:
+        return top_k(x, vectors, k, allowed=competing(vectors, count), exclude=left_out)
 
     whole, split = jax.P(), jax.P(DATA)
-    body = jax.shard_map(local, mesh=mesh, in_specs=(whole, split, split), out_specs=(split, split), check_vma=False)
-    return jax.jit(body, in_shardings=(replicated(mesh), by_row(mesh), by_row(mesh)))
+    specs = (whole, whole, split, split)
+    body = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(split, split), check_vma=False)
+    return jax.jit(body, in_shardings=(*[replicated(mesh)] * 2, *[by_row(mesh)] * 2))
 
 
 def _with_popularity(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Int32, Int64
+from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
@@ -19,6 +19,8 @@ from mdrec_jax.types import Batch, Params, Queries, Rows
 
 AHEAD = 4
 """Batches whose states are awaited at once: the next ones are packed while these are worked out."""
+FEW_DOMAINS = 4
+"""Up to so many domains each have programs compiled for their own number of items."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,47 @@ def _encoder(model: Model, mesh: Mesh, dtype: Any) -> Any:
 
     whole, split = jax.P(), jax.P(DATA)
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False))
+
+
+@dataclass(frozen=True)
+class Universe:
+    """Items that compete, on the devices: item `ids[p]` is row p of `vectors`, for p = 1 .. count.
+
+    Row 0 stands for "none"; it and the rows behind the last item never compete. Use `place_items`.
+    """
+
+    ids: Int32[np.ndarray, "W"]
+    place: Int32[np.ndarray, "V"]
+    """The row of every item of the catalogue; 0 where it does not compete."""
+    vectors: Float[Array, "W D"]
+    count: Int32[Array, ""]
+
+
+def place_items(scorer: Scorer, items: Int[np.ndarray, "U"], num_items: int, *, domains: int = 1) -> Universe:
+    """Gathers the vectors of some items.
+
+    Args:
+        items: ids, ascending.
+        num_items: V.
+        domains: how many such universes there will be. Where they are many, lengths are rounded up, so that fewer
+            programs are compiled.
+    """
+    length = len(items) + 1
+    if domains > FEW_DOMAINS:
+        power = 1 << max(3, (length - 1).bit_length())
+        length = power * 3 // 4 if length <= power * 3 // 4 else power
+    ids = np.zeros(length, np.int32)
+    ids[1 : len(items) + 1] = items
+    place = np.zeros(num_items, np.int32)
+    place[items] = np.arange(1, len(items) + 1)
+    count = jax.device_put(np.int32(len(items)), replicated(scorer.mesh))
+    return Universe(ids, place, item_matrix(scorer, ids), count)
+
+
+def competing(vectors: Float[Array, "W D"], count: Int32[Array, ""]) -> Bool[Array, "1 W"]:
+    """Which rows of a universe compete."""
+    row = jnp.arange(vectors.shape[0])
+    return ((row > 0) & (row <= count))[None, :]
 
 
 def item_matrix(scorer: Scorer, ids: Int[np.ndarray, "U"]) -> Float[Array, "U D"]:

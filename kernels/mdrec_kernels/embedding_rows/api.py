@@ -71,6 +71,11 @@ def lookup(
     return values, unique, index
 
 
+def init_sgd(table: Float[Array, "V D"]) -> SgdSlots:  # noqa: ARG001 - one form for all rules
+    """Slots of SGD: none."""
+    return SgdSlots()
+
+
 def init_adagrad(table: Float[Array, "V D"], *, initial: float = 0.1) -> AdagradSlots:
     """Slots of row-wise Adagrad; `initial` keeps the first steps from being lr whatever the gradient's size."""
     return AdagradSlots(jnp.full((table.shape[0],), initial, np.promote_types(table.dtype, np.float32)))
@@ -136,7 +141,7 @@ def update_sgd(
 
     Args:
         table: [V, D]; donate it (and the slots) to the surrounding `jax.jit` and it is updated in place.
-        slots: `SgdSlots()`, which is empty.
+        slots: `init_sgd(table)`, which is empty.
         unique_ids: distinct and ascending, those >= V name no row: what `lookup` returned.
         row_grads: the gradient of the loss with respect to the values that `lookup` returned.
         lr: learning rate, a number or a scalar array.

@@ -111,3 +111,13 @@ def for_each_group(plan: Plan, cut: Cut, body: Callable[[Any, Int[Array, "G"], A
         state = jax.lax.fori_loop(0, groups, step, state)
         done += groups * size
     return state
+
+
+def executed(plan: Plan, cut: Cut) -> int:
+    """How many scores a head computes for this plan: what to hold beside the pairs that segments have."""
+    done, scores = 0, 0
+    for width, size, needing in reversed(list(zip(cut.widths, cut.group_sizes, plan.needing.tolist(), strict=True))):
+        groups = -(-max(needing - done, 0) // size)
+        scores += groups * size * cut.block * width
+        done += groups * size
+    return scores
