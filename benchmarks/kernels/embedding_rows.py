@@ -55,7 +55,9 @@ def best_of(rounds: int, f: Callable, state: Any, *rest: Any) -> tuple[float, fl
         start = time.perf_counter()
         state = jax.block_until_ready(run(state, *rest))
         fastest = min(fastest, time.perf_counter() - start)
-    return fastest, run.memory_analysis().temp_size_in_bytes / 2**20
+    memory = run.memory_analysis()
+    assert memory is not None
+    return fastest, memory.temp_size_in_bytes / 2**20
 
 
 def measure(shape: Shape, rounds: int) -> list[Row]:
@@ -73,7 +75,10 @@ def measure(shape: Shape, rounds: int) -> list[Row]:
     timed["optax adam, dense"] = best_of(rounds, dense_adam, (table, optax.adam(1e-3).init(table)), gradient)
     table = jnp.zeros((shape.V, shape.D))
     timed["dense_adam"] = best_of(
-        rounds, lambda state, grad: er.dense_adam(*state, grad, 1e-3), (table, er.init_adam(table)), gradient
+        rounds,
+        lambda state, grad: er.dense_adam(state[0], state[1], grad, 1e-3),
+        (table, er.init_adam(table)),
+        gradient,
     )
     del gradient
     for name, (update, init) in RULES.items():

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Int32, Int64
+from jaxtyping import Array, Float, Int, Int32, Int64
 from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.data.dataset import Dataset
@@ -158,7 +158,7 @@ def _with_popularity(
     dataset: Dataset, domain: int, universe: Int32[np.ndarray, "U"], item: Any, score: Any, asked: Int[np.ndarray, "A"]
 ) -> Lists:
     """Fills the lists of those for whom the model found nothing with the most popular items that may be recommended."""
-    mine: Bool[np.ndarray, N] = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
+    mine = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
     counts = item_counts(dataset, mine)[universe]
     best = np.lexsort((universe, -counts))[: item.shape[1]]
     fallback = [NO_HISTORY] * len(item)

@@ -95,13 +95,14 @@ def _validation(setup: Setup) -> Validate:
     names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))
 
     def validate(state: TrainState) -> dict[str, float]:
-        ranks = rank_queries(_scorer(setup, state.params), asked)
+        ranks = rank_queries(scorer_of(setup, state.params), asked)
         return mean_metrics(ranks, names, setup.dataset.manifest.domains)
 
     return validate
 
 
-def _scorer(setup: Setup, params: Params) -> Scorer:
+def scorer_of(setup: Setup, params: Params) -> Scorer:
+    """Parameters of a set-up run, ready to be asked."""
     dtype = compute_dtype(setup.config.precision.compute)
     return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
 
@@ -143,7 +144,7 @@ class TrainedRun:
 
     @property
     def scorer(self) -> Scorer:
-        return _scorer(self.setup, self.params)
+        return scorer_of(self.setup, self.params)
 
 
 def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:

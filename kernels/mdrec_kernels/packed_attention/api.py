@@ -76,12 +76,13 @@ def packed_attention(
         dropout_rate=float(dropout_rate),
     )
     _check(q, k, v, segment, spec, normalizer, position_bias, time_bias, time)
-    timed, dropping = time_bias is not None, dropout_keys is not None and dropout_rate > 0
+    timed = time_bias is not None
+    keys = dropout_keys if dropout_rate > 0 else None
     places = Places(
         segment=segment,
         query_time=(time if query_time is None else query_time) if timed else None,
         key_time=time if timed else None,
-        seeds=dropout.row_seeds(dropout_keys) if dropping else None,
+        seeds=None if keys is None else dropout.row_seeds(keys),
     )
     weights = Weights(q, k, v, *(_on_every_device(table, segment) for table in (position_bias, time_bias)))
     forms = {

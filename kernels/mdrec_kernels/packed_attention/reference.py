@@ -28,7 +28,7 @@ def attend(spec: Spec, weights: Weights, places: Places) -> Float[Array, "R T H 
     scores = spec.scale * jnp.einsum("rthk,rshk->rhts", q, k)
     if weights.position_bias is not None:
         scores += bias.position_tile(weights.position_bias, column[:, None] - column[None, :])[None]
-    if weights.time_bias is not None:
+    if weights.time_bias is not None and places.query_time is not None and places.key_time is not None:
         seconds = places.query_time[:, :, None] - places.key_time[:, None, :]
         scores += bias.time_tile(weights.time_bias, bias.time_bucket(seconds, weights.time_bias.shape[1]))
     mask = visible(spec, places)[:, None]

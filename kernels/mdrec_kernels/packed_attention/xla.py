@@ -89,7 +89,7 @@ def _read(
     query = (block * cut.block)[:, None] + _columns(cut.block)[None]
     key = first_key[:, None] + _columns(width)[None]
     bucket = keep = None
-    if weights.time_bias is not None:
+    if weights.time_bias is not None and places.query_time is not None and places.key_time is not None:
         since, until = jax.lax.optimization_barrier((keys(places.key_time), queries(places.query_time)))
         bucket = bias.time_bucket(until[:, :, None] - since[:, None, :], weights.time_bias.shape[1])
     if places.seeds is not None:
@@ -124,7 +124,7 @@ def _scores(spec: Spec, group: Group, band: Array | None, time_bias: Array | Non
     scores = spec.scale * jnp.einsum("ghtk,ghsk->ghts", group.q, group.k, preferred_element_type=dtype)
     if band is not None:
         scores += band[None, :, :, -scores.shape[3] :].astype(dtype)
-    if time_bias is not None:
+    if time_bias is not None and group.bucket is not None:
         scores += bias.time_tile(time_bias, group.bucket).astype(dtype)
     return jnp.where(group.visible, scores, MASKED)
 
@@ -206,25 +206,26 @@ def _backward(
         dk, dv = (_add(x, group.key_steps, _heads_first(y)) for x, y in ((dk, d_k), (dv, d_v)))
         if d_band is not None:
             d_band = d_band.at[:, :, -width:].add(_over_heads(d_scores, d_band).sum(0).astype(d_band.dtype))
-        if d_time is not None:
+        if d_time is not None and group.bucket is not None:
             tile = _over_heads(d_scores, d_time).astype(d_time.dtype)
             d_time += bias.time_gradient(tile, group.bucket, d_time.shape[1])
         return dq, dk, dv, d_band, d_time
 
     steps = (sizes.rows * sizes.length // sizes.step, sizes.step, *shape[2:])
     d_band, d_time = (None if x is None else _zeros(x.shape, x.dtype, places) for x in (band, weights.time_bias))
-    state = _zeros(kept[0].shape, dtype, places), _zeros(steps, dtype, places), _zeros(steps, dtype, places)
-    *dqkv, d_band, d_time = for_each_group(work, sizes, body, (*state, d_band, d_time))
+    dq, dk, dv = (_zeros(size, dtype, places) for size in (kept[0].shape, steps, steps))
+    dq, dk, dv, d_band, d_time = for_each_group(work, sizes, body, (dq, dk, dv, d_band, d_time))
     far = sizes.widths[-1] - sizes.block
     d_position = None if d_band is None else bias.position_gradient(d_band, far, distances)
-    return Weights(*(_uncut(x, shape).astype(weights.q.dtype) for x in dqkv), d_position, d_time)
+    dq, dk, dv = (_uncut(x, shape).astype(weights.q.dtype) for x in (dq, dk, dv))
+    return Weights(dq, dk, dv, d_position, d_time)
 
 
 def _slopes(
     spec: Spec, scores: Array, log_sum: Array | None, out: Array, d_out: Array, d_weight: Array
 ) -> tuple[Array, Array]:
     """The weights again, and the gradient of the scores from that of the weights."""
-    if spec.mode == "softmax":
+    if log_sum is not None:  # softmax
         weight = jnp.exp(scores - log_sum[..., None])
         # sum_s weight_s d_weight_s, which the output knows already
         return weight, weight * (d_weight - (out.astype(scores.dtype) * d_out.astype(scores.dtype)).sum(-1)[..., None])
@@ -251,8 +252,9 @@ def _cut(spec: Spec, tiling: Tiling, weights: Weights, places: Places) -> tuple[
     rows, length, heads, _ = weights.q.shape
     sizes = cut(rows, length, heads, spec, tiling)
     q, k, v, segment = (_pad(x, sizes) for x in (weights.q, weights.k, weights.v, places.segment))
-    times = (None if x is None else _pad(x, sizes) for x in (places.query_time, places.key_time))
-    return sizes, Weights(q, k, v, weights.position_bias, weights.time_bias), Places(segment, *times, places.seeds)
+    query_time, key_time = (None if x is None else _pad(x, sizes) for x in (places.query_time, places.key_time))
+    padded = Places(segment, query_time, key_time, places.seeds)
+    return sizes, Weights(q, k, v, weights.position_bias, weights.time_bias), padded
 
 
 def _uncut(x: Array, shape: tuple[int, ...]) -> Float[Array, "R T H K"]:
@@ -270,7 +272,8 @@ def _attend_forward(spec: Spec, tiling: Tiling, weights: Weights, places: Places
 
 
 def _attend_backward(spec: Spec, tiling: Tiling, kept: tuple, d_out: Array) -> tuple[Weights, None]:
-    return _backward(spec, tiling, *kept, d_out), None
+    weights, places, out, logs = kept
+    return _backward(spec, tiling, weights, places, out, logs, d_out), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,89 @@
+"""`mdrec bench`: how fast a run's input, step and evaluation are on this machine."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.errors import EXIT_OK
+
+WHAT = ("input", "step", "train", "evaluate")
+DESCRIPTION = """Time a run's parts and write nothing: input (batches alone), step (the compiled step alone), train
+(both, as a run has them), evaluate (ranks over the whole catalogue). Any field of the configuration can be set, as in
+`mdrec train`."""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("bench", help="time input, step and evaluation", description=DESCRIPTION)
+    parser.add_argument("what", nargs="?", choices=(*WHAT, "all"), default="all", metavar="WHAT", help="|".join(WHAT))
+    parser.add_argument("--preset", default="quickstart", help="a preset, or a .py file with config()")
+    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the synthetic world)")
+    parser.add_argument("--smoke", action="store_true", help="the preset's small form")
+    parser.add_argument("--rounds", type=int, default=40, help="batches that are timed (default: 40)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures with machine and versions; - = standard output")
+    parser.set_defaults(run=run, takes_overrides=True, resume=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mdrec_jax.cli.train import configure, synthetic_world
+    from mdrec_jax.data.dataset import open_dataset
+    from mdrec_jax.errors import InputError
+    from mdrec_jax.files import write_json
+    from mdrec_jax.train.bench import bench
+    from mdrec_jax.train.setup import Setup
+
+    if args.rounds < 1:
+        raise InputError("nothing to time", column="--rounds", found=args.rounds, expected=">= 1")
+    setup = Setup.of(configure(args), open_dataset(args.data or synthetic_world()))
+    speeds = bench(setup, WHAT if args.what == "all" else (args.what,), args.rounds)
+    record = {
+        "config": setup.config.hash(),
+        "dataset": setup.dataset.hash,
+        **_machine(),
+        "speeds": [asdict(one) for one in speeds],
+    }
+    if args.json == "-":
+        print(json.dumps(record, indent=2))
+        return EXIT_OK
+    if args.json:
+        write_json(Path(args.json), record)
+        print(f"wrote {args.json}", file=sys.stderr)
+    _show(speeds, record)
+    return EXIT_OK
+
+
+def _machine() -> dict[str, Any]:
+    import os
+    import platform
+    from importlib.metadata import version
+
+    import jax
+
+    return {
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in ("mdrec-jax", "jax", "jaxlib")},
+    }
+
+
+def _show(speeds: list[Any], record: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for name in ("part", "a second", "ms a round", "rounds", "first, s", "peak MiB"):
+        table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
+    for one in speeds:
+        rate = f"{one.per_second:,.0f} {one.unit}"
+        cells = (f"{one.milliseconds:,.1f}", str(one.rounds), f"{one.first_seconds:.1f}", f"{one.peak_mib:,.0f}")
+        table.add_row(one.part, rate, *cells)
+    Console().print(table)
+    devices, versions = record["devices"], record["versions"]
+    print(
+        f"{len(devices)} x {devices[0]}, {record['cores']} cores, {record['machine']}, jax {versions['jax']}; "
+        f"config {record['config'][:12]}, data set {record['dataset'][:12]}"
+    )

@@ -1,0 +1,107 @@
+"""What a run folder holds: how far it came, how it went, how fast it was."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.codec import flatten
+from mdrec_jax.config import RunConfig, load_preset, read_config
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.results import Results, read_results
+from mdrec_jax.train.journal import read_lines
+from mdrec_jax.train.run_folder import RunFolder, differences
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """
+    Args:
+        data: path and hash of the data set.
+        versions: of the libraries it ran with.
+        changed: fields of the configuration that differ from the default run's: name -> value.
+        checkpoints: steps, ascending.
+        step: the last step that the journal knows.
+        loss: of the last window of steps; None before the first.
+        validation: metric -> value at each look: (step, values).
+        targets_per_second: at the end of the journal; None before the first window.
+        results: the evaluations in the folder.
+    """
+
+    config: RunConfig
+    data: dict[str, str]
+    versions: dict[str, str]
+    changed: dict[str, Any]
+    checkpoints: tuple[int, ...]
+    step: int
+    loss: float | None
+    validation: tuple[tuple[int, dict[str, float]], ...]
+    targets_per_second: float | None
+    results: tuple[Results, ...]
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """(step, value) of the best look by the run's metric; of equal ones the first."""
+        metric = self.config.train.metric
+        looks = [(step, values[metric]) for step, values in self.validation]
+        return max(looks, key=lambda look: look[1]) if looks else None
+
+
+def summarise_run(path: Path) -> RunSummary:
+    """Reads a run folder; it may belong to a run that is still going.
+
+    Raises:
+        InputError: no run there.
+    """
+    folder = RunFolder(path)
+    if not folder.holds_a_run():
+        raise InputError("no run here", file=path, expected=f"a folder with {folder.config.name}")
+    config = read_config(folder.config)
+    record = json.loads(folder.config.read_text(encoding="utf-8"))
+    lines = _lines(folder.metrics)
+    looks = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    rates = [line["targets_per_second"] for line in _lines(folder.timing) if line["kind"] == "train"]
+    steps = sorted(int(p.name) for p in folder.checkpoints.glob("*") if p.name.isdigit())
+    usual = differences(load_preset("quickstart").to_plain(), record["config"])
+    return RunSummary(
+        config=config,
+        data=record["dataset"],
+        versions=record["versions"],
+        changed={name: new for name, (_, new) in usual.items() if name in flatten(record["config"])},
+        checkpoints=tuple(steps),
+        step=max((line["step"] for line in lines), default=0),
+        loss=losses[-1] if losses else None,
+        validation=looks,
+        targets_per_second=rates[-1] if rates else None,
+        results=tuple(read_results(file) for file in sorted(folder.evaluation.glob("*.json"))),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return read_lines(path) if path.exists() else []
+
+
+def _values(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name not in ("step", "kind")}
+
+
+def run_lines(path: Path, summary: RunSummary) -> list[str]:
+    """The summary for people, line by line."""
+    config, metric, best = summary.config, summary.config.train.metric, summary.best
+    lines = [
+        f"{path}: {type(config.model).__name__.removesuffix('Config').lower()}, seed {config.seed}, "
+        f"config {config.hash()}",
+        f"data {summary.data['path']}, hash {summary.data['hash'][:12]}",
+        "versions " + ", ".join(f"{name} {number}" for name, number in summary.versions.items()),
+        f"step {summary.step:,}, checkpoints "
+        + (", ".join(f"{step:,}" for step in summary.checkpoints) if summary.checkpoints else "none"),
+    ]
+    if summary.loss is not None and summary.targets_per_second is not None:
+        lines.append(f"last loss {summary.loss:.4f}, {summary.targets_per_second:,.0f} targets/s")
+    if best is not None:
+        course = " ".join(f"{values[metric]:.4f}" for _, values in summary.validation)
+        lines += [f"validation {metric}: best {best[1]:.4f} at step {best[0]:,}", f"  {course}"]
+    if summary.changed:
+        lines.append("other than quickstart's: " + ", ".join(f"{n}={v}" for n, v in summary.changed.items()))
+    return lines

@@ -1,0 +1,67 @@
+"""`mdrec inspect RUN` and `mdrec bench`: what they print, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mdrec_jax.cli.main import main
+from mdrec_jax.config import RunConfig
+from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
+from mdrec_jax.train.inspect import summarise_run
+from mdrec_jax.train.run import evaluate_runs, fit, load_run, write_evaluation
+from mdrec_jax.train.run_folder import RunFolder
+
+SMALL = ("--model.dim", "16", "--batching.rows", "8")
+
+
+def test_inspect_tells_how_a_run_went(
+    small_run: RunConfig, small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    fit(small_run, open_dataset(small_world), folder)
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    looks = [line for line in lines if line["kind"] == "validation"]
+    summary = summarise_run(folder.path)
+    assert summary.step == lines[-1]["step"]
+    assert [step for step, _ in summary.validation] == [line["step"] for line in looks]
+    assert summary.best == max(((line["step"], line["ndcg@10"]) for line in looks), key=lambda look: look[1])
+    assert summary.changed["model.dim"] == 16
+    assert summary.checkpoints[-1] == summary.step
+    results, ranks = evaluate_runs([load_run(folder.path)])
+    write_evaluation(folder, results, ranks)
+    assert main(["inspect", str(folder.path)]) == 0
+    out = capsys.readouterr().out
+    for text in ("sasrec, seed 0", "model.dim=16", "[popularity]", f"step {summary.step:,}", "targets/s"):
+        assert text in out
+
+
+def test_a_run_is_found_before_its_first_step(small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    fit(small_run, open_dataset(small_world), folder)
+    for path in (folder.metrics, folder.timing):
+        path.unlink()
+    summary = summarise_run(folder.path)
+    assert (summary.step, summary.loss, summary.best) == (0, None, None)
+    with pytest.raises(InputError, match="no run here"):
+        summarise_run(tmp_path)
+
+
+def test_bench_measures_every_part(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speeds.json"
+    given = ["bench", "all", "--data", str(small_world), "--rounds", "3", "--json", str(file), *SMALL]
+    assert main(given) == 0
+    record = json.loads(file.read_text())
+    assert [one["part"] for one in record["speeds"]] == ["input", "step", "train", "evaluate"]
+    targets = {one["part"]: one["per_second"] * one["milliseconds"] / 1e3 for one in record["speeds"]}
+    assert targets["evaluate"] == pytest.approx(open_dataset(small_world).manifest.counts.roles["test"])
+    assert 0 < targets["step"] <= 3 * 8 * 128
+    assert all(one["peak_mib"] > 0 for one in record["speeds"])
+    assert "users" in capsys.readouterr().out
+
+
+def test_bench_refuses_what_it_does_not_know(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "everything", "--data", str(small_world)]) == EXIT_BAD_INPUT
+    assert main(["bench", "step", "--data", str(small_world), "--rounds", "0"]) == EXIT_BAD_INPUT
+    assert "--rounds" in capsys.readouterr().err
