@@ -37,6 +37,7 @@ class Case:
     domains: int
     split: str
     config: BatchingConfig
+    items: int = ITEMS
 
 
 BEAUTY = (400_000, 5, 8.9)
@@ -70,21 +71,21 @@ def write_case(case: Case, out: Path) -> Dataset:
     columns = {
         "sequence_offsets": offsets,
         "sequence_user": np.arange(case.users, dtype=np.int32),
-        "item": rng.integers(2, ITEMS + 2, events).astype(np.int32),
+        "item": rng.integers(2, case.items + 2, events).astype(np.int32),
         "domain": domain,
         "event": rng.integers(len(EVENT_TYPES), size=events).astype(np.int16),
         "time": clock.astype(np.int64),
         "role": assign_roles(parse_split(case.split), offsets, domain, everything, clock, None),
     }
     names = tuple(f"domain{index}" for index in range(case.domains))
-    items = pl.DataFrame({"id": np.arange(2, ITEMS + 2, dtype=np.int32)})
+    items = pl.DataFrame({"id": np.arange(2, case.items + 2, dtype=np.int32)})
     with writing(out) as folder:
         write_columns(folder, columns)
         write_tables(folder, pl.DataFrame({"raw": [""]}), names, (items,) * case.domains)
         files = stored_files(folder)
         Manifest(
             schema=SCHEMA, source="random", created_by="benchmarks/input.py", sources=(), files=files, domains=names,
-            event_types=EVENT_TYPES, counts=Counts(case.users, case.users, events, ITEMS, {}, {}, {}),
+            event_types=EVENT_TYPES, counts=Counts(case.users, case.users, events, case.items, {}, {}, {}),
             split={"rule": case.split}, filters={}, tie="file", seed=0, items_across="shared", has_time=True,
             ordered=True, time_origin=int(clock.min()), parent=None, hash=combined_hash(files),
         ).write(folder)  # fmt: skip

@@ -1,0 +1,79 @@
+"""Bars of one metric from results files, with 95 % intervals, floors in grey and published figures hatched.
+
+    python benchmarks/plot.py --out benchmarks/results.png [--metric ndcg@10] TITLE=RESULTS[,RESULTS...] ...
+        [--published TITLE:NAME=VALUE ...]
+
+A panel for each title; rows of the domain `all`. Needs matplotlib.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from mdrec_jax.evaluate.results import FLOORS, Results, read_results
+
+OURS, FLOOR, PUBLISHED, BOUND = "#1f6f8b", "#b8bec4", "#ffffff", "#dfe6d8"
+
+
+def bars(
+    results: list[Results], metric: str, published: dict[str, float]
+) -> list[tuple[str, float, float, float, str]]:
+    """(name, value, low, high, colour), lowest first; equal names of several files are shown once."""
+    rows: dict[str, tuple[str, float, float, float, str]] = {}
+    for one in results:
+        for row in one.rows:
+            if row.domain == "all":
+                low, high = row.interval.get(metric, (row.metrics[metric],) * 2)
+                colour = FLOOR if row.model in FLOORS else BOUND if row.model == "oracle" else OURS
+                seeds = f" ({len(one.seeds)} seeds)" if colour == OURS and len(one.seeds) > 1 else ""
+                rows[row.model] = (row.model + seeds, row.metrics[metric], low, high, colour)
+    for name, value in published.items():
+        rows[name] = (name, value, value, value, PUBLISHED)
+    return sorted(rows.values(), key=lambda row: row[1])
+
+
+def panel(axes: Axes, title: str, rows: list[Bar], metric: str) -> None:
+    for place, (_, value, low, high, colour) in enumerate(rows):
+        hatch = "///" if colour == PUBLISHED else None
+        axes.barh(place, value, color=colour, edgecolor="#5a6570", linewidth=0.7, hatch=hatch, height=0.68)
+        if high > low:
+            axes.plot([low, high], [place, place], color="#20262b", linewidth=1.4)
+        axes.text(max(value, high), place, f"  {value:.4f}".replace("0.", "."), va="center", fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlim(0, 1.2 * max(row[3] for row in rows))
+    axes.set_xlabel(metric.upper(), fontsize=8.5)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("panels", nargs="+", metavar="TITLE=RESULTS,...")
+    parser.add_argument("--published", nargs="*", default=[], metavar="TITLE:NAME=VALUE")
+    parser.add_argument("--metric", default="ndcg@10")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    figure, axes = plt.subplots(1, len(args.panels), figsize=(4.2 * len(args.panels), 2.9), squeeze=False)
+    for place, given in zip(axes[0], args.panels, strict=True):
+        title, _, files = given.partition("=")
+        published = {}
+        for entry in args.published:
+            where, _, rest = entry.partition(":")
+            name, _, value = rest.rpartition("=")
+            if where == title:
+                published[name] = float(value)
+        results = [read_results(Path(file)) for file in files.split(",")]
+        panel(place, title, bars(results, args.metric, published), args.metric)
+    figure.tight_layout(w_pad=2.5)
+    figure.savefig(args.out, dpi=110)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
