@@ -20,11 +20,13 @@ from mdrec_jax.evaluate.results import FLOORS, Results, read_results
 OURS, FLOOR, PUBLISHED, BOUND = "#1f6f8b", "#b8bec4", "#ffffff", "#dfe6d8"
 
 
-def bars(
-    results: list[Results], metric: str, published: dict[str, float]
-) -> list[tuple[str, float, float, float, str]]:
-    """(name, value, low, high, colour), lowest first; equal names of several files are shown once."""
-    rows: dict[str, tuple[str, float, float, float, str]] = {}
+type Bar = tuple[str, float, float, float, str]
+"""(name, value, low, high, colour)."""
+
+
+def bars(results: list[Results], metric: str, published: dict[str, float]) -> list[Bar]:
+    """Lowest first; equal names of several files are shown once."""
+    rows: dict[str, Bar] = {}
     for one in results:
         for row in one.rows:
             if row.domain == "all":

@@ -7,14 +7,27 @@ mdrec train beauty --data data/beauty
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
 
 
 def config() -> RunConfig:
     return RunConfig(
-        batching=BatchingConfig(rows=64, row_length=64, max_length=50),
-        model=SasrecConfig(dim=64, layers=2, heads=1, max_length=50, embedding_dropout=0.3, residual_dropout=0.3),
-        train=TrainConfig(epochs=30, patience=4),
+        batching=BatchingConfig(rows=16, row_length=64, max_length=50),
+        model=SasrecConfig(
+            dim=128,
+            layers=1,
+            heads=2,
+            max_length=50,
+            embedding_dropout=0.5,
+            residual_dropout=0.3,
+            embedding_scale=16.0,
+            scores="cosine",
+            temperature=0.07,
+        ),
+        optim=OptimConfig(schedule=ScheduleConfig(kind="linear", decay_steps=2650)),
+        train=TrainConfig(epochs=21, evaluate_every=3, patience=0),
     )
 
 

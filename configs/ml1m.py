@@ -7,14 +7,31 @@ mdrec train ml1m --data data/ml1m
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
 
 
 def config() -> RunConfig:
     return RunConfig(
-        batching=BatchingConfig(rows=16, row_length=256, max_length=200, window="all"),
-        model=SasrecConfig(dim=128, layers=2, heads=2, max_length=200),
-        train=TrainConfig(epochs=60, patience=8),
+        batching=BatchingConfig(rows=8, row_length=400, max_length=200, window="all"),
+        model=SasrecConfig(
+            dim=128,
+            layers=2,
+            heads=2,
+            max_length=200,
+            embedding_dropout=0.3,
+            residual_dropout=0.3,
+            embedding_scale=11.3,
+            scores="cosine",
+            temperature=0.07,
+        ),
+        optim=OptimConfig(
+            dense=DenseConfig(learning_rate=2e-3),
+            table=TableConfig(learning_rate=2e-3),
+            schedule=ScheduleConfig(kind="linear", warmup_steps=100, decay_steps=12_300),
+        ),
+        train=TrainConfig(epochs=40, evaluate_every=2, patience=0),
     )
 
 

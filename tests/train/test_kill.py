@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from mdrec_jax.config import RunConfig
+from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.train.run import fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 
 PRESET = """
 import json
-from mdrec_jax.config import RunConfig
+from mdrec_jax.config import RunConfig, replace
 
 def config():
     return RunConfig.from_plain(json.loads({text!r}))
@@ -31,29 +31,39 @@ def command(preset: Path, world: Path, run: Path, *more: str) -> list[str]:
     return [*base, "--hardware.data", "1", *more]
 
 
-def kill_somewhere(arguments: list[str], run: Path, chance: random.Random) -> bool:
-    """Start the run and kill it a random while after its first checkpoint; whether it was still running."""
+def kill_somewhere(arguments: list[str], run: Path, chance: random.Random, seconds: float) -> bool:
+    """Start the run and kill it at a random moment behind its next checkpoint; whether it was still running."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    before = len(list((run / "checkpoints").glob("*"))) if (run / "checkpoints").exists() else 0
-    while process.poll() is None and len(list((run / "checkpoints").glob("*"))) <= before:
-        time.sleep(0.02)
-    time.sleep(chance.random() * 1.5)
+    before = newest_checkpoint(run)
+    while process.poll() is None and newest_checkpoint(run) <= before:
+        time.sleep(0.005)
+    time.sleep(chance.random() * seconds)
     alive = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     return alive
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_kills_leave_no_trace(kills: int, small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:
+def newest_checkpoint(run: Path) -> int:
+    """The largest step of which something is there, finished or not; -1 without any."""
+    names = (path.name.split(".")[0] for path in (run / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=-1)
+
+
+@pytest.mark.parametrize(("kills", "epochs"), [(1, 2.0), pytest.param(10, 40.0, marks=pytest.mark.slow)])
+def test_kills_leave_no_trace(
+    kills: int, epochs: float, small_run: RunConfig, small_world: Path, tmp_path: Path
+) -> None:
     preset = tmp_path / "preset.py"
-    preset.write_text(PRESET.format(text=json.dumps(small_run.to_plain())))
+    run = replace(small_run, train={"epochs": epochs})
+    preset.write_text(PRESET.format(text=json.dumps(run.to_plain())))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(preset, small_world, whole), check=True, capture_output=True)
-    chance = random.Random(kills)
-    kill_somewhere(command(preset, small_world, broken), broken, chance)
-    for _ in range(kills - 1):
-        kill_somewhere(command(preset, small_world, broken, "--resume"), broken, chance)
+    chance, hits = random.Random(kills), 0
+    for number in range(kills):
+        resume = ("--resume",) if number else ()
+        hits += kill_somewhere(command(preset, small_world, broken, *resume), broken, chance, 0.5)
+    assert hits == kills
     subprocess.run(command(preset, small_world, broken, "--resume"), check=True, capture_output=True)
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     one, other = load_run(whole), load_run(broken)
