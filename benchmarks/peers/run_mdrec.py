@@ -95,6 +95,7 @@ def _config(task: Task, log: Log) -> Any:
             attention_dropout=task.dropout,
             ffn_dropout=task.dropout,
             residual_dropout=task.dropout,
+            embedding_scale=task.dim**0.5,
         ),
         loss=NextItemConfig(kind="softmax" if task.loss == "softmax" else "sampled_softmax", negatives=task.negatives),
         optim=OptimConfig(

@@ -65,3 +65,27 @@ def test_bench_refuses_what_it_does_not_know(small_world: Path, capsys: pytest.C
     assert main(["bench", "everything", "--data", str(small_world)]) == EXIT_BAD_INPUT
     assert main(["bench", "step", "--data", str(small_world), "--rounds", "0"]) == EXIT_BAD_INPUT
     assert "--rounds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--model.no-such-field", "3"), "--model.no-such-field"),
+        (("--batching.rows", "0"), "batching.rows"),
+        (("--model.heads", "3"), "model.heads"),
+        (("--optim.schedule.kind", "steep"), "steep"),
+        (("--model.dim", "wide"), "--model.dim"),
+    ],
+)
+def test_a_field_that_does_not_exist_or_is_out_of_range_stops_before_work(
+    given: tuple[str, str], said: str, small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "quickstart", "--data", str(small_world), "--run", str(run), *given]) == EXIT_BAD_INPUT
+    assert said in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_preset_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "no-such-preset"]) == EXIT_BAD_INPUT
+    assert "quickstart" in capsys.readouterr().err
