@@ -22,9 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the synthetic world)")
     parser.add_argument("--smoke", action="store_true", help="the preset's small form")
     parser.add_argument("--rounds", type=int, default=40, help="batches that are timed (default: 40)")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the figures and the machine; - = standard output"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures and the machine; - = standard output")
     parser.set_defaults(run=run, takes_overrides=True, resume=False)
 
 

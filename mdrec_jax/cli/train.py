@@ -58,11 +58,13 @@ def _train_and_evaluate(runs: "dict[Path, RunConfig]", data: Path, args: argpars
         # Of several seeds, some may have run before the kill that is resumed from, and some not.
         resume = args.resume and (len(runs) == 1 or RunFolder(folder).holds_a_run())
         fit(config, dataset, RunFolder(folder), resume=resume, init_from=args.init_from)
-    results, ranks = evaluate_runs([load_run(folder, dataset) for folder in runs])
-    first = next(iter(runs))
-    path = write_evaluation(RunFolder(first if len(runs) == 1 else first.parent), results, ranks)
-    show_results([results])
-    print(f"wrote {path}", file=sys.stderr)
+    trained = [load_run(folder, dataset) for folder in runs]
+    first, config = next(iter(runs.items()))
+    for protocol in dict.fromkeys(("full", config.train.protocol)):
+        results, ranks = evaluate_runs(trained, protocol)
+        path = write_evaluation(RunFolder(first if len(runs) == 1 else first.parent), results, ranks)
+        show_results([results])
+        print(f"wrote {path}", file=sys.stderr)
     return EXIT_OK
 
 

@@ -88,8 +88,8 @@ def _record(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _validation(setup: Setup) -> Validate:
-    """Ranks the validation targets among all items of their domain; the floors are no part of it."""
-    protocol = _protocol("full", setup.dataset, setup.model, "validation")
+    """Ranks the validation targets; the floors are no part of it."""
+    protocol = _protocol(setup.config.train.protocol, setup.dataset, setup.model, "validation")
     asked = ask(setup.dataset, protocol, at_most=setup.config.train.max_validation_queries)
     wanted = setup.config.train.metric.rsplit("/", 1)[-1]
     names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))

@@ -89,3 +89,17 @@ def test_a_field_that_does_not_exist_or_is_out_of_range_stops_before_work(
 def test_a_preset_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "no-such-preset"]) == EXIT_BAD_INPUT
     assert "quickstart" in capsys.readouterr().err
+
+
+def test_a_published_protocol_is_validated_by_and_shown_beside_full_ranking(small_world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    few = ("--train.epochs", "0.5", "--train.protocol", "uniform20", "--logging.no-tensorboard", *SMALL)
+    assert main(["train", "quickstart", "--data", str(small_world), "--run", str(run), *few]) == 0
+    results = {one.protocol.name: one for one in summarise_run(run).results}
+    assert set(results) == {"full", "uniform20"}
+    best = summarise_run(run).best
+    scorer = load_run(run)
+    again, _ = evaluate_runs([scorer], "uniform20", "validation")
+    row = next(row for row in again.rows if row.model == "sasrec" and row.domain == "all")
+    assert best is not None
+    assert best[1] == pytest.approx(row.metrics["ndcg@10"])
