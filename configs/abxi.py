@@ -1,6 +1,6 @@
 """Amazon Beauty and Electronics, two domains in one mixed sequence a user, as ABXI (WWW 2025) prepared them.
 
-mdrec prepare abxi FOLDER --out data/abxi
+mdrec prepare abxi FOLDER --out data/abxi --tie file
 mdrec train abxi --data data/abxi
 """
 
@@ -8,15 +8,26 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
 
 
 def config() -> RunConfig:
     return RunConfig(
-        batching=BatchingConfig(rows=64, row_length=64, max_length=50),
-        model=SasrecConfig(dim=128, layers=1, heads=2, max_length=50, embedding_dropout=0.5, residual_dropout=0.5),
-        loss=NextItemConfig(softmax_over="target_domain"),
-        train=TrainConfig(epochs=60, patience=6),
+        batching=BatchingConfig(rows=16, row_length=64, max_length=50),
+        model=SasrecConfig(
+            dim=128,
+            layers=1,
+            heads=2,
+            max_length=50,
+            embedding_dropout=0.5,
+            residual_dropout=0.5,
+            embedding_scale=11.0,
+        ),
+        loss=NextItemConfig(kind="sampled_softmax", softmax_over="target_domain", negatives=512),
+        optim=OptimConfig(schedule=ScheduleConfig(kind="linear", decay_steps=4000)),
+        train=TrainConfig(epochs=40, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 
 
