@@ -10,14 +10,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from mdrec_jax.errors import ConfigError
 
-KIND = "kind"
+CLASS = "class"
+"""The key of a dataclass's name; being a keyword of Python, it can be no field's name."""
 
 
 def to_plain(value: Any) -> Any:
-    """A tree of dicts, lists and scalars. A dataclass that stands in a union carries its class name as `kind`."""
+    """A tree of dicts, lists and scalars. A dataclass carries its class name as `class`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {KIND: type(value).__name__, **fields}
+        return {CLASS: type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
@@ -34,7 +35,7 @@ def from_plain[T](cls: type[T], value: Any, place: str = "") -> T:
         raise ConfigError("not a group of fields", column=place or cls.__name__, found=value, expected="an object")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
-    given = {name: item for name, item in value.items() if name != KIND}
+    given = {name: item for name, item in value.items() if name != CLASS}
     for name in given:
         if name not in fields:
             raise ConfigError(
@@ -72,8 +73,8 @@ def _read_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
         return None
     named = {typing.cast(type, option).__name__: option for option in options if dataclasses.is_dataclass(option)}
     if isinstance(value, dict):
-        _expect(value.get(KIND) in named, value.get(KIND), _join(place, KIND), " | ".join(named))
-        return from_plain(typing.cast(type, named[value[KIND]]), value, place)
+        _expect(value.get(CLASS) in named, value.get(CLASS), _join(place, CLASS), " | ".join(named))
+        return from_plain(typing.cast(type, named[value[CLASS]]), value, place)
     others = [option for option in options if option is not type(None) and not dataclasses.is_dataclass(option)]
     _expect(len(others) == 1, value, place, " | ".join(named))
     return _read(others[0], value, place)

@@ -1,9 +1,11 @@
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
 from mdrec_jax.codec import digest, flatten, from_plain, to_plain
+from mdrec_jax.config import RunConfig, load_preset, preset_names
 from mdrec_jax.errors import ConfigError
 
 
@@ -23,10 +25,11 @@ class Whole:
     mode: Literal["a", "b"] = "a"
     sizes: tuple[int, ...] = (1, 2)
     bound: int | None = None
+    kind: Literal["plain", "fancy"] = "plain"
 
 
 def test_reading_what_was_written_gives_the_same_value() -> None:
-    for whole in (Whole(), Whole(Large(2.0), "b", (), 7)):
+    for whole in (Whole(), Whole(Large(2.0), "b", (), 7, "fancy")):
         assert from_plain(Whole, to_plain(whole)) == whole
 
 
@@ -35,9 +38,9 @@ def test_reading_what_was_written_gives_the_same_value() -> None:
     [
         ({"mood": "a"}, "mood"),
         ({"mode": "c"}, "mode"),
-        ({"part": {"kind": "Small", "width": 1.5}}, "part.width"),
-        ({"part": {"kind": "Medium"}}, "part.kind"),
-        ({"part": {"kind": "Small", "depth": 1}}, "part.depth"),
+        ({"part": {"class": "Small", "width": 1.5}}, "part.width"),
+        ({"part": {"class": "Medium"}}, "part.class"),
+        ({"part": {"class": "Small", "depth": 1}}, "part.depth"),
         ({"sizes": 3}, "sizes"),
         ({"sizes": [1, True]}, "sizes[1]"),
     ],
@@ -53,3 +56,10 @@ def test_the_digest_leaves_out_what_it_is_told_to() -> None:
     assert digest(one) != digest(other)
     assert digest(one, ["part"]) == digest(other, ["part"])
     assert "part.width" in flatten(one)
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_read_back_as_it_was_written(name: str, smoke: bool) -> None:
+    config = load_preset(name, smoke=smoke)
+    assert RunConfig.from_plain(json.loads(json.dumps(config.to_plain()))) == config

@@ -14,6 +14,9 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.run import fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 
@@ -55,7 +58,9 @@ def test_kills_leave_no_trace(
     kills: int, epochs: float, small_run: RunConfig, small_world: Path, tmp_path: Path
 ) -> None:
     preset = tmp_path / "preset.py"
-    run = replace(small_run, train={"epochs": epochs})
+    falling = OptimConfig(schedule=ScheduleConfig(kind="linear", decay_steps=200, final=0.1))
+    sampled = NextItemConfig(kind="sampled_softmax", negatives=32)
+    run = replace(small_run, train={"epochs": epochs}, optim=falling, loss=sampled)
     preset.write_text(PRESET.format(text=json.dumps(run.to_plain())))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(preset, small_world, whole), check=True, capture_output=True)
