@@ -96,6 +96,7 @@ def _config(task: Task, log: Log) -> Any:
             ffn_dropout=task.dropout,
             residual_dropout=task.dropout,
             embedding_scale=task.dim**0.5,
+            init_scale=(2 / (log.num_items + task.dim)) ** 0.5,  # Xavier's, as the peers have it
         ),
         loss=NextItemConfig(kind="softmax" if task.loss == "softmax" else "sampled_softmax", negatives=task.negatives),
         optim=OptimConfig(
