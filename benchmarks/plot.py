@@ -3,7 +3,7 @@
     python benchmarks/plot.py --out benchmarks/results.png [--metric ndcg@10] TITLE=RESULTS[,RESULTS...] ...
         [--published TITLE:NAME=VALUE ...]
 
-A panel for each title; rows of the domain `all`. Needs matplotlib.
+A panel for each title; rows of the domain `all`. Needs the extra `report`.
 """
 
 import argparse
