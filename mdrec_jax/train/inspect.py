@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.codec import flatten
-from mdrec_jax.config import RunConfig, load_preset, read_config
+from mdrec_jax.config import RunConfig, read_config
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.train.journal import read_lines
@@ -19,7 +18,7 @@ class RunSummary:
     Args:
         data: path and hash of the data set.
         versions: of the libraries it ran with.
-        changed: fields of the configuration that differ from the default run's: name -> value.
+        changed: fields of the configuration that are not `RunConfig`'s defaults: name -> value.
         checkpoints: steps, ascending.
         step: the last step that the journal knows.
         loss: of the last window of steps; None before the first.
@@ -63,12 +62,12 @@ def summarise_run(path: Path) -> RunSummary:
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     rates = [line["targets_per_second"] for line in _lines(folder.timing) if line["kind"] == "train"]
     steps = sorted(int(p.name) for p in folder.checkpoints.glob("*") if p.name.isdigit())
-    usual = differences(load_preset("quickstart").to_plain(), record["config"])
+    changed = differences(RunConfig().to_plain(), record["config"])
     return RunSummary(
         config=config,
         data=record["dataset"],
         versions=record["versions"],
-        changed={name: new for name, (_, new) in usual.items() if name in flatten(record["config"])},
+        changed={name: new for name, (_, new) in changed.items()},
         checkpoints=tuple(steps),
         step=max((line["step"] for line in lines), default=0),
         loss=losses[-1] if losses else None,
@@ -103,5 +102,5 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
         course = " ".join(f"{values[metric]:.4f}" for _, values in summary.validation)
         lines += [f"validation {metric}: best {best[1]:.4f} at step {best[0]:,}", f"  {course}"]
     if summary.changed:
-        lines.append("other than quickstart's: " + ", ".join(f"{n}={v}" for n, v in summary.changed.items()))
+        lines.append("not by default: " + ", ".join(f"{n}={v}" for n, v in summary.changed.items()))
     return lines
