@@ -26,7 +26,7 @@ def config() -> RunConfig:
             embedding_scale=11.0,
         ),
         loss=NextItemConfig(kind="sampled_softmax", softmax_over="target_domain", negatives=512),
-        optim=OptimConfig(schedule=ScheduleConfig(kind="linear", decay_steps=4000)),
+        optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),
         train=TrainConfig(epochs=40, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 

@@ -26,7 +26,7 @@ def config() -> RunConfig:
             scores="cosine",
             temperature=0.07,
         ),
-        optim=OptimConfig(schedule=ScheduleConfig(kind="linear", decay_steps=2650)),
+        optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),
         train=TrainConfig(epochs=21, evaluate_every=3, patience=0),
     )
 

@@ -29,7 +29,7 @@ def config() -> RunConfig:
         optim=OptimConfig(
             dense=DenseConfig(learning_rate=2e-3),
             table=TableConfig(learning_rate=2e-3),
-            schedule=ScheduleConfig(kind="linear", warmup_steps=100, decay_steps=12_300),
+            schedule=ScheduleConfig(kind="linear", warmup_steps=100),
         ),
         train=TrainConfig(epochs=40, evaluate_every=2, patience=0),
     )

@@ -20,7 +20,7 @@ def config() -> RunConfig:
         optim=OptimConfig(
             dense=DenseConfig(learning_rate=2e-3),
             table=TableConfig(learning_rate=2e-3),
-            schedule=ScheduleConfig(kind="linear", decay_steps=500),
+            schedule=ScheduleConfig(kind="linear"),
         ),
         train=TrainConfig(epochs=24, evaluate_every=2, patience=3),
     )

@@ -118,6 +118,7 @@ def apply(
     dense_gradients: Any,
     table_gradients: dict[str, RowGradients | jax.Array],
     step: jax.Array,
+    total_steps: int,
 ) -> tuple[Params, Slots]:
     """One step.
 
@@ -125,8 +126,9 @@ def apply(
         dense_gradients: a tree like `params.dense`.
         table_gradients: for each table its touched rows' gradients, or the whole table's, [V, D].
         step: the number of steps done before this one.
+        total_steps: the steps of the whole run, for the schedule.
     """
-    factor = learning_rate_factor(config.schedule, step)
+    factor = learning_rate_factor(config.schedule, step, total_steps)
     updates, dense_slots = _dense_transform(config.dense).update(dense_gradients, slots.dense, params.dense)
     rate = -config.dense.learning_rate * factor
     dense = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params.dense, updates)

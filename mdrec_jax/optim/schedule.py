@@ -14,25 +14,16 @@ class ScheduleConfig:
     """How the learning rate moves, as a factor that multiplies every base rate.
 
     Args:
-        kind: `constant`; `linear` and `cosine` fall from 1 to `final` over `decay_steps` after the warm-up.
+        kind: `constant`; `linear` and `cosine` fall from 1 after the warm-up to `final` at the end of the run.
         warmup_steps: the factor rises linearly from 0 to 1 over this many steps.
-        decay_steps: steps of the fall; it is held at `final` afterwards.
-        final: the factor at the end of the fall.
+        final: the factor at the end of the run.
     """
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
-    decay_steps: int = 0
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind != "constant" and self.decay_steps < 1:
-            raise ConfigError(
-                f"a {self.kind} schedule needs to know how long it falls",
-                column="optim.schedule.decay_steps",
-                found=self.decay_steps,
-                expected=">= 1",
-            )
         if self.warmup_steps < 0:
             raise ConfigError(
                 "negative", column="optim.schedule.warmup_steps", found=self.warmup_steps, expected=">= 0"
@@ -41,12 +32,12 @@ class ScheduleConfig:
             raise ConfigError("out of range", column="optim.schedule.final", found=self.final, expected="0 to 1")
 
 
-def learning_rate_factor(config: ScheduleConfig, step: jax.Array) -> jax.Array:
-    """The factor at `step` (0 is the first step), a float32 scalar."""
+def learning_rate_factor(config: ScheduleConfig, step: jax.Array, total_steps: int) -> jax.Array:
+    """The factor at `step` (0 is the first step) of a run of `total_steps`, a float32 scalar."""
     now = step.astype(jnp.float32)
     rise = jnp.minimum(1.0, (now + 1.0) / max(config.warmup_steps, 1)) if config.warmup_steps else jnp.float32(1.0)
     if config.kind == "constant":
         return rise
-    done = jnp.clip((now - config.warmup_steps) / config.decay_steps, 0.0, 1.0)
+    done = jnp.clip((now - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 0.0, 1.0)
     left = 1.0 - done if config.kind == "linear" else 0.5 * (1.0 + jnp.cos(jnp.pi * done))
     return rise * (config.final + (1.0 - config.final) * left)

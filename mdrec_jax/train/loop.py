@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from mdrec_jax.config import RunConfig
 from mdrec_jax.errors import EXIT_INTERRUPTED, MdrecError, NonFiniteError
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
+from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.progress import Bar, Lines
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.train.step import Metrics
@@ -27,26 +27,6 @@ class Interrupted(MdrecError):
     """The run was asked to stop; a checkpoint was left."""
 
     exit_code = EXIT_INTERRUPTED
-
-
-@dataclass(frozen=True)
-class Plan:
-    """When things happen, in steps."""
-
-    steps: int
-    evaluate_every: int
-    log_every: int
-    checkpoint_every: int
-
-    @classmethod
-    def of(cls, config: RunConfig, steps_per_epoch: int) -> "Plan":
-        by_epochs = math.ceil(config.train.epochs * steps_per_epoch) or math.inf
-        steps = int(min(by_epochs, config.train.steps or math.inf))
-        every = max(1, round(config.train.evaluate_every * steps_per_epoch))
-        return cls(steps, every, config.logging.every, config.logging.checkpoint_every)
-
-    def evaluates_at(self, step: int) -> bool:
-        return step == self.steps or step % self.evaluate_every == 0
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mdrec_jax.evaluate.results import Results, write_results
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
-from mdrec_jax.train.loop import Loop, Plan, Validate
+from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
 from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, check_shapes, differences, locked, start
 from mdrec_jax.train.setup import Setup, compute_dtype
@@ -65,15 +65,21 @@ def _train(setup: Setup, folder: RunFolder, checkpoints: Checkpoints, state: Tra
         state, progress = checkpoints.restore(abstract(state))
         progress.finished = 0 < config.train.patience <= progress.looks_without_better
     done = int(state.step)
-    plan = Plan.of(config, setup.batches.batches_per_epoch())
     board = config.logging.tensorboard
     with (
         Journal(folder, tensorboard=board, resume_step=done if resume else None) as journal,
-        display(plan.steps, done) as shown,
+        display(setup.plan.steps, done) as shown,
     ):
         validate = _validation(setup)
         loop = Loop(
-            plan, setup.train_step, validate, config.train.metric, config.train.patience, checkpoints, journal, shown
+            setup.plan,
+            setup.train_step,
+            validate,
+            config.train.metric,
+            config.train.patience,
+            checkpoints,
+            journal,
+            shown,
         )
         loop.run(state, progress, setup.batches_from(done))
 

@@ -17,6 +17,7 @@ from mdrec_jax.data.loader import grain_loader
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.objectives.next_item import NextItem, make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
+from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.train.step import StepConfig, StepFunction, initial_params, make_train_step, seed_key
 from mdrec_jax.types import Batch, Params, table_length
@@ -32,6 +33,7 @@ class Setup:
     model: Model
     batches: TrainBatches
     objective: NextItem
+    plan: Plan
     step: StepFunction
 
     @classmethod
@@ -40,11 +42,11 @@ class Setup:
         model = make_model(config.model, dataset.spec)
         counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
         objective = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
-        step = make_train_step(
-            model, config.optim, mesh, StepConfig(compute_dtype(config.precision.compute), config.train.accumulate)
-        )
         batches = TrainBatches(dataset, config.batching, config.seed)
-        return cls(config, dataset, mesh, model, batches, jax.device_put(objective, replicated(mesh)), step)
+        plan = Plan.of(config, batches.batches_per_epoch())
+        how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)
+        step = make_train_step(model, config.optim, mesh, how)
+        return cls(config, dataset, mesh, model, batches, jax.device_put(objective, replicated(mesh)), plan, step)
 
     def initial_state(self, params: Params | None = None) -> TrainState:
         """Fresh parameters, or `params`, with empty slots."""

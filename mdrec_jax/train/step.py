@@ -31,6 +31,7 @@ class StepConfig:
     """What a compiled step depends on besides the model and the optimiser."""
 
     dtype: Any
+    total_steps: int
     accumulate: int = 1
 
 
@@ -73,8 +74,9 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         )  # fmt: skip
         (dense_gradients, row_gradients), metrics = jax.lax.psum((gradients, metrics), DATA)
         params, slots = optimiser.apply(
-            optim, state.params, state.slots, dense_gradients, _with_ids(lookup, row_gradients), state.step
-        )
+            optim, state.params, state.slots, dense_gradients, _with_ids(lookup, row_gradients), state.step,
+            config.total_steps,
+        )  # fmt: skip
         metrics |= {"targets": targets, "gradient_norm": _norm(dense_gradients)}
         return TrainState(state.step + 1, params, slots), metrics
 
