@@ -58,6 +58,10 @@ def _read(hint: Any, value: Any, place: str) -> Any:
         _expect(isinstance(value, list | tuple), value, place, "a list")
         inner = arguments[0] if arguments else Any
         return tuple(_read(inner, item, f"{place}[{i}]") for i, item in enumerate(value))
+    return _read_scalar(hint, value, place)
+
+
+def _read_scalar(hint: Any, value: Any, place: str) -> Any:
     if hint is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), value, place, "a number")
         return float(value)
