@@ -1,9 +1,10 @@
 """How fast a run's parts are here: its input, its step, its evaluation. Nothing is written."""
 
+import itertools
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +16,7 @@ from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.train.run import scorer_of
 from mdrec_jax.train.setup import Setup
+from mdrec_jax.types import Batch
 
 
 @dataclass(frozen=True)
@@ -65,38 +67,29 @@ def bench_input(setup: Setup, rounds: int) -> Speed:
 
 def bench_step(setup: Setup, rounds: int) -> Speed:
     """The compiled step on batches that are on the devices already."""
-    batches = setup.batches_from(0)
-    held = [next(batches) for _ in range(min(rounds, 16))]
+    held = list(itertools.islice(setup.batches_from(0), min(rounds, 16)))
+    return _bench_steps("step", setup, itertools.cycle(held), rounds)
+
+
+def bench_train(setup: Setup, rounds: int) -> Speed:
+    """Steps with their input, as in a run."""
+    return _bench_steps("train", setup, setup.batches_from(0), rounds)
+
+
+def _bench_steps(part: str, setup: Setup, batches: Iterator[Batch], rounds: int) -> Speed:
     state = setup.initial_state()
 
     def steps(number: int) -> float:
         nonlocal state
         counted = []
-        for i in range(number):
-            state, metrics = setup.train_step(state, held[i % len(held)])
+        for batch in itertools.islice(batches, number):
+            state, metrics = setup.train_step(state, batch)
             counted.append(metrics["targets"])
         return float(sum(jax.device_get(counted)))
 
     first, _ = _timed(lambda: steps(1))
     seconds, targets = _timed(lambda: steps(rounds))
-    return _speed("step", "targets", targets, seconds, rounds, first)
-
-
-def bench_train(setup: Setup, rounds: int) -> Speed:
-    """Steps with their input, as in a run."""
-    batches, state = setup.batches_from(0), setup.initial_state()
-
-    def steps(number: int) -> float:
-        nonlocal state
-        counted = []
-        for _ in range(number):
-            state, metrics = setup.train_step(state, next(batches))
-            counted.append(metrics["targets"])
-        return float(sum(jax.device_get(counted)))
-
-    first, _ = _timed(lambda: steps(1))
-    seconds, targets = _timed(lambda: steps(rounds))
-    return _speed("train", "targets", targets, seconds, rounds, first)
+    return _speed(part, "targets", targets, seconds, rounds, first)
 
 
 def bench_evaluate(setup: Setup, rounds: int) -> Speed:

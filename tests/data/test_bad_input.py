@@ -9,7 +9,7 @@ import pytest
 from mdrec_jax.data.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import formats, reading
 from mdrec_jax.errors import InputError
-from tests.data.command import mdrec
+from tests.command import mdrec
 from tests.data.make import make_dataset, numbered
 
 GOOD = "user,item,time,domain,rating\n" + "".join(

@@ -11,7 +11,7 @@ import pytest
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.rawlog import SourceOptions
-from tests.data.command import mdrec
+from tests.command import mdrec
 from tests.data.make import DAY, numbered
 from tests.data.test_prepare import files_of
 

@@ -1,6 +1,5 @@
 """`mdrec floors` and `mdrec compare`: what they print and write, and what they refuse."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -9,29 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mdrec_jax.cli import compare, floors
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.errors import MdrecError
+from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return two_domains(tmp_path_factory.mktemp("commands") / "world")
-
-
-def mdrec(*arguments: object) -> int:
-    """The exit code of `mdrec ARGUMENTS...`."""
-    parser = argparse.ArgumentParser(prog="mdrec")
-    commands = parser.add_subparsers(required=True)
-    floors.add_parser(commands)
-    compare.add_parser(commands)
-    try:
-        args = parser.parse_args([str(argument) for argument in arguments])
-        return args.run(args)
-    except MdrecError as error:
-        print(f"mdrec: {error}", file=sys.stderr)
-        return error.exit_code
 
 
 def test_floors_prints_a_table(world: Dataset, capsys: pytest.CaptureFixture[str]) -> None:

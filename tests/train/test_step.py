@@ -10,6 +10,8 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
@@ -95,3 +97,11 @@ def test_parameters_are_the_seeds(small_run: RunConfig, small_world: Path) -> No
     same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), one, again)
     assert all(jax.tree.leaves(same))
     assert (np.asarray(one.params.tables["item"]) != np.asarray(other.params.tables["item"])).any()
+
+
+def test_the_rate_falls_over_the_whole_run(small_run: RunConfig, small_world: Path) -> None:
+    falling = replace(small_run, optim=OptimConfig(schedule=ScheduleConfig("linear")))
+    lengths = ({"steps": steps, "epochs": 0.0} for steps in (4, 400))
+    short, long = (losses(replace(falling, train=length), small_world, 4)[0] for length in lengths)
+    assert short[0] == long[0]
+    assert short[-1] > long[-1]
