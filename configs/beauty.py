@@ -9,7 +9,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
-from mdrec_jax.train.config import TrainConfig
+from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 
 
 def config() -> RunConfig:
@@ -27,7 +27,8 @@ def config() -> RunConfig:
             temperature=0.07,
         ),
         optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),
-        train=TrainConfig(epochs=21, evaluate_every=3, patience=0),
+        train=TrainConfig(epochs=24, evaluate_every=4, patience=0),
+        precision=PrecisionConfig(compute="bfloat16"),
     )
 
 
