@@ -8,7 +8,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
-from mdrec_jax.optim.optimiser import OptimConfig
+from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
 
@@ -25,9 +25,13 @@ def config() -> RunConfig:
             residual_dropout=0.5,
             embedding_scale=11.0,
         ),
-        loss=NextItemConfig(kind="sampled_softmax", softmax_over="target_domain", negatives=512),
-        optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),
-        train=TrainConfig(epochs=40, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
+        loss=NextItemConfig(softmax_over="target_domain"),
+        optim=OptimConfig(
+            dense=DenseConfig(weight_decay=0.2),
+            table=TableConfig(weight_decay=0.2),
+            schedule=ScheduleConfig(kind="linear"),
+        ),
+        train=TrainConfig(epochs=24, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 
 
