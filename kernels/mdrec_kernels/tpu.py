@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def vmem_bytes(shape: Sequence[int], dtype: DTypeLike) -> int:
 
 def compiler_params(
     operation: str,
-    semantics: Sequence[str],
+    semantics: Sequence[Literal["parallel", "arbitrary"]],
     *,
     blocks: Iterable[tuple[Sequence[int], DTypeLike]],
     scratch: Iterable[tuple[Sequence[int], DTypeLike]],
