@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 from mdrec_kernels import tpu
+from mdrec_kernels.fetches import moved
 from mdrec_kernels.packed_attention import Tiling, packed_attention, tpu_forward, tpu_layout
 from mdrec_kernels.packed_attention.reference import visible
 from mdrec_kernels.packed_attention.spec import Places, Spec
@@ -183,3 +184,19 @@ def test_devices_share_the_rows() -> None:
     with tpu.interpreted():
         found = jax.jit(over)(q, k, v, segment)
     np.testing.assert_allclose(found, packed_attention(q, k, v, segment, implementation="reference"), atol=1e-6)
+
+
+def test_every_row_is_read_and_written_once() -> None:
+    rows, length, heads, width = 4, 512, 2, 64
+    x = jax.ShapeDtypeStruct((rows, length, heads, width), jnp.float32)
+    segment = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    bounds = [jnp.zeros(rows * length // 128, jnp.int32)] * 2
+
+    def forward(q, k, v, segment):
+        return packed_attention(q, k, v, segment, implementation="pallas_tpu")
+
+    with tpu.interpreted():
+        found = moved(forward, x, x, x, segment, scalars=[bounds])
+    once = rows * length * heads * width * 4
+    assert sorted(one.bytes for one in found)[-4:] == [once] * 4  # q, k, v and the output
+    assert sum(one.bytes for one in found) <= 1.05 * 4 * once
