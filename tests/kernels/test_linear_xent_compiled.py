@@ -57,6 +57,7 @@ def test_every_shape_is_taken(chip: str, loss) -> None:
 
 
 @pytest.mark.tpu
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [summed, recomputed])
 def test_a_million_items_train_by_plain_xla_too(loss) -> None:
     compiled = compile_for("v5e", partial(loss, implementation="xla"), *arguments(MILLION))
@@ -65,7 +66,9 @@ def test_a_million_items_train_by_plain_xla_too(loss) -> None:
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(
+    "chip", ["v5e", *(pytest.param(chip, marks=pytest.mark.slow) for chip in CHIPS if chip != "v5e")]
+)
 def test_top_k(chip: str) -> None:
     x, w, seen = ((1000, 64), jnp.float32), ((BEAUTY.V, 64), jnp.float32), ((1000, 50), jnp.int32)
     values = (jax.ShapeDtypeStruct(*size) for size in (x, w, seen, ((1, BEAUTY.V), jnp.bool_)))

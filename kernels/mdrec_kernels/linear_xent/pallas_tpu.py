@@ -38,8 +38,8 @@ def scores_for(x: Float[Array, "N D"], w: Float[Array, "V D"], blocks: Blocks | 
     """The kernels' `Scores` for these arrays.
 
     Raises:
-        NotImplementedError: no TPU, float64 on a TPU, tiles that are no whole registers on a TPU, or values that
-            `jax.shard_map` keeps track of (`check_vma=True`).
+        NotImplementedError: no TPU, float64 on a TPU, tiles that are no whole registers on a TPU, rows too wide for
+            the chip's memory, or values that `jax.shard_map` keeps track of (`check_vma=True`).
     """
     interpret = tpu.interpret()
     tile = choose_tile(*x.shape) if blocks is None else blocks
@@ -49,7 +49,17 @@ def scores_for(x: Float[Array, "N D"], w: Float[Array, "V D"], blocks: Blocks | 
         raise NotImplementedError("linear_xent: a TPU has no float64")
     if tpu.varying(x, w):
         raise NotImplementedError("linear_xent: a kernel inside jax.shard_map needs check_vma=False")
+    _check_room(tile, x, w)
     return PallasScores(tile, interpret)
+
+
+def _check_room(tile: Blocks, x: Float[Array, "N D"], w: Float[Array, "V D"]) -> None:
+    """The larger kernel's buffers fit: to be asked before the first kernel runs, when there is still a choice."""
+    width, sums = x.shape[1], sums_in(x)
+    states, items = (tile.tokens, width), (tile.items, width)
+    blocks = [(states, x.dtype), (states, sums), (items, w.dtype), (items, sums)]
+    live = [((width, tile.tokens), sums), (items, sums)] + [((tile.items, tile.tokens), sums)] * 3
+    tpu.compiler_params("linear_xent", ("parallel", "arbitrary"), blocks=blocks, scratch=live)
 
 
 @dataclass(frozen=True)

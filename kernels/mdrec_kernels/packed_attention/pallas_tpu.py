@@ -14,7 +14,7 @@ from mdrec_kernels import tpu
 from mdrec_kernels.packed_attention import tpu_layout
 from mdrec_kernels.packed_attention.plan import Tiling
 from mdrec_kernels.packed_attention.spec import Places, Spec, Weights
-from mdrec_kernels.packed_attention.tpu_backward import backward
+from mdrec_kernels.packed_attention.tpu_backward import backward, check_room
 from mdrec_kernels.packed_attention.tpu_call import Call
 from mdrec_kernels.packed_attention.tpu_forward import forward
 
@@ -36,6 +36,7 @@ def attend(spec: Spec, weights: Weights, places: Places, tiling: Tiling | None) 
         raise NotImplementedError("packed_attention: a kernel inside jax.shard_map needs check_vma=False")
     if weights.time_bias is not None:  # no int32 falls into a later bucket
         weights = replace(weights, time_bias=weights.time_bias[:, : tpu_layout.LARGEST_TABLE])
+    check_room(_call(spec, tile, interpret, weights, places))
     return _attend(spec, tile, interpret, weights, places)
 
 

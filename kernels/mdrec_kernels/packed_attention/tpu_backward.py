@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 from mdrec_kernels.packed_attention import tpu_layout
 from mdrec_kernels.packed_attention.spec import Weights
-from mdrec_kernels.packed_attention.tpu_call import Call, Operand
+from mdrec_kernels.packed_attention.tpu_call import Call, Kernel, Operand
 from mdrec_kernels.packed_attention.tpu_tile import (
     DOWN,
     Inputs,
@@ -26,28 +26,13 @@ from mdrec_kernels.packed_attention.tpu_tile import (
 def backward(call: Call, out: Array, log_sum: Array | None, d_out: Float[Array, "R T H K"]) -> Weights:
     """The gradient of everything in `call.weights`."""
     sizes, weights = call.sizes, call.weights
-    more = {"d_out": call.rows(d_out)}
-    if log_sum is not None:
-        more |= {"out": call.rows(out), "log_sum": call.log_sum(log_sum)}
-    outputs = {name: call.empty_rows() for name in ("dq", "dk", "dv")}
-    if weights.position_bias is not None:
-        outputs["d_diagonals"] = _sums_of(call, weights.position_bias, (sizes.bands, 1, 2 * sizes.tile))
-    if weights.time_bias is not None:
-        outputs["d_buckets"] = _sums_of(call, weights.time_bias, (call.buckets, 1, sizes.tile))
+    rows = call.rows(d_out), call.rows(out)
+    kernel = _kernel(call, *rows, None if log_sum is None else call.log_sum(log_sum))
 
     def body(inputs: Inputs, known: dict[str, Any], scratch: tuple) -> None:
         _step(call, inputs, known, *scratch)
 
-    whole = (sizes.step_rows, sizes.length, sizes.lanes)
-    found = call.run(
-        "packed_attention_gradient",
-        body,
-        more,
-        outputs,
-        [(whole, call.sums)] * 2,
-        live=6,
-        rows_semantics="arbitrary" if len(outputs) > 3 else "parallel",
-    )
+    found = call.run(kernel, body)
     dq, dk, dv = (tpu_layout.unfold(found[name], weights.q.shape) for name in ("dq", "dk", "dv"))
     position = time = None
     if weights.position_bias is not None:
@@ -56,6 +41,30 @@ def backward(call: Call, out: Array, log_sum: Array | None, d_out: Float[Array, 
     if weights.time_bias is not None:
         time = _all_heads(found["d_buckets"], weights.time_bias).sum((2, 3)).astype(weights.time_bias.dtype)
     return Weights(dq, dk, dv, position, time)
+
+
+def check_room(call: Call) -> None:
+    """Nothing, where the kernel can run: to be asked before the forward pass, when there is still a choice.
+
+    Raises:
+        NotImplementedError: a row does not fit on chip.
+    """
+    call.parameters(_kernel(call, call.empty_rows(), call.empty_rows(), call.log_sum()))
+
+
+def _kernel(call: Call, d_out: Operand, out: Operand, log_sum: Operand | None) -> Kernel:
+    sizes, weights = call.sizes, call.weights
+    more = {"d_out": d_out}
+    if call.spec.mode == "softmax" and log_sum is not None:
+        more |= {"out": out, "log_sum": log_sum}
+    outputs = {name: call.empty_rows() for name in ("dq", "dk", "dv")}
+    if weights.position_bias is not None:
+        outputs["d_diagonals"] = _sums_of(call, weights.position_bias, (sizes.bands, 1, 2 * sizes.tile))
+    if weights.time_bias is not None:
+        outputs["d_buckets"] = _sums_of(call, weights.time_bias, (call.buckets, 1, sizes.tile))
+    whole = (sizes.step_rows, sizes.length, sizes.lanes)
+    sums = [(whole, call.sums)] * 2
+    return Kernel("packed_attention_gradient", more, outputs, sums, live=6, adds_rows=len(outputs) > 3)
 
 
 def _sums_of(call: Call, table: Array, shape: tuple[int, ...]) -> Operand:

@@ -1,6 +1,6 @@
 """What the forward and the backward kernel have in common: inputs, their blocks, and the loop over tiles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,25 @@ class Operand:
         return pl.BlockSpec(self.block, self.index)
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel beside its body.
+
+    Args:
+        more: operands beside those of `Inputs`.
+        scratch: shape and type of each buffer.
+        live: tiles of scores that exist at once.
+        adds_rows: an output adds up what successive rows make.
+    """
+
+    name: str
+    more: Mapping[str, Operand]
+    outputs: Mapping[str, Operand]
+    scratch: Sequence[tuple[tuple[int, ...], Any]]
+    live: int
+    adds_rows: bool = False
+
+
 class Call:
     """The inputs of a call as the kernels read them."""
 
@@ -48,7 +67,7 @@ class Call:
         return places.segment, places.query_time, places.key_time
 
     def rows(self, x: Any) -> Operand:
-        """An operand [R, T, H, K], or one that is folded already."""
+        """An operand [R, T, H, K], or one that is folded, or is to be."""
         sizes = self.sizes
         value = tpu_layout.fold(x, sizes) if x.ndim == 4 else x
         return Operand(value, (sizes.step_rows, sizes.length, sizes.lanes), lambda g, r, *_: (r, 0, g))
@@ -83,50 +102,47 @@ class Call:
             found["table"] = self.table(tpu.pad(weights.time_bias, 1, tpu_layout.LARGEST_TABLE)[:, None, :])
         return found | {"q": self.rows(weights.q), "k": self.rows(weights.k), "v": self.rows(weights.v)}
 
-    def run(
-        self,
-        name: str,
-        body: Callable[..., None],
-        more: dict[str, Operand],
-        outputs: dict[str, Operand],
-        scratch: Sequence[tuple[tuple[int, ...], Any]],
-        live: int,
-        rows_semantics: str = "parallel",
-    ) -> dict[str, Array]:
-        """Run `body(inputs, references by name, scratch)` over groups of heads and rows.
-
-        Args:
-            live: tiles of scores that exist at once.
-        """
-        operands = self.inputs() | more
+    def run(self, kernel: Kernel, body: Callable[..., None]) -> dict[str, Array]:
+        """Run `body(inputs, references by name, scratch)` over groups of heads and rows."""
+        operands, outputs, sizes = self.inputs() | kernel.more, kernel.outputs, self.sizes
         names, fields = [*operands, *outputs], ["first", "last", "seeds"][: len(self.scalars)]
 
-        def kernel(*references: Any) -> None:
+        def run_body(*references: Any) -> None:
             known = dict(zip([*fields, *names], references, strict=False))
             used = {field: known.get(field) for field in Inputs.__dataclass_fields__}
             body(Inputs(**used), known, references[len(fields) + len(names) :])
 
-        sizes = self.sizes
-        blocks = [(operand.block, operand.value.dtype) for operand in (*operands.values(), *outputs.values())]
-        tiles = [((live * sizes.tile, sizes.tile), self.sums)]
         grid = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(self.scalars),
             grid=(sizes.groups, sizes.rows // sizes.step_rows),
             in_specs=[operand.spec for operand in operands.values()],
             out_specs=[operand.spec for operand in outputs.values()],
-            scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in scratch],
+            scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in kernel.scratch],
         )
         found = pl.pallas_call(
-            kernel,
+            run_body,
             grid_spec=grid,
             out_shape=[operand.value for operand in outputs.values()],
             interpret=self.interpret,
-            name=name,
-            compiler_params=tpu.compiler_params(
-                name, ("parallel", rows_semantics), blocks=blocks, scratch=[*scratch, *tiles]
-            ),
+            name=kernel.name,
+            compiler_params=self.parameters(kernel),
         )(*self.scalars, *(operand.value for operand in operands.values()))
         return dict(zip(outputs, found, strict=True))
+
+    def parameters(self, kernel: Kernel) -> pltpu.CompilerParams:
+        """The compiler's parameters.
+
+        Raises:
+            NotImplementedError: a row does not fit on chip.
+        """
+        operands = (*self.inputs().values(), *kernel.more.values(), *kernel.outputs.values())
+        tiles = ((kernel.live * self.sizes.tile, self.sizes.tile), self.sums)
+        return tpu.compiler_params(
+            kernel.name,
+            ("parallel", "arbitrary" if kernel.adds_rows else "parallel"),
+            blocks=[(operand.block, operand.value.dtype) for operand in operands],
+            scratch=[*kernel.scratch, tiles],
+        )
 
     def for_each_block(self, body: Callable[[Place], None]) -> None:
         """`body(place)` for every block of queries of a step's rows; the place's key is to be filled in."""

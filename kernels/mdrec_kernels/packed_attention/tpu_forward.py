@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from mdrec_kernels.packed_attention.spec import MASKED
-from mdrec_kernels.packed_attention.tpu_call import Call
+from mdrec_kernels.packed_attention.tpu_call import Call, Kernel
 from mdrec_kernels.packed_attention.tpu_tile import DOWN, Inputs, Place, buckets, drop, product, scores, silu, visible
 
 type Online = tuple[Float[Array, "1 t"], Float[Array, "1 t"], Float[Array, "K t"]]
@@ -21,7 +21,7 @@ def forward(call: Call) -> tuple[Float[Array, "R T lanes"], Float[Array, "R G n 
     def body(inputs: Inputs, known: dict[str, Any], _scratch: tuple) -> None:
         call.for_each_block(lambda at: _block(call, inputs, at, known["out"], known.get("log_sum")))
 
-    found = call.run("packed_attention", body, {}, outputs, [], live=4)
+    found = call.run(Kernel("packed_attention", {}, outputs, [], live=4), body)
     return found["out"], found.get("log_sum")
 
 
