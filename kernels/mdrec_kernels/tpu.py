@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,16 @@ def interpret() -> bool:
     if dispatch.platform() != "tpu":
         raise NotImplementedError(f"a kernel for TPUs, and the platform is {dispatch.platform()}")
     return False
+
+
+def varying(*values: Any) -> bool:
+    """Whether `jax.shard_map` keeps track of how any array of these trees differs between devices.
+
+    A kernel's outputs would have to be declared as differing in the same way.
+    """
+    kinds = [jax.typeof(leaf) for leaf in jax.tree.leaves(values)]
+    axes = (kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying for kind in kinds)  # jax 0.11, 0.12
+    return any(axes)
 
 
 def round_up(n: int, multiple: int) -> int:

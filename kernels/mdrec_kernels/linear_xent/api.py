@@ -5,19 +5,21 @@ No function here holds more of it than a block. Products are taken in x's type (
 in float32 at least; w may be of another type and is read as x's.
 
 All work under `jax.jit` and inside `jax.shard_map`, are differentiated once and in reverse mode, and give the same
-result every time they run on the same device. `implementation` is None for the best on the platform, "xla",
-"reference", or a sequence of names to try in turn.
+result every time they run on the same device. `implementation` is None for the best on the platform, "pallas_tpu"
+(the losses and `top_k`), "xla", "reference", or a sequence of names to try in turn.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from mdrec_kernels import dispatch
+from mdrec_kernels import dispatch, tpu
 from mdrec_kernels.dispatch import Implementation
-from mdrec_kernels.linear_xent import reference, xla, xla_ranking, xla_sampled
+from mdrec_kernels.linear_xent import losses, pallas_top_k, pallas_tpu, reference, xla_ranking, xla_sampled
 from mdrec_kernels.linear_xent.blocks import Blocks, choose_blocks, vary_together
 from mdrec_kernels.linear_xent.sampled import Sampled
+from mdrec_kernels.linear_xent.xla import XlaScores
 
 
 def linear_xent_sum(
@@ -29,6 +31,7 @@ def linear_xent_sum(
     allowed: Bool[Array, "G V"] | None = None,
     group: Int[Array, " N"] | None = None,
     z_loss: float = 0.0,
+    axis: str | None = None,
     blocks: Blocks | None = None,
     implementation: Implementation = None,
 ) -> Float[Array, ""]:
@@ -46,6 +49,10 @@ def linear_xent_sum(
         allowed: which items each group may choose; by default all. A target that is not allowed has an infinite loss.
         group: the group of each token; may be left out where there is one.
         z_loss: adds z_loss * (log sum exp)^2 to each token's loss.
+        axis: the mesh axis over which the items are spread, inside `jax.shard_map(..., check_vma=False)`: w and
+            `allowed` hold this device's items, as many on each, in order; everything else, `target` among it, is the
+            same on all of the axis. So are value, dx and dweight; dw is of this device's items. Differentiate inside
+            the `shard_map`.
         blocks: the largest block of scores; by default by shape and platform.
 
     Returns:
@@ -55,13 +62,17 @@ def linear_xent_sum(
         ValueError: shapes that do not fit, or several groups and no `group`.
     """
     _check(x, w, allowed, group, target=target, weight=weight)
-    blocks = choose_blocks(x.shape[0], w.shape[0]) if blocks is None else blocks
     x, w, target, weight, allowed, group = vary_together(x, w, target, weight, allowed, group)
+
+    def by(scores: losses.Scores) -> Array:
+        return losses.linear_xent_sum(x, w, target, weight, allowed, group, z_loss, scores, axis)
+
     forms = {
         "reference": lambda: reference.linear_xent_sum(x, w, target, weight, allowed, group, z_loss),
-        "xla": lambda: xla.linear_xent_sum(x, w, target, weight, allowed, group, z_loss, blocks),
+        "xla": lambda: by(XlaScores(blocks or choose_blocks(x.shape[0], w.shape[0]))),
+        "pallas_tpu": lambda: by(pallas_tpu.scores_for(x, w, blocks)),
     }
-    return dispatch.run("linear_xent_sum", forms, implementation)
+    return dispatch.run("linear_xent_sum", _spread(forms, axis, x, w), implementation)
 
 
 def linear_xent(
@@ -72,6 +83,7 @@ def linear_xent(
     allowed: Bool[Array, "G V"] | None = None,
     group: Int[Array, " N"] | None = None,
     z_loss: float = 0.0,
+    axis: str | None = None,
     blocks: Blocks | None = None,
     implementation: Implementation = None,
 ) -> Float[Array, " N"]:
@@ -80,13 +92,17 @@ def linear_xent(
     For what needs each token's loss before it knows its weight. Differentiable in x and w.
     """
     _check(x, w, allowed, group, target=target)
-    blocks = choose_blocks(x.shape[0], w.shape[0]) if blocks is None else blocks
     x, w, target, allowed, group = vary_together(x, w, target, allowed, group)
+
+    def by(scores: losses.Scores) -> Array:
+        return losses.linear_xent(x, w, target, allowed, group, z_loss, scores, axis)
+
     forms = {
         "reference": lambda: reference.linear_xent(x, w, target, allowed, group, z_loss),
-        "xla": lambda: xla.linear_xent(x, w, target, allowed, group, z_loss, blocks),
+        "xla": lambda: by(XlaScores(blocks or choose_blocks(x.shape[0], w.shape[0]))),
+        "pallas_tpu": lambda: by(pallas_tpu.scores_for(x, w, blocks)),
     }
-    return dispatch.run("linear_xent", forms, implementation)
+    return dispatch.run("linear_xent", _spread(forms, axis, x, w), implementation)
 
 
 def sampled_xent_sum(
@@ -187,11 +203,12 @@ def top_k(
     if not 1 <= k <= w.shape[0]:
         raise ValueError(f"k must be between 1 and the {w.shape[0]} items, found {k}")
     _check(x, w, allowed, group, exclude=exclude)
-    blocks = choose_blocks(x.shape[0], w.shape[0]) if blocks is None else blocks
     x, w, allowed, group, exclude = vary_together(x, w, allowed, group, exclude)
+    cuts = blocks or choose_blocks(x.shape[0], w.shape[0])
     forms = {
         "reference": lambda: reference.top_k(x, w, k, allowed, group, exclude),
-        "xla": lambda: xla_ranking.top_k(x, w, k, allowed, group, exclude, blocks),
+        "xla": lambda: xla_ranking.top_k(x, w, k, allowed, group, exclude, cuts),
+        "pallas_tpu": lambda: pallas_top_k.top_k(x, w, k, allowed, group, exclude, blocks),
     }
     return dispatch.run("top_k", forms, implementation)
 
@@ -277,6 +294,15 @@ def _sampled_sum(
         "xla": lambda: xla_sampled.sampled_sum(x, positive, negatives, weight, how, tokens),
     }
     return dispatch.run(f"sampled {how.loss}", forms, implementation)
+
+
+def _spread(forms: dict[str, Callable], axis: str | None, x: Array, w: Array) -> dict[str, Callable]:
+    """The forms that can take items spread over devices, where they are."""
+    if axis is None:
+        return forms
+    if tpu.varying(x, w):
+        raise ValueError("items spread over devices need jax.shard_map(..., check_vma=False)")
+    return {name: form for name, form in forms.items() if name != "reference"}
 
 
 def _check(x: Array, w: Array, allowed: Array | None, group: Array | None, **per_token: Array | None) -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+from mdrec_kernels import dispatch
 
 MASKED = -1e30
 """The score of what may not be chosen: finite, so that 0 * MASKED is 0; its exponential is exactly 0."""
@@ -48,7 +49,7 @@ _ACCELERATOR = _Room(512 * 2**20, 512 * 2**20, 1024, 1024, 8192, Blocks(4096, 32
 
 def choose_blocks(tokens: int, items: int) -> Blocks:
     """Blocks for N tokens and V items on the platform that runs."""
-    room = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    room = _CPU if dispatch.platform() == "cpu" else _ACCELERATOR
     row = 4 * items
     if row * room.fewest_tokens > room.largest_bytes:
         return Blocks(_even(tokens, room.two_passes.tokens), room.two_passes.items)

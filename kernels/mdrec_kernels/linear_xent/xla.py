@@ -1,4 +1,4 @@
-"""Cross entropy over the whole catalogue in blocks of tokens x items; gradients by hand.
+"""Log-sum-exp of scores over the whole catalogue, and its gradient, in blocks of tokens x items.
 
 Where a block holds all items of its tokens (`_fused`), one pass makes loss and gradient: with e = exp(score - shift)
 and its row sums S, the gradient of the states is (e w) / S and that of the items is (x / S)^T e. So the block is
@@ -10,15 +10,15 @@ so the items' gradient is made as [D, V] and turned once at the end. And element
 core, in a loop on all: so branches here hold reductions alone.
 """
 
-from functools import partial
+from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, rows_of, zeros
+from mdrec_kernels.linear_xent.losses import slope
 from mdrec_kernels.linear_xent.products import product, sums_in
-from mdrec_kernels.linear_xent.tokens import Tokens, gather_tokens, scatter_tokens
+from mdrec_kernels.linear_xent.tokens import Tokens
 
 SAFE = 80.0
 """How far a row's bound may lie above its target's score before its largest score has to be looked for."""
@@ -26,97 +26,36 @@ HEADROOM = 30.0
 """Exponentials reach at most exp(HEADROOM), their row sums at least exp(HEADROOM - SAFE): far from both limits."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def linear_xent_sum(
-    x: Float[Array, "N D"],
-    w: Float[Array, "V D"],
-    target: Int[Array, " N"],
-    weight: Float[Array, " N"],
-    allowed: Bool[Array, "G V"] | None,
-    group: Int[Array, " N"] | None,
-    z_loss: float,
-    blocks: Blocks,
-) -> Float[Array, ""]:
-    """The weighted sum. Differentiated, it makes the gradient in the forward pass."""
-    tokens = gather_tokens(x, w, target, weight, allowed, group, blocks)
-    loss = _losses(tokens, _normalisers(tokens, w, allowed, blocks), z_loss)
-    return jnp.sum(tokens.weight * loss)
+@dataclass(frozen=True)
+class XlaScores:
+    """`Scores` in plain XLA."""
 
+    blocks: Blocks
 
-type Gradients = tuple[Array, ...]
+    @property
+    def chunk(self) -> int:
+        return self.blocks.tokens
 
+    def normalisers(self, tokens: Tokens, w: Float[Array, "V D"], allowed: Bool[Array, "G V"] | None) -> Array:
+        return _normalisers(tokens, w, allowed, self.blocks)
 
-def _sum_forward(
-    x: Array,
-    w: Array,
-    target: Array,
-    weight: Array,
-    allowed: Array | None,
-    group: Array | None,
-    z_loss: float,
-    blocks: Blocks,
-) -> tuple[Float[Array, ""], Gradients]:
-    tokens = gather_tokens(x, w, target, weight, allowed, group, blocks)
-    if blocks.items >= w.shape[0]:
-        normaliser, dx, dw = _fused(tokens, w, allowed, z_loss, blocks)
-    else:
-        normaliser = _normalisers(tokens, w, allowed, blocks)
-        dx, dw = _gradient(tokens, w, allowed, normaliser, z_loss, blocks)
-    loss = _losses(tokens, normaliser, z_loss)
-    dx, dweight = scatter_tokens(tokens, dx).astype(x.dtype), scatter_tokens(tokens, loss).astype(weight.dtype)
-    return jnp.sum(tokens.weight * loss), (dx, dw.astype(w.dtype), dweight)
+    def gradient(
+        self,
+        tokens: Tokens,
+        w: Float[Array, "V D"],
+        allowed: Bool[Array, "G V"] | None,
+        normaliser: Array,
+        factor: Array,
+    ) -> tuple[Float[Array, "M D"], Float[Array, "V D"]]:
+        return _gradient(tokens, w, allowed, normaliser, factor, self.blocks)
 
-
-def _sum_backward(
-    _z_loss: float, _blocks: Blocks, gradients: Gradients, cotangent: Float[Array, ""]
-) -> tuple[Array | None, ...]:
-    dx, dw, dweight = (cotangent.astype(g.dtype) * g for g in gradients)
-    return dx, dw, None, dweight, None, None
-
-
-linear_xent_sum.defvjp(_sum_forward, _sum_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def linear_xent(
-    x: Float[Array, "N D"],
-    w: Float[Array, "V D"],
-    target: Int[Array, " N"],
-    allowed: Bool[Array, "G V"] | None,
-    group: Int[Array, " N"] | None,
-    z_loss: float,
-    blocks: Blocks,
-) -> Float[Array, " N"]:
-    """Each token's loss. The backward pass computes the scores again."""
-    return _xent_forward(x, w, target, allowed, group, z_loss, blocks)[0]
-
-
-def _xent_forward(
-    x: Array, w: Array, target: Array, allowed: Array | None, group: Array | None, z_loss: float, blocks: Blocks
-) -> tuple[Float[Array, " N"], tuple[Array | None, ...]]:
-    ones = jnp.ones_like(x, shape=x.shape[:1], dtype=sums_in(x))
-    tokens = gather_tokens(x, w, target, ones, allowed, group, blocks, compact=False)
-    normaliser = _normalisers(tokens, w, allowed, blocks)
-    loss = _losses(tokens, normaliser, z_loss)
-    return scatter_tokens(tokens, loss), (x, w, target, allowed, group, scatter_tokens(tokens, normaliser))
-
-
-def _xent_backward(
-    z_loss: float, blocks: Blocks, saved: tuple, cotangent: Float[Array, " N"]
-) -> tuple[Array | None, ...]:
-    x, w, target, allowed, group, normaliser = saved
-    tokens = gather_tokens(x, w, target, cotangent, allowed, group, blocks)
-    dx, dw = _gradient(tokens, w, allowed, tokens.pick(normaliser), z_loss, blocks)
-    return scatter_tokens(tokens, dx).astype(x.dtype), dw.astype(w.dtype), None, None, None
-
-
-linear_xent.defvjp(_xent_forward, _xent_backward)
-
-
-def _losses(tokens: Tokens, normaliser: Float[Array, " M"], z_loss: float) -> Float[Array, " M"]:
-    """Loss of each token; 0 where there is none; infinite where the target is not allowed."""
-    own = jnp.where(tokens.own < MASKED / 2, -jnp.inf, tokens.own)
-    return jnp.where(tokens.weight != 0, normaliser - own + z_loss * normaliser**2, 0)
+    def both(
+        self, tokens: Tokens, w: Float[Array, "V D"], allowed: Bool[Array, "G V"] | None, z_loss: float
+    ) -> tuple[Float[Array, " M"], Float[Array, "M D"], Float[Array, "V D"]]:
+        if self.blocks.items >= w.shape[0]:
+            return _fused(tokens, w, allowed, z_loss, self.blocks)
+        normaliser = self.normalisers(tokens, w, allowed)
+        return normaliser, *self.gradient(tokens, w, allowed, normaliser, slope(tokens, normaliser, z_loss))
 
 
 def _fused(
@@ -147,8 +86,8 @@ def _fused(
         zeros(tokens.x.shape, sums, tokens.x),
         zeros(items.shape[::-1], sums, tokens.x),
     )
-    normaliser, dx, dw = lax.fori_loop(0, tokens.chunks(blocks), chunk, start)
-    return normaliser, *_with_targets(tokens, items, dx, dw.T)
+    normaliser, dx, dw = lax.fori_loop(0, tokens.chunks(blocks.tokens), chunk, start)
+    return normaliser, dx, dw.T
 
 
 def _shift(
@@ -166,15 +105,6 @@ def _shift(
     bound = longest * jnp.sqrt(jnp.sum(jnp.square(x.astype(scores.dtype)), axis=1))
     near = jnp.all((bound - own <= SAFE) | (weight == 0))
     return lax.cond(near, lambda: bound - HEADROOM, lambda: jnp.max(scores, axis=1))
-
-
-def _with_targets(
-    tokens: Tokens, items: Float[Array, "V D"], dx: Float[Array, "M D"], dw: Float[Array, "V D"]
-) -> tuple[Float[Array, "M D"], Float[Array, "V D"]]:
-    """The gradient of the normalisers (dx, dw), and of minus the targets' own scores."""
-    weight = tokens.weight[:, None]
-    dx = dx - weight * jnp.take(items, tokens.target, axis=0).astype(dx.dtype)
-    return dx, dw.at[tokens.target].add(-weight * tokens.x.astype(dw.dtype))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,7 +144,7 @@ def _normalisers(
                 lax.dynamic_update_slice_in_dim(a, b, place, 0) for a, b in zip(carry, (new, total), strict=True)
             )
 
-        return lax.fori_loop(0, tokens.chunks(blocks), chunk, carry)
+        return lax.fori_loop(0, tokens.chunks(blocks.tokens), chunk, carry)
 
     empty = zeros(tokens.weight.shape, sums_in(tokens.x), tokens.x)
     largest, total = lax.fori_loop(0, -(-w.shape[0] // blocks.items), items_block, (empty + 2 * MASKED, empty))
@@ -226,12 +156,11 @@ def _gradient(
     w: Float[Array, "V D"],
     allowed: Bool[Array, "G V"] | None,
     normaliser: Float[Array, " M"],
-    z_loss: float,
+    factor: Float[Array, " M"],
     blocks: Blocks,
 ) -> tuple[Float[Array, "M D"], Float[Array, "V D"]]:
-    """The gradient of the weighted sum, from known normalisers."""
+    """The gradient of the normalisers' sum, each times its factor."""
     sums = sums_in(tokens.x)
-    factor = tokens.weight * (1 + 2 * z_loss * normaliser)
     weighted = (factor[:, None] * tokens.x).astype(tokens.x.dtype)
     lowered = jnp.where(factor != 0, normaliser, -MASKED)
 
@@ -249,10 +178,10 @@ def _gradient(
             more = rows_of(dx, i * blocks.tokens, blocks.tokens) + product(p, rows, (1, 0))
             return lax.dynamic_update_slice_in_dim(dx, more, i * blocks.tokens, 0), dw + product(scaled, p, (0, 0))
 
-        dx, more = lax.fori_loop(0, tokens.chunks(blocks), chunk, (dx, zeros(rows.shape[::-1], sums, tokens.x)))
+        dx, more = lax.fori_loop(0, tokens.chunks(blocks.tokens), chunk, (dx, zeros(rows.shape[::-1], sums, tokens.x)))
         more = rows_of(dw, start, rows.shape[0]) + more.T
         return dx, lax.dynamic_update_slice_in_dim(dw, more, start, 0)
 
     start = zeros(tokens.x.shape, sums, tokens.x), zeros(w.shape, sums, tokens.x)
     dx, dw = lax.fori_loop(0, -(-w.shape[0] // blocks.items), items_block, start)
-    return _with_targets(tokens, w.astype(tokens.x.dtype), factor[:, None] * dx, dw)
+    return factor[:, None] * dx, dw

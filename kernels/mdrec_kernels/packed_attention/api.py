@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
-from mdrec_kernels.packed_attention import dropout, reference, xla
+from mdrec_kernels.packed_attention import dropout, pallas_tpu, reference, xla
 from mdrec_kernels.packed_attention.plan import Tiling
 from mdrec_kernels.packed_attention.spec import Mode, Places, Spec, Weights
 
@@ -59,7 +59,7 @@ def packed_attention(
         dropout_rate: share of the weights set to 0, the rest scaled up, when `dropout_keys` is given.
         dropout_keys: one random key a row [R]. What is dropped in a row depends on its key and on nothing else.
         tiling: how the score matrix is cut; by default by shape and platform.
-        implementation: "xla", "reference", or a sequence of names to try in turn.
+        implementation: "pallas_tpu", "xla", "reference", or a sequence of names to try in turn.
 
     Returns:
         [R, T, H, K] in q's type.
@@ -88,6 +88,7 @@ def packed_attention(
     forms = {
         "reference": lambda: reference.attend(spec, weights, places),
         "xla": lambda: xla.attend(spec, weights, places, tiling),
+        "pallas_tpu": lambda: pallas_tpu.attend(spec, weights, places, tiling),
     }
     return dispatch.run("packed_attention", forms, implementation)
 

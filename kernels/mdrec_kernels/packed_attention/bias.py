@@ -18,7 +18,8 @@ def time_bucket(seconds: Int[Array, "..."], buckets: int) -> Int[Array, "..."]:
     3 s -> 4, an hour -> 23, a day -> 32, a year -> 49, and 62 for the largest int32. Read off the bits of a float32,
     so it is the same integer on every platform, where a logarithm is not. Negative differences count as 0.
     """
-    n = (jnp.maximum(seconds, 0).astype(jnp.uint32) + 1).astype(jnp.float32)
+    # The largest int32 would overflow; the one before it has the same float32.
+    n = (jnp.clip(seconds, 0, 2**31 - 2).astype(jnp.int32) + 1).astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(n, jnp.int32)
     return jnp.minimum((bits >> 22) - (127 << 1), buckets - 1)
 

@@ -25,14 +25,26 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> 16)
 
 
+def keep(
+    seeds: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
+    head: UInt32[Array, "..."],
+    query: Int[Array, "..."],
+    key: Int[Array, "..."],
+    rate: float,
+) -> Bool[Array, "..."]:
+    """True where the weight of (row's seeds, head, query column, key column) stays; dropped with probability `rate`."""
+    pair = (query.astype(jnp.uint32) << 16) | key.astype(jnp.uint32)
+    salt = seeds[1] + head * jnp.uint32(0x9E3779B9)
+    return _mix(_mix(pair ^ seeds[0]) ^ salt) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
 def keep_mask(
     seeds: UInt32[Array, "G 2"], heads: int, query: Int[Array, "g t"], key: Int[Array, "g s"], rate: float
 ) -> Bool[Array, "G H t s"]:
-    """True where the weight of (row, head, query column, key column) stays; each is dropped with probability `rate`.
+    """`keep` for every head of rows with these seeds.
 
     Columns are given for each of the rows (g = G), or once for all of them (g = 1).
     """
-    pair = (query.astype(jnp.uint32)[:, :, None] << 16) | key.astype(jnp.uint32)[:, None, :]
-    hashed = _mix(pair ^ seeds[:, 0, None, None])
-    salt = seeds[:, 1, None] + jnp.arange(heads, dtype=jnp.uint32)[None] * jnp.uint32(0x9E3779B9)
-    return _mix(hashed[:, None] ^ salt[:, :, None, None]) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    rows = seeds[:, 0, None, None, None], seeds[:, 1, None, None, None]
+    head = jnp.arange(heads, dtype=jnp.uint32)[None, :, None, None]
+    return keep(rows, head, query[:, None, :, None], key[:, None, None, :], rate)

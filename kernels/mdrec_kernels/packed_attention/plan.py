@@ -74,18 +74,24 @@ def cut(rows: int, length: int, heads: int, spec: Spec, tiling: Tiling) -> Cut:
     return Cut(rows, length, block, step, tuple(widths), tuple(sizes))
 
 
-def plan(segment: Int[Array, "R L"], spec: Spec, cut: Cut) -> Plan:
-    """Sort the items by the number of keys that they need."""
-    column = jnp.arange(cut.length, dtype=jnp.int32)[None]
+def reach(segment: Int[Array, "R L"], spec: Spec) -> tuple[Int[Array, "R L"], Int[Array, "R L"]]:
+    """The first and the last column that each token may see; L and -1 for padding, which sees none."""
+    length = segment.shape[1]
+    column = jnp.arange(length, dtype=jnp.int32)[None]
     change = jnp.concatenate([jnp.ones_like(segment[:, :1], bool), segment[:, 1:] != segment[:, :-1]], axis=1)
     low = jax.lax.cummax(jnp.where(change, column, 0), axis=1)
     last = jnp.concatenate([change[:, 1:], jnp.ones_like(change[:, :1])], axis=1)
-    high = column if spec.causal else jax.lax.cummin(jnp.where(last, column, cut.length), axis=1, reverse=True)
+    high = column if spec.causal else jax.lax.cummin(jnp.where(last, column, length), axis=1, reverse=True)
     if spec.window is not None:
         low, high = jnp.maximum(low, column - spec.window + 1), jnp.minimum(high, column + spec.window - 1)
+    return jnp.where(segment > 0, low, length), jnp.where(segment > 0, high, -1)
+
+
+def plan(segment: Int[Array, "R L"], spec: Spec, cut: Cut) -> Plan:
+    """Sort the items by the number of keys that they need."""
+    low, high = reach(segment, spec)
     blocks = (cut.rows, cut.length // cut.block, cut.block)
-    low = jnp.where(segment > 0, low, cut.length).reshape(blocks).min(-1)
-    high = jnp.where(segment > 0, high, -1).reshape(blocks).max(-1)
+    low, high = low.reshape(blocks).min(-1), high.reshape(blocks).max(-1)
     block_end = (jnp.arange(blocks[1], dtype=jnp.int32)[None] + 1) * cut.block
     key_end = jnp.maximum(block_end, (high // cut.step + 1) * cut.step)
     keys = jnp.where(high >= 0, key_end - low, 0).reshape(-1)

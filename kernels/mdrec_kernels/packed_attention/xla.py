@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from mdrec_kernels import dispatch
 from mdrec_kernels.packed_attention import bias, dropout
 from mdrec_kernels.packed_attention.plan import Cut, Plan, Tiling, cut, for_each_group, plan
 from mdrec_kernels.packed_attention.spec import MASKED, Places, Spec, Weights
@@ -23,7 +24,7 @@ def tiling(length: int, window: int | None) -> Tiling:
     On a CPU a quarter of a MiB of scores, and what is computed from them, stay in a core's cache. Elsewhere: few, large
     operations.
     """
-    if jax.default_backend() != "cpu":
+    if dispatch.platform() != "cpu":
         return Tiling(block=128, step=128, group_bytes=32 << 20)
     short = min(length, window or length) <= 96
     if short and length > 64:
