@@ -89,6 +89,12 @@ def plan(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Ti
     return [(whole, rows, 1), (cut(middles, ends, rest, most), rest, 1)]
 
 
+def rows_computed(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> Int[Array, ""]:
+    """Rows that go through the products of a class, those of blocks that are not full included."""
+    sweeps = plan(starts, ends, length, tiling)
+    return sum((b.number if together == 1 else b.expert.size) * rows for b, rows, together in sweeps) + jnp.int32(0)
+
+
 @dataclass(frozen=True)
 class Window:
     """Some blocks, for reading and writing arrays whose first axis is the rows."""
