@@ -209,7 +209,7 @@ KERNEL_ROWS, KERNEL_WIDTH = 400, 128
 
 
 def steps(name: str, implementation: str, ids: list[np.ndarray], width: int = KERNEL_WIDTH):
-    """A table, its slots and the values of the last lookup after a step for each of `ids`."""
+    """A table and its slots after a step for each of `ids`, and the values of the first lookup."""
     update, _, init = RULES[name]
 
     @jax.jit
@@ -222,11 +222,12 @@ def steps(name: str, implementation: str, ids: list[np.ndarray], width: int = KE
         return state, values
 
     table = table_of(KERNEL_ROWS, width)
-    state, values = (table, init(table)), None
+    state, values = (table, init(table)), []
     with tpu.interpreted():
         for some in ids:
-            state, values = step(state, jnp.asarray(some, jnp.int32))
-    return state, values
+            state, found = step(state, jnp.asarray(some, jnp.int32))
+            values.append(found)
+    return state, values[0]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -238,9 +239,7 @@ def test_the_kernels_give_the_formulas_table_and_touch_no_other_row(name):
     assert_close(got, expected, 1e-6)
     before = table_of(KERNEL_ROWS, KERNEL_WIDTH)
     np.testing.assert_array_equal(got[0][0][KERNEL_ROWS // 2 :], before[KERNEL_ROWS // 2 :])
-    xla_form = steps(name, "xla", ids)
-    np.testing.assert_array_equal(got[1], xla_form[1])
-    assert_close(got, xla_form, 1e-6)
+    np.testing.assert_array_equal(got[1], expected[1])
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
