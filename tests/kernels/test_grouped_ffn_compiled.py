@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 from mdrec_kernels.grouped_ffn import grouped_ffn
-from mdrec_kernels.grouped_ffn.shapes import SHAPES
+from mdrec_kernels.grouped_ffn.shapes import SHAPES, WIDE
 
 from tests.kernels.ffn_cases import abstract, step
 from tests.kernels.tpu_compiler import CHIPS, compile_for, compile_spmd
@@ -48,7 +48,7 @@ def test_the_shape_of_a_pod(chip, dtype) -> None:
 
 @pytest.mark.slow
 def test_experts_too_wide_for_vmem_are_compiled_in_parts() -> None:
-    x, counts, classes = abstract(SHAPE["wide"], jnp.bfloat16)
+    x, counts, classes = abstract(WIDE, jnp.bfloat16)
     compiled = compile_for("v5e", partial(grouped_ffn, implementation="pallas_tpu"), x, counts, classes)
     assert compiled.kernels > 1
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mdrec_kernels import dispatch
+from mdrec_kernels.fetches import fetches
 from mdrec_kernels.grouped_ffn import Tiling, grouped_ffn
 from mdrec_kernels.grouped_ffn.blocks import CPU, choose_tiling, rows_computed
 from mdrec_kernels.grouped_ffn.pallas_tpu import ROWS, STRIP
@@ -53,14 +55,14 @@ def test_blocks_together_cost_at_most_a_fifth_more_than_the_rows() -> None:
 
 @pytest.mark.parametrize("skew", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_at_most_a_twentieth_of_the_rows_is_added_where_experts_have_two_thousand(seed, skew, monkeypatch) -> None:
+def test_at_most_a_twentieth_of_the_rows_is_added_where_experts_have_two_thousand(seed, skew) -> None:
     rows, experts = 16 * 2048, 16
     bound = ends_of(rows, experts, seed, skew)
     assert int(rows_computed(*bound, rows, CPU)) <= 1.05 * rows
     for tile in ROWS:
         assert int(rows_in_tiles(visits(*bound, rows, tile, every=False), tile, STRIP)) <= 1.05 * rows
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    tiling = choose_tiling(rows, experts, 10 * MIB)
+    with dispatch.compiling_for("gpu"):
+        tiling = choose_tiling(rows, experts, 10 * MIB)
     # What is computed is a whole number of turns of `together` blocks: here one, of all of them.
     assert int(rows_computed(*bound, rows, Tiling(tiling.rows, together=10**6))) <= 1.05 * rows
 
@@ -82,3 +84,14 @@ def test_the_forward_pass_holds_a_block_and_the_gradient_one_hidden_layer() -> N
 
 def test_the_formula_holds_a_hidden_layer_for_every_expert() -> None:
     assert temporaries(SIXTEEN, step) < temporaries(SIXTEEN, step, implementation="reference") / 10
+
+
+def test_a_kernel_fetches_each_experts_weights_once_and_each_tile_of_rows_once() -> None:
+    rows, tile = 2048, 512
+    counts = jnp.asarray([700, 0, 500, 30, 818], jnp.int32)
+    ends = jnp.cumsum(counts)
+    plan = visits(ends - counts, ends, rows, tile, every=False)
+    number = int(plan.number)
+    assert number == 7  # 4 tiles, and 3 borders of experts inside of one
+    assert fetches((number,), lambda i: (plan.expert[i], 0, 0)) == 4
+    assert fetches((number,), lambda i: (plan.tile[i], 0)) == 4

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+from mdrec_kernels import dispatch
 from mdrec_kernels.grouped_ffn.runs import runs
 
 
@@ -46,7 +47,7 @@ TOGETHER_BYTES = 256 * 2**20
 
 def choose_tiling(rows: int, experts: int, expert_bytes: int) -> Tiling:
     """The tiling for T rows, E experts of all classes and the bytes of the largest one's weights, on this platform."""
-    if jax.default_backend() == "cpu":
+    if dispatch.platform() == "cpu":
         return CPU
     size = SMALLEST
     while 2 * size <= LARGEST and (2 * size - 1) * experts <= WASTE * rows:

@@ -29,6 +29,8 @@ SHAPES = (
     Shape("sixteen", T=8_192, d=128, classes=((16, 512),), gated=False),
     Shape("long", T=32_768, d=128, classes=((8, 256), (8, 512))),
     Shape("pod", T=131_072, d=256, classes=((8, 512), (8, 1024))),
-    Shape("wide", T=32_768, d=1_024, classes=((16, 4_096),)),
 )
-"""Rows are tokens times the experts that each goes to. "wide" is compiled, not run."""
+"""Rows are tokens times the experts that each goes to."""
+
+WIDE = Shape("wide", T=32_768, d=1_024, classes=((16, 4_096),))
+"""Compiled, not run: its weights do not fit into VMEM."""
