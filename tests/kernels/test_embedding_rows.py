@@ -242,10 +242,10 @@ def test_the_kernels_give_the_formulas_table_and_touch_no_other_row(name):
     np.testing.assert_array_equal(got[1], expected[1])
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 99), named=st.integers(1, 4), names=st.sampled_from([1, 127, 128, 129, 300]))
-def test_the_kernels_take_any_number_of_ids(seed, named, names):
-    ids = np.random.default_rng(seed).integers(0, KERNEL_ROWS * named // 2, (1, names))
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), names=st.sampled_from([1, 127, 128, 129]) | st.integers(1, 500))
+def test_the_kernels_take_any_number_of_ids(seed, names):
+    ids = np.random.default_rng(seed).integers(0, 2 * KERNEL_ROWS, (1, names))
     got, expected = (steps("adagrad", form, ids) for form in ("pallas_tpu", "reference"))
     assert_close(got, expected, 1e-6)
 
