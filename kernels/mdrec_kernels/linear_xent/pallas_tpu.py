@@ -118,8 +118,8 @@ def _tile_scores(
 
 def _over_items(
     by: PallasScores, tokens: Tokens, w: Float[Array, "V D"], allowed: Bool[Array, "G V"] | None, *, with_mean: bool
-) -> tuple[Float[Array, " M"], Float[Array, "M D"] | None]:
-    """Log-sum-exp of each token's scores, and the mean of the items under its softmax.
+) -> list[Array]:
+    """Log-sum-exp of each token's scores [M], and with it the mean of the items under its softmax [M, D].
 
     Both are anything in chunks that hold no token with a weight.
     """
@@ -163,7 +163,7 @@ def _over_items(
     ]
     grid = (jnp.maximum(tokens.chunks(lanes), 1), -(-items // rows))
     found = _run(by, "linear_xent_over_items", kernel, grid, inputs, outputs, out_specs, state, sums)
-    return found[0].reshape(-1), found[1] if with_mean else None
+    return [found[0].reshape(-1), *found[1:]]
 
 
 def _over_tokens(
@@ -188,7 +188,7 @@ def _over_tokens(
         def _() -> None:
             summed[...] = jnp.zeros(summed.shape, sums)
 
-        scores, _ = _tile_scores(x[...], w[...], masks_of, pl.program_id(0) * rows, items)
+        scores = _tile_scores(x[...], w[...], masks_of, pl.program_id(0) * rows, items)[0]
         weight = jnp.exp(scores - lowered[0]) * factors[0]
         summed[...] += product(weight.astype(x.dtype), x[...], (1, 0))
 

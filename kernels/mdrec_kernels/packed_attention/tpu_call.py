@@ -104,7 +104,7 @@ class Call:
 
     def run(self, kernel: Kernel, body: Callable[..., None]) -> dict[str, Array]:
         """Run `body(inputs, references by name, scratch)` over groups of heads and rows."""
-        operands, outputs, sizes = self.inputs() | kernel.more, kernel.outputs, self.sizes
+        operands, outputs, sizes = {**self.inputs(), **kernel.more}, kernel.outputs, self.sizes
         names, fields = [*operands, *outputs], ["first", "last", "seeds"][: len(self.scalars)]
 
         def run_body(*references: Any) -> None:

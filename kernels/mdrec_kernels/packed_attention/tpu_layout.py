@@ -58,7 +58,7 @@ class Layout:
         return self.together * self.width
 
 
-def layout(shape: tuple[int, int, int, int], window: int | None, tile: int) -> Layout:
+def layout(shape: tuple[int, ...], window: int | None, tile: int) -> Layout:
     """The layout of rows [R, T, H, K]."""
     rows, length, heads, width = shape
     length = tpu.round_up(length, tile)
