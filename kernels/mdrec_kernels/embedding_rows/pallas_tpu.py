@@ -41,7 +41,7 @@ def _whole_chunks(x: Array, fill: int = 0) -> Array:
     return jnp.pad(x, (0, -x.size % CHUNK), constant_values=fill)
 
 
-def _each(number: Array, work: Callable[[Array], None]) -> None:
+def _each(number: Array, work: Callable[[Array], Any]) -> None:
     """work(0), ..., work(number - 1)."""
 
     def body(r: Array, carry: None) -> None:
@@ -56,7 +56,7 @@ def _in_chunk(used: Array, chunk: Array) -> Array:
     return jnp.clip(used - chunk * CHUNK, 0, CHUNK)
 
 
-def _gather_body(ids: jax.Ref, used: jax.Ref, table: jax.Ref, out: jax.Ref, arrived: jax.Ref) -> None:
+def _gather_body(ids: Any, used: Any, table: Any, out: Any, arrived: Any) -> None:
     chunk = pl.program_id(0)
     number = _in_chunk(used[0], chunk)
 
@@ -109,7 +109,7 @@ def _columns(numbers: Float[Array, "k n"]) -> tuple[Float[Array, "n 1"], ...]:
     )
 
 
-def _update_body(*refs: jax.Ref, move: Callable[..., Rows], arrays: int) -> None:
+def _update_body(*refs: Any, move: Callable[..., Rows], arrays: int) -> None:
     """refs: row numbers, how many are used, lr; gradients, numbers; the arrays; the arrays again, in whose place they
     stand; a buffer for each; semaphores of reads and of writes.
 
@@ -219,10 +219,11 @@ def update(
     # Unused slots get distinct ids past the end, so that the promise of distinct, ascending ids holds for them too.
     past = table.shape[0] + jnp.arange(unique_ids.size, dtype=unique_ids.dtype)
     ids = jnp.where(unique_ids < table.shape[0], unique_ids, past)
-    how = {"unique_indices": True, "indices_are_sorted": True}
-    own = None if narrow is None else narrow.at[ids].get(mode="fill", fill_value=0, **how)
+    own = None
+    if narrow is not None:
+        own = narrow.at[ids].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
     own, numbers = rule.numbers(own, row_grads)
     table, *wide = _move_rows(rule, (table, *wide), ids, row_grads, numbers, lr, interpret)
     if narrow is not None:
-        narrow = narrow.at[ids].set(own, mode="drop", **how)
+        narrow = narrow.at[ids].set(own, mode="drop", unique_indices=True, indices_are_sorted=True)
     return table, join(slots, tuple(wide), narrow)

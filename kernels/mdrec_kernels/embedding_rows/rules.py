@@ -56,7 +56,7 @@ class Rule:
         move: (rows, gradients, the numbers as columns [n, 1], lr) -> rows; elementwise.
     """
 
-    numbers: Callable[[Array | None, Float[Array, "n D"]], tuple[Array | None, Numbers]]
+    numbers: Callable[[Any, Float[Array, "n D"]], tuple[Any, Numbers]]
     move: Callable[[Rows, Float[Array, "n D"], tuple[Array, ...], Array], Rows]
 
     def __call__(self, table: Array, slots: Any, grads: Array, lr: Array) -> tuple[Array, Any]:
@@ -83,7 +83,7 @@ def join(slots: Any, wide: tuple[Array, ...], narrow: Array | None) -> Any:
     match slots:
         case AdamSlots():
             assert narrow is not None
-            return AdamSlots(*wide, narrow)
+            return AdamSlots(*wide, count=narrow)
         case AdagradSlots():
             assert narrow is not None
             return AdagradSlots(narrow)

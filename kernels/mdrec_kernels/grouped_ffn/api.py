@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
@@ -78,5 +78,5 @@ def _check(x: Array, counts: Array, classes: tuple[Experts, ...], activation: st
             raise ValueError(f"expected weights [E, {x.shape[1]}, f] and [E, f, {x.shape[1]}], found {shapes}")
     if jnp.shape(counts) != (sum(experts.number for experts in classes),):
         raise ValueError(f"expected a count for each expert, found {jnp.shape(counts)}")
-    if not isinstance(counts, jax.core.Tracer) and (int(jnp.sum(counts)) > x.shape[0] or bool(jnp.any(counts < 0))):
+    if not isinstance(counts, Tracer) and (int(jnp.sum(counts)) > x.shape[0] or bool(jnp.any(counts < 0))):
         raise ValueError(f"the experts' rows are {counts}, and there are {x.shape[0]}")

@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import DTypeLike
 from mdrec_kernels.bench import Case
 from mdrec_kernels.grouped_ffn import Experts, grouped_ffn
 from mdrec_kernels.grouped_ffn.shapes import Shape
@@ -42,7 +43,7 @@ def cases(shape: Shape, bfloat16: bool = False) -> list[Case]:
     return found
 
 
-def _arguments(shape: Shape, classes: tuple[tuple[int, int], ...], dtype: jnp.dtype) -> tuple:
+def _arguments(shape: Shape, classes: tuple[tuple[int, int], ...], dtype: DTypeLike) -> tuple:
     rng = np.random.default_rng(0)
 
     def draw(*size: int) -> jax.Array:

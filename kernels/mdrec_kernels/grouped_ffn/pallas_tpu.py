@@ -12,6 +12,7 @@ of its own, and their outputs are added, one pass over the rows after the other.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ def _cut(operation: str, x: Array, experts: Experts, buffers: Callable[[int, int
         buffers: blocks and other buffers for (rows, width); see `tpu.compiler_params`.
     """
     parts = [w for w in range(experts.width - 1, 0, -1) if experts.width % w == 0 and w % tpu.LANES == 0]
+    refused: NotImplementedError | None = None
     for width in (experts.width, *parts):
         for rows in [r for r in ROWS if r * x.shape[1] * width <= VOLUME] or ROWS[-1:]:
             rows = min(rows, tpu.round_up(x.shape[0], STRIP))
@@ -56,6 +58,7 @@ def _cut(operation: str, x: Array, experts: Experts, buffers: Callable[[int, int
                 return Cut(rows, width, tpu.compiler_params(operation, ["arbitrary"], blocks=blocks, scratch=scratch))
             except NotImplementedError as reason:
                 refused = reason
+    assert refused is not None
     raise refused
 
 
@@ -139,9 +142,9 @@ class _Visit:
             lax.fori_loop(lax.div(start, STRIP), last, strip, None)
 
 
-def _forward_body(*refs: jax.Ref, activation: str, rows: int, entries: int) -> None:
+def _forward_body(*refs: Any, activation: str, rows: int, entries: int) -> None:
     """refs: 4 of the visit; x, the entries, down, the output so far; the output."""
-    visit, (x, *weights, so_far, out) = _Visit(*refs[:4], rows), refs[4:]
+    visit, (x, *weights, so_far, out) = _Visit(*refs[:4], rows=rows), refs[4:]
     down = weights.pop()
 
     @pl.when(visit.new_tile)
@@ -157,9 +160,9 @@ def _forward_body(*refs: jax.Ref, activation: str, rows: int, entries: int) -> N
     visit.each_strip(work)
 
 
-def _backward_body(*refs: jax.Ref, activation: str, rows: int, entries: int, given: int) -> None:
+def _backward_body(*refs: Any, activation: str, rows: int, entries: int, given: int) -> None:
     """refs: 4 of the visit; x, dy, the entries, down, dx so far, `given` gradients; dx, and the weights' gradients."""
-    visit, (x, dy, *rest) = _Visit(*refs[:4], rows), refs[4:]
+    visit, (x, dy, *rest) = _Visit(*refs[:4], rows=rows), refs[4:]
     weights, down, so_far, out = rest[:entries], rest[entries], rest[entries + 1], rest[entries + 2 + given]
     *dweights, ddown = rest[entries + 3 + given :]
 

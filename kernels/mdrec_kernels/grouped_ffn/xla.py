@@ -120,8 +120,8 @@ def _block_gradient(
     dscores = tuple(d.astype(x.dtype) for d in dscores)
     down = window.add(down, _product(drows, inner.astype(x.dtype), (1, 1)))
     entries = tuple(window.add(e, _product(rows, d, (1, 1))) for e, d in zip(entries, dscores, strict=True))
-    parts = (_product(d, window.pick(w, x.dtype), (2, 2)) for d, w in zip(dscores, experts.entries, strict=True))
-    return window.put(dx, sum(parts)), (down, *entries)
+    parts = [_product(d, window.pick(w, x.dtype), (2, 2)) for d, w in zip(dscores, experts.entries, strict=True)]
+    return window.put(dx, sum(parts[1:], parts[0])), (down, *entries)
 
 
 forward.defvjp(_save, _backward)
