@@ -10,13 +10,13 @@ from mdrec_kernels.slot_memory_scan.spec import Spec, wide
 
 def forward(
     spec: Spec, _: None, block: Block, start: Float[Array, "G M V"], state: Float[Array, "G M V"]
-) -> tuple[Float[Array, "G n C V"], Float[Array, "G M V"]]:
-    """Outputs, and the state after the block."""
+) -> tuple[Float[Array, "G n C V"], Float[Array, "G M V"], Float[Array, "G n M V"]]:
+    """Outputs, the state after the block, and the one that each chunk starts with."""
     tokens = _tokens(spec, block)
     chunk = delta_chunk.prepare(tokens)
     state, states = advance(_after, block.opens, start, state, tokens, chunk)
     out = delta_chunk.output(tokens, chunk, states, delta_chunk.added(chunk, states))
-    return jnp.where(block.counts[..., None], out, 0).astype(block.q.dtype), state
+    return jnp.where(block.counts[..., None], out, 0).astype(block.q.dtype), state, states
 
 
 def backward(
@@ -24,14 +24,15 @@ def backward(
     _: None,
     block: Block,
     start: Float[Array, "G M V"],
-    state: Float[Array, "G M V"],
+    states: Float[Array, "G s M V"],
     d_out: Float[Array, "G n C V"],
     d_after: StateGradients,
 ) -> tuple[Gradients, StateGradients]:
-    """Gradients of the block, and of the states before it."""
+    """Gradients of the block, and of the states before it; `states` is every chunk's or only the first's."""
     tokens = _tokens(spec, block)
     chunk = delta_chunk.prepare(tokens)
-    _, states = advance(_after, block.opens, start, state, tokens, chunk)
+    if states.shape[1] < block.q.shape[1]:
+        _, states = advance(_after, block.opens, start, states[:, 0], tokens, chunk)
     d_out = jnp.where(block.counts[..., None], d_out.astype(states.dtype), 0)
     by_out = delta_chunk.d_added(chunk, d_out)
     own = delta_chunk.d_state(tokens, chunk, d_out, by_out)

@@ -1,7 +1,7 @@
 """Erase mode on a block: everything that does not need the state for all chunks at once, then the recurrence.
 
-What remains of a slot after a chunk is a product over its tokens, exp(sum_t log(1 - erase_t w_t)); the derivative by
-one factor is the product of the others, exp(sum - own), which stays right where a factor is 0.
+What is left of a slot after a chunk is a product over its tokens. Its derivative by one factor is the product of the
+others: the whole by that factor, which stays right where one factor is 0, for none is taken to be less than `LEAST`.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from mdrec_kernels.slot_memory_scan.block import Block, Gradients, StateGradients, advance, retreat
 from mdrec_kernels.slot_memory_scan.spec import Spec, wide
 
-LEAST = 1e-30
-"""A factor below it counts as this much; its logarithm is finite."""
+LEAST = 1e-18
+"""Of a slot, after a token. Its inverse has to be finite, and so has the inverse of a thousandth of it."""
 
 
 class _Chunks(NamedTuple):
@@ -22,19 +22,19 @@ class _Chunks(NamedTuple):
     read: Float[Array, "G n C M"]
     address: Float[Array, "G n C M"]
     w: Float[Array, "G n C M"]
-    logs: Float[Array, "G n C M"]
-    """Of what each token leaves of a slot."""
+    left: Float[Array, "G n C M"]
+    """What each token leaves of a slot."""
     keep: Float[Array, "G n M"]
-    added: Float[Array, "G n M V"]
 
 
 def forward(
     spec: Spec, slots: Float[Array, "M K"], block: Block, start: Float[Array, "G M V"], state: Float[Array, "G M V"]
-) -> tuple[Float[Array, "G n C V"], Float[Array, "G M V"]]:
-    """Outputs, and the state after the block."""
+) -> tuple[Float[Array, "G n C V"], Float[Array, "G M V"], Float[Array, "G n M V"]]:
+    """Outputs, the state after the block, and the one that each chunk starts with."""
     chunks = _chunks(spec, slots, block)
-    state, states = advance(_change, block.opens, start, state, chunks.keep, chunks.added)
-    return _product("gncm,gnmv->gncv", chunks.read, states, block.q.dtype).astype(block.q.dtype), state
+    state, states = advance(_change, block.opens, start, state, chunks.keep, _added(chunks, block))
+    out = _product("gncm,gnmv->gncv", chunks.read, states, block.q.dtype)
+    return out.astype(block.q.dtype), state, states
 
 
 def backward(
@@ -42,23 +42,23 @@ def backward(
     slots: Float[Array, "M K"],
     block: Block,
     start: Float[Array, "G M V"],
-    state: Float[Array, "G M V"],
+    states: Float[Array, "G s M V"],
     d_out: Float[Array, "G n C V"],
     d_after: StateGradients,
 ) -> tuple[Gradients, StateGradients]:
-    """Gradients of the block, and of the states before it."""
+    """Gradients of the block, and of the states before it; `states` is every chunk's or only the first's."""
     narrow = block.q.dtype
     chunks = _chunks(spec, slots, block)
-    read, address, w, logs, keep, added = chunks
-    _, states = advance(_change, block.opens, start, state, keep, added)
+    read, address, w, left, keep = chunks
+    if states.shape[1] < block.q.shape[1]:
+        _, states = advance(_change, block.opens, start, states[:, 0], keep, _added(chunks, block))
     d_read = _product("gncv,gnmv->gncm", d_out, states, narrow)
     own = _product("gncm,gncv->gnmv", read, d_out, narrow)
     d_before, after = retreat(_change, block.opens, d_after, keep, own)
 
     d_value = _product("gncm,gnmv->gncv", w, after, narrow)
     d_keep = (states * after).sum(-1)
-    others = jnp.exp(logs.sum(2)[:, :, None, :] - logs)
-    d_left = d_keep[:, :, None, :] * others
+    d_left = (d_keep * keep)[:, :, None, :] / left
     d_w = _product("gncv,gnmv->gncm", block.value, after, narrow) - block.fade[..., None] * d_left
     d_address = block.write[..., None] * d_w
     scores = _softmax_slope(spec, read, d_read), _softmax_slope(spec, address, d_address)
@@ -74,9 +74,12 @@ def _chunks(spec: Spec, slots: Array, block: Block) -> _Chunks:
     read = jnp.where(block.counts[..., None], read, 0)
     address = jax.nn.softmax(spec.scale * _product("gnck,mk->gncm", block.k, slots, narrow), axis=-1)
     w = block.write[..., None] * address
-    logs = jnp.log(jnp.maximum(1 - block.fade[..., None] * w, LEAST))
-    keep = jnp.exp(logs.sum(2))
-    return _Chunks(read, address, w, logs, keep, _product("gncm,gncv->gnmv", w, block.value, narrow))
+    left = jnp.maximum(1 - block.fade[..., None] * w, LEAST)
+    return _Chunks(read, address, w, left, left.prod(2))
+
+
+def _added(chunks: _Chunks, block: Block) -> Float[Array, "G n M V"]:
+    return _product("gncm,gncv->gnmv", chunks.w, block.value, block.q.dtype)
 
 
 def _change(state: Array, keep: Float[Array, "G M"], added: Float[Array, "G M V"]) -> Array:

@@ -1,6 +1,7 @@
-"""The memory scan in plain XLA: block by block, with the state at each block's start kept for the backward pass.
+"""The memory scan in plain XLA: block by block, as many tokens at once as fit a core's cache.
 
-A block holds as many tokens as fit a core's cache; their scores are made again in the backward pass.
+For the backward pass the states are kept that the chunks start with, or where those are larger than the values, the
+ones that the blocks start with. All else is made again.
 """
 
 from dataclasses import dataclass
@@ -88,15 +89,16 @@ def _blocks(spec: Spec, tile: Tile, inputs: Inputs, place: Array) -> tuple[Block
 
 
 def _forward(spec: Spec, tile: Tile, inputs: Inputs, place: Array) -> tuple[Array, Array, Array]:
-    """Outputs, the state at the end, and the states at the blocks' starts [groups, blocks, G, M, V]."""
+    """Outputs, the state at the end, and the states kept [groups, blocks, G, chunks or 1, M, V]."""
     mode = erase if spec.mode == "erase" else delta
+    kept = tile.chunks if inputs.state.shape[1] <= spec.chunk else 1
 
     def group(of: tuple[Block, Array]) -> tuple:
         blocks, start = of
 
         def step(state: Array, block: Block) -> tuple:
-            out, after = mode.forward(spec, inputs.slots, block, start, state)
-            return after, (out, state)
+            out, after, states = mode.forward(spec, inputs.slots, block, start, state)
+            return after, (out, states[:, :kept])
 
         return jax.lax.scan(step, start, blocks)
 
@@ -129,8 +131,8 @@ def _scan_backward(spec: Spec, tile: Tile, kept: tuple, d: tuple[Array, Array]) 
         blocks, start, states, d_out, d_state = of
 
         def step(carry: tuple, at: tuple) -> tuple:
-            (d_after, d_slots), (block, state, d_out) = carry, at
-            gradients, d_before = mode.backward(spec, inputs.slots, block, start, state, d_out, d_after)
+            (d_after, d_slots), (block, states, d_out) = carry, at
+            gradients, d_before = mode.backward(spec, inputs.slots, block, start, states, d_out, d_after)
             if d_slots is not None:
                 d_slots += gradients.slots
             narrow = (x.astype(block.q.dtype) for x in (gradients.q, gradients.k, gradients.value))
