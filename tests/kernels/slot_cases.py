@@ -1,5 +1,6 @@
 """Inputs for the tests of `slot_memory_scan`."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -23,35 +24,41 @@ def aligned(rows: list[list[int]], chunk: int, length: int) -> np.ndarray:
 
 def make(mode: str, rows: int, length: int, *, K=6, V=5, M=7, seed=0, dtype="float32") -> dict[str, Any]:
     """Everything that gradients flow to."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape, dtype="float32" if dtype == "bfloat16" else dtype):
-        return jnp.asarray(rng.normal(size=shape), dtype)
-
-    q, k, value = (normal(rows, length, n, dtype="float64" if dtype == "float64" else "float32") for n in (K, K, V))
+    rng, wide = np.random.default_rng(seed), "float32" if dtype == "bfloat16" else dtype
+    q, k, value = (rng.normal(size=(rows, length, n)) for n in (K, K, V))
+    write, fade = (1 / (1 + np.exp(-rng.normal(size=(rows, length)))) for _ in range(2))
     if mode == "delta":
-        k, M = k / jnp.linalg.norm(k, axis=-1, keepdims=True), K
-    found = {name: x.astype(dtype) for name, x in (("q", q), ("k", k), ("value", value))}
-    found |= {"write": jax.nn.sigmoid(normal(rows, length)), "state": normal(rows, M, V)}
+        k, M = k / np.linalg.norm(k, axis=-1, keepdims=True), K
+    found = {name: jnp.asarray(x, dtype) for name, x in (("q", q), ("k", k), ("value", value))}
+    found |= {"write": jnp.asarray(write, wide), "state": jnp.asarray(rng.normal(size=(rows, M, V)), wide)}
     if mode == "erase":
-        return found | {"slots": normal(M, K), "erase": jax.nn.sigmoid(normal(rows, length))}
-    return found | {"log_decay": -jax.nn.softplus(normal(rows, length) - 1)}
+        return found | {"slots": jnp.asarray(rng.normal(size=(M, K)), wide), "erase": jnp.asarray(fade, wide)}
+    return found | {"log_decay": jnp.asarray(np.log(fade), wide)}
+
+
+@cache
+def _scan(mode, options):
+    return jax.jit(lambda inputs, segment: slot_memory_scan(segment=segment, mode=mode, **inputs, **dict(options)))
 
 
 def scan(inputs, segment, mode, **options):
-    return slot_memory_scan(segment=jnp.asarray(segment), mode=mode, **inputs, **options)
+    """Outputs and state; compiled once for all tests that ask alike."""
+    return _scan(mode, tuple(options.items()))(inputs, jnp.asarray(segment))
 
 
-def value_and_gradients(inputs, segment, mode, **options):
-    """Outputs and state, and the gradients of a sum of them."""
-    rng = np.random.default_rng(9)
-
-    def f(inputs):
-        found = scan(inputs, segment, mode, **options)
+@cache
+def _step(mode, tile, options):
+    def f(inputs, segment):
+        found, rng = slot_memory_scan(segment=segment, mode=mode, **inputs, **dict(options)), np.random.default_rng(9)
         ahead = (jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in found)
         return sum(jnp.vdot(x, a).astype(found[1].dtype) for x, a in zip(found, ahead, strict=True)), found
 
-    (_, found), gradients = jax.jit(jax.value_and_grad(f, has_aux=True))(inputs)
+    return jax.jit(jax.value_and_grad(f, has_aux=True))
+
+
+def value_and_gradients(inputs, segment, mode, tile=None, **options):
+    """Outputs and state, and the gradients of a sum of them; `tile` for one that a test has put into the xla form."""
+    (_, found), gradients = _step(mode, tile, tuple(options.items()))(inputs, jnp.asarray(segment))
     return {"out": found[0], "end": found[1]} | gradients
 
 

