@@ -1,0 +1,46 @@
+"""Real shapes of `slot_memory_scan`, for tests, compile gates and benchmarks alike."""
+
+from dataclasses import dataclass
+
+from mdrec_kernels.roofline import Work
+from mdrec_kernels.slot_memory_scan.spec import Mode
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows [R, T], keys of width K, values of width V, M slots."""
+
+    name: str
+    R: int
+    T: int
+    K: int
+    V: int
+    M: int
+    chunk: int
+    mode: Mode = "erase"
+
+
+SHAPES = (
+    Shape("users", R=256, T=512, K=128, V=128, M=64, chunk=64),
+    Shape("users-delta", R=256, T=512, K=128, V=128, M=128, chunk=64, mode="delta"),
+    Shape("ml1m", R=16, T=1024, K=64, V=64, M=64, chunk=32),
+    Shape("ml1m-wide", R=16, T=1024, K=128, V=128, M=64, chunk=64),
+    Shape("ml1m-delta", R=16, T=1024, K=64, V=64, M=64, chunk=64, mode="delta"),
+)
+"""users: 131,072 tokens, what a chip is to be filled with."""
+
+
+def forward_work(shape: Shape, itemsize: int) -> Work:
+    """q, k, value and the outputs once, and the states in and out; four products with the slots or the state."""
+    tokens = shape.R * shape.T
+    streams = 2 * tokens * (shape.K + shape.V) * itemsize
+    flops = 4.0 * tokens * shape.M * (shape.K + shape.V)
+    return Work(flops, streams + 2 * shape.R * shape.M * shape.V * 4)
+
+
+def backward_work(shape: Shape, itemsize: int) -> Work:
+    """Inputs and outputs' gradient in, inputs' gradients out; the states' three arrays; scores once more."""
+    tokens = shape.R * shape.T
+    streams = tokens * (4 * shape.K + 3 * shape.V) * itemsize
+    flops = 4.0 * tokens * shape.M * (3 * shape.K + 2 * shape.V)
+    return Work(flops, streams + 3 * shape.R * shape.M * shape.V * 4)

@@ -1,0 +1,251 @@
+"""The chunked scan gives what the recurrence gives, token by token, in values and gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+from mdrec_kernels.slot_memory_scan import slot_memory_scan, xla
+from mdrec_kernels.slot_memory_scan.places import places
+from mdrec_kernels.slot_memory_scan.shapes import SHAPES
+from mdrec_kernels.slot_memory_scan.xla import Tile
+
+from tests.kernels.slot_cases import MODES, aligned, assert_close, make, scan, value_and_gradients
+
+CHUNK = 4
+ROWS = [[7, 1, -8, 9], [-4, 13], [], [1, 1, 1, 4, 0, 5]]
+SEGMENT = aligned(ROWS, CHUNK, 29)
+TILES = [Tile(1, 1), Tile(3, 2)]
+
+
+def softmax(x):
+    raised = np.exp(x - x.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def recurrence(inputs, segment, mode):
+    """The papers' recurrences, one token after the other, in float64: nothing is put off to a chunk's end."""
+    x = {name: np.asarray(value, np.float64) for name, value in inputs.items()}
+    out, end, scale = np.zeros_like(x["value"]), x["state"].copy(), x["q"].shape[2] ** -0.5
+    for r, numbers in enumerate(segment):
+        before = 0
+        for t in np.flatnonzero(numbers):
+            S = end[r] if numbers[t] == before else x["state"][r]
+            q, k, value, write = (x[name][r, t] for name in ("q", "k", "value", "write"))
+            if mode == "erase":
+                out[r, t] = softmax(scale * x["slots"] @ q) @ S
+                w = write * softmax(scale * x["slots"] @ k)
+                S = S * (1 - w * x["erase"][r, t])[:, None] + np.outer(w, value)
+            else:
+                S = np.exp(x["log_decay"][r, t]) * S
+                S = S + write * np.outer(k, value - k @ S)
+                out[r, t] = scale * q @ S
+            before, end[r] = numbers[t], S
+    return {"out": out, "end": end}
+
+
+@pytest.mark.parametrize("form", ["reference", "xla"])
+@pytest.mark.parametrize(("mode", "chunk"), [("erase", 1), ("delta", 1), ("delta", CHUNK)])
+def test_the_per_token_recurrence(mode, chunk, form):
+    segment = aligned(ROWS, chunk, 50)
+    inputs = make(mode, *segment.shape)
+    out, end = scan(inputs, segment, mode, chunk=chunk, implementation=form)
+    for name, x in recurrence(inputs, segment, mode).items():
+        np.testing.assert_allclose({"out": out, "end": end}[name], x, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_values_and_gradients_are_the_references(mode, tile, monkeypatch):
+    monkeypatch.setattr(xla, "tile", lambda *_: tile)
+    inputs = make(mode, *SEGMENT.shape)
+    expected = value_and_gradients(inputs, SEGMENT, mode, chunk=CHUNK, implementation="reference")
+    assert_close(value_and_gradients(inputs, SEGMENT, mode, tile, chunk=CHUNK, implementation="xla"), expected)
+
+
+def test_states_are_made_again_where_few_are_kept():
+    inputs = make("erase", *SEGMENT.shape, M=3)
+    expected = value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK, implementation="reference")
+    assert_close(value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_are_differences(mode):
+    with jax.enable_x64(True):
+        segment = aligned([[5, 2], [-3, 3]], 3, 9)
+        inputs = make(mode, *segment.shape, K=3, V=2, M=3, dtype="float64")
+        f = partial(scan, segment=segment, mode=mode, chunk=3, implementation="xla")
+        check_grads(f, (inputs,), order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bfloat16_errs_at_most_twice_as_much_as_its_reference(mode):
+    segment = aligned([[40, 17], [64]], 16, 64)
+    wide = make(mode, *segment.shape, K=32, V=32, M=16)
+    narrow = wide | {name: wide[name].astype(jnp.bfloat16) for name in ("q", "k", "value")}
+    run = partial(value_and_gradients, segment=segment, mode=mode, chunk=16)
+    exact = run(wide, implementation="reference")
+    with jax.numpy_dtype_promotion("strict"):
+        naive, got = (run(narrow, implementation=form) for form in ("reference", "xla"))
+    for name, x in exact.items():
+        error, allowed = (float(jnp.linalg.norm(y[name].astype(jnp.float32) - x)) for y in (got, naive))
+        assert got[name].dtype == naive[name].dtype
+        assert error <= 2 * allowed, name
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours(mode, data):
+    length, width = data.draw(st.integers(1, 14)), 32
+    at = CHUNK * data.draw(st.integers(0, (width - length) // CHUNK))
+    alone, among = (make(mode, 2, width, seed=seed) for seed in (1, 2))
+    numbers = np.zeros((2, width), np.int32)
+    numbers[0, :length] = 1
+    crowd = np.repeat(data.draw(st.lists(st.integers(0, 3), min_size=16, max_size=16)), CHUNK).reshape(2, width)
+    crowd = np.where(crowd > 0, 10 * (1 + np.arange(width)[None] // CHUNK) + crowd, 0).astype(np.int32)
+    crowd[1, at : at + -(-length // CHUNK) * CHUNK] = 0
+    crowd[1, at : at + length] = 7
+    for name, x in among.items():
+        if name == "slots":
+            among[name] = alone[name]
+        elif name == "state":
+            among[name] = x.at[1].set(alone[name][0])
+        else:
+            among[name] = x.at[1, at : at + length].set(alone[name][0, :length])
+    expected, _ = scan(alone, numbers, mode, chunk=CHUNK)
+    found, _ = scan(among, crowd, mode, chunk=CHUNK)
+    np.testing.assert_allclose(found[1, at : at + length], expected[0, :length], atol=1e-6)
+    assert not np.asarray(found)[crowd == 0].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(-5, 9), max_size=3), seed=st.integers(0, 9))
+def test_what_stands_at_padding_changes_nothing(mode, lengths, seed):
+    segment = aligned([lengths, []], CHUNK, 32)
+    inputs, other = make(mode, 2, 32), make(mode, 2, 32, seed=seed + 1)
+    padding = jnp.asarray(segment == 0)
+    filled = {
+        name: x
+        if name in ("slots", "state")
+        else jnp.where(padding.reshape(2, 32, *(1,) * (x.ndim - 2)), other[name], x)
+        for name, x in inputs.items()
+    }
+    expected, found = (scan(x, segment, mode, chunk=CHUNK) for x in (inputs, filled))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(found[1][1], inputs["state"][1])  # a row without tokens hands its state on
+
+
+@pytest.mark.parametrize("form", ["reference", "xla"])
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_of_padding_have_no_nan_in_gradients(mode, form):
+    inputs = make(mode, *SEGMENT.shape)
+    found = value_and_gradients(inputs, np.zeros(SEGMENT.shape, np.int32), mode, chunk=CHUNK, implementation=form)
+    assert all(np.isfinite(x).all() for x in found.values())
+    assert not any(np.any(x) for name, x in found.items() if name not in ("end", "state"))
+
+
+def test_huge_logits_and_slots_that_are_wiped_out():
+    inputs = make("erase", *SEGMENT.shape)
+    inputs |= {"q": 1e6 * inputs["q"], "k": 1e6 * inputs["k"]}
+    inputs |= {"write": jnp.ones(SEGMENT.shape), "erase": jnp.ones(SEGMENT.shape)}
+    expected = value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK, implementation="reference")
+    found = value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK, implementation="xla")
+    assert all(np.isfinite(x).all() for x in found.values())
+    assert_close({name: found[name] for name in ("out", "end", "value", "state", "erase", "write")}, {
+        name: expected[name] for name in ("out", "end", "value", "state", "erase", "write")
+    })  # fmt: skip
+
+
+def test_the_same_key_again_and_again_and_memories_that_fade_at_once():
+    inputs = make("delta", *SEGMENT.shape)
+    inputs["k"] = jnp.broadcast_to(inputs["k"][:1, :1], inputs["k"].shape)
+    inputs |= {"write": jnp.ones(SEGMENT.shape), "log_decay": inputs["log_decay"].at[:, ::3].set(-jnp.inf)}
+    expected = value_and_gradients(inputs, SEGMENT, "delta", chunk=CHUNK, implementation="reference")
+    found = value_and_gradients(inputs, SEGMENT, "delta", chunk=CHUNK, implementation="xla")
+    assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_is_carried_from_call_to_call(mode):
+    inputs, segment = make(mode, 2, 16), np.ones((2, 16), np.int32)
+    out, end = scan(inputs, segment, mode, chunk=CHUNK)
+    columns = {name for name in inputs if name not in ("slots", "state")}
+    first, second = (
+        {n: x[:, part] if n in columns else x for n, x in inputs.items()} for part in (slice(8), slice(8, 16))
+    )
+    before, state = scan(first, segment[:, :8], mode, chunk=CHUNK)
+    after, last = scan(second | {"state": state}, segment[:, 8:], mode, chunk=CHUNK)
+    np.testing.assert_allclose(jnp.concatenate([before, after], axis=1), out, atol=1e-6)
+    np.testing.assert_allclose(last, end, atol=1e-6)
+
+
+def test_erase_is_whole_and_decay_none_by_default_and_the_state_starts_empty():
+    for mode, gate, value in (("erase", "erase", 1.0), ("delta", "log_decay", 0.0)):
+        inputs = make(mode, *SEGMENT.shape)
+        given = inputs | {gate: jnp.full(SEGMENT.shape, value), "state": jnp.zeros_like(inputs["state"])}
+        left = {name: x for name, x in inputs.items() if name not in (gate, "state")}
+        for x, y in zip(scan(left, SEGMENT, mode, chunk=4), scan(given, SEGMENT, mode, chunk=4), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_of_several_segments_in_a_chunk_the_lowest_counts():
+    found = places(jnp.asarray([[0, 3, 3, 4, 4, 4, 0, 0, 0, 0, 0, 0, 4, 5, 5, 5]]), 4)
+    np.testing.assert_array_equal(found, [[0, 2, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(("mode", "check_vma"), [("erase", True), ("erase", False), ("delta", False)])
+def test_rows_spread_over_devices(mode, check_vma):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    inputs = make(mode, *SEGMENT.shape)
+    specs = {name: P() if name == "slots" else P("data") for name in inputs}
+
+    def gradients(inputs, segment):
+        return jax.grad(lambda inputs: sum((x**2).sum() for x in scan(inputs, segment, mode, chunk=CHUNK)))(inputs)
+
+    def local(inputs, segment):
+        found = gradients(inputs, segment)
+        if "slots" in found and not check_vma:
+            found["slots"] = jax.lax.psum(found["slots"], "data")
+        return found
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(specs, P("data")), out_specs=specs, check_vma=check_vma)
+    assert_close(jax.jit(spread)(inputs, SEGMENT), jax.jit(gradients)(inputs, SEGMENT))
+
+
+def test_what_does_not_fit_is_refused():
+    inputs = make("erase", 2, 8)
+    segment = np.ones((2, 8), np.int32)
+    for change, message in (
+        ({"slots": None}, "needs slots"),
+        ({"slots": jnp.ones((3, 4))}, r"needs slots \[M, 6\], found \(3, 4\)"),
+        ({"write": jnp.ones((2, 7))}, r"write must be \[R, T\]"),
+        ({"state": jnp.ones((2, 3, 5))}, r"state must be .* \(2, 7, 5\), found \(2, 3, 5\)"),
+        ({"log_decay": jnp.zeros((2, 8))}, "log_decay belongs to mode 'delta'"),
+        ({"mode": "delta"}, "slots and erase belong"),
+        ({"mode": "add"}, "found 'add'"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"q": jnp.ones((2, 8, 6), jnp.bfloat16)}, "share a floating type"),
+        ({"value": jnp.ones((2, 7, 5))}, r"expected q, k \[R, T, K\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            slot_memory_scan(**({"segment": segment, "mode": "erase"} | inputs | change))
+
+
+def test_shapes_are_what_the_operation_accepts():
+    for shape in SHAPES:
+        tokens = [jax.ShapeDtypeStruct((shape.R, shape.T, n), jnp.bfloat16) for n in (shape.K, shape.K, shape.V)]
+        gate = jax.ShapeDtypeStruct((shape.R, shape.T), jnp.float32)
+        slots = jax.ShapeDtypeStruct((shape.M, shape.K), jnp.float32) if shape.mode == "erase" else None
+        f = partial(slot_memory_scan, mode=shape.mode, chunk=shape.chunk)
+        out, end = jax.eval_shape(lambda *a, s=slots, f=f: f(*a[:5], slots=a[5]), *tokens, gate, gate, slots)
+        assert out.shape == (shape.R, shape.T, shape.V)
+        assert end.shape == (shape.R, shape.M, shape.V)
