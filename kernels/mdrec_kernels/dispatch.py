@@ -7,6 +7,7 @@ shapes, raises `NotImplementedError` with the reason.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,9 +17,25 @@ type Implementation = str | Sequence[str] | None
 
 PREFERRED: Mapping[str, Sequence[str]] = {
     "tpu": ("pallas_tpu", "xla"),
-    "gpu": ("mosaic_gpu", "xla"),
+    "gpu": ("cudnn", "xla"),
     "cpu": ("xla",),
 }
+
+_compiled_for = jax.make_user_context()
+"""The platform named by `compiling_for`; JAX's caches take it into account."""
+
+
+def compiling_for(platform: str) -> AbstractContextManager[None]:
+    """Inside, operations are traced for `platform`, though this process may run on another.
+
+    For compiling a program ahead of time, as with `jax.experimental.topologies`.
+    """
+    return _compiled_for(platform)
+
+
+def platform() -> str:
+    """The platform that operations are traced for: "cpu", "gpu" or "tpu"."""
+    return _compiled_for.value or jax.default_backend()
 
 
 def run[**P, R](
@@ -56,7 +73,7 @@ def run[**P, R](
 
 def _names(operation: str, forms: Mapping[str, Any], implementation: Implementation) -> list[str]:
     if implementation is None:
-        preferred = PREFERRED.get(jax.default_backend(), ("xla",))
+        preferred = PREFERRED.get(platform(), ("xla",))
         return [name for name in preferred if name in forms]
     names = [implementation] if isinstance(implementation, str) else list(implementation)
     unknown = [name for name in names if name not in forms]
