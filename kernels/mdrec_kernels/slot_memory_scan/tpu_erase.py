@@ -1,0 +1,104 @@
+"""Erase mode in the kernels for TPUs: a piece of a row, the slots in sublanes and the tokens in lanes."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from mdrec_kernels.slot_memory_scan.erase import LEAST
+from mdrec_kernels.slot_memory_scan.spec import OPENING, PADDING, Spec
+from mdrec_kernels.slot_memory_scan.tpu_cut import Cut, begin, lanes_of, opening, opens, product, span
+from mdrec_kernels.slot_memory_scan.tpu_refs import Backward, Forward
+
+
+def _weights(spec: Spec, slots: Float[Array, "M K"], x: Float[Array, "P K"]) -> Float[Array, "M P"]:
+    """softmax(scale slots x), over the slots."""
+    scores = spec.scale * product(slots, x, 1, 1)
+    raised = jnp.exp(scores - scores.max(axis=0, keepdims=True))
+    return raised / raised.sum(axis=0, keepdims=True)
+
+
+def _left(erase: Float[Array, "1 P"], w: Float[Array, "M P"]) -> tuple[Float[Array, "M P"], Float[Array, "M 1"]]:
+    """Logarithms of what each token leaves of a slot, and what all of them leave of it."""
+    logs = jnp.log(jnp.maximum(1 - erase * w, LEAST))
+    return logs, jnp.exp(logs.sum(axis=1, keepdims=True))
+
+
+def _only(place: Int[Array, "1 P"], x: Float[Array, "M P"]) -> Float[Array, "M P"]:
+    """x at a chunk's tokens, 0 elsewhere."""
+    return jnp.where(jnp.broadcast_to(place, x.shape) != PADDING, x, 0)
+
+
+def forward(spec: Spec, cut: Cut, refs: Forward, row: Array, piece: Array) -> None:
+    """Outputs of a piece, and the state after it."""
+    at, one = span(piece, cut.piece), span(row, 1)
+    slots, value = refs.slots[...].astype(refs.q.dtype), refs.value[row, at, :]
+    read = _weights(spec, slots, refs.q[row, at, :])
+    w = refs.write[one, at] * _weights(spec, slots, refs.k[row, at, :])
+    segment, erase = refs.segment[one, at], refs.fade[one, at]
+    out = jnp.zeros(value.shape, jnp.float32)
+    places = jnp.zeros(segment.shape, jnp.int32)
+    last, state = refs.last[one, :1], refs.state[row]
+    for chunk in range(cut.chunks):
+        place, last = opening(segment, lanes_of(chunk, cut), last)
+        places += place
+        state = begin(place, refs.start[row], state)
+        out += product(_only(place, read).astype(value.dtype), state.astype(value.dtype), 0, 0)
+        own = _only(place, w)
+        _, keep = _left(erase, own)
+        state = keep * state + product(own.astype(value.dtype), value, 1, 0)
+    refs.out[row, at, :] = out.astype(value.dtype)
+    refs.state[row] = state
+    refs.last[one, :] = jnp.broadcast_to(last, (1, refs.last.shape[1]))
+    if refs.place is not None:
+        refs.place[one, at] = places
+
+
+def again(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
+    """The states that the chunks of a piece start with."""
+    at, one = span(piece, cut.piece), span(row, 1)
+    slots, value = refs.slots[...].astype(refs.q.dtype), refs.value[row, at, :]
+    w = refs.write[one, at] * _weights(spec, slots, refs.k[row, at, :])
+    places, erase, state = refs.place[one, at], refs.fade[one, at], refs.carry[...]
+    for chunk in range(cut.chunks):
+        place = jnp.where(lanes_of(chunk, cut), places, PADDING)
+        state = begin(place, refs.start[row], state)
+        refs.states[piece * cut.chunks + chunk] = state
+        own = _only(place, w)
+        _, keep = _left(erase, own)
+        state = keep * state + product(own.astype(value.dtype), value, 1, 0)
+    refs.carry[...] = state
+
+
+def backward(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
+    """Gradients of a piece, and of the states before it."""
+    at, one = span(piece, cut.piece), span(row, 1)
+    slots, q, k, value, d_out = refs.slots[...], *(x[row, at, :] for x in (refs.q, refs.k, refs.value, refs.d_out))
+    narrow = q.dtype
+    slots = slots.astype(narrow)
+    read, address = _weights(spec, slots, q), _weights(spec, slots, k)
+    places, write, erase = refs.place[one, at], refs.write[one, at], refs.fade[one, at]
+    d_read, d_w = jnp.zeros_like(read), jnp.zeros_like(read)
+    d_value = jnp.zeros(value.shape, jnp.float32)
+    d_erase = jnp.zeros_like(erase)
+    d_state, d_start = refs.d_state[row], refs.d_start[row]
+    for chunk in reversed(range(cut.chunks)):
+        place = jnp.where(lanes_of(chunk, cut), places, PADDING)
+        state = refs.states[piece * cut.chunks + chunk]
+        w = _only(place, write * address)
+        logs, keep = _left(erase, w)
+        d_read += _only(place, product(state.astype(narrow), d_out, 1, 1))
+        d_value += product(w.astype(narrow), d_state.astype(narrow), 0, 0)
+        d_keep = (state * d_state).sum(axis=1, keepdims=True)
+        d_left = d_keep * jnp.exp(logs.sum(axis=1, keepdims=True) - logs)
+        d_w += _only(place, product(d_state.astype(narrow), value, 1, 1) - erase * d_left)
+        d_erase -= (w * d_left).sum(axis=0, keepdims=True)
+        before = keep * d_state + product(_only(place, read).astype(narrow), d_out, 1, 0)
+        fresh = jnp.broadcast_to(opens(place), before.shape) == OPENING
+        d_state, d_start = jnp.where(fresh, 0, before), d_start + jnp.where(fresh, before, 0)
+    refs.d_state[row], refs.d_start[row] = d_state, d_start
+    refs.d_value[row, at, :] = d_value.astype(narrow)
+    refs.d_fade[one, at] = d_erase
+    refs.d_write[one, at] = (address * d_w).sum(axis=0, keepdims=True)
+    for x, d_x, weight, d_weight in ((q, refs.d_q, read, d_read), (k, refs.d_k, address, write * d_w)):
+        slope = weight * d_weight
+        slope = (spec.scale * (slope - weight * slope.sum(axis=0, keepdims=True))).astype(narrow)
+        d_x[row, at, :] = product(slope, slots, 0, 0).astype(narrow)
+        refs.d_slots[...] += product(slope, x, 1, 0)
