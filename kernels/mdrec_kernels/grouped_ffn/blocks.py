@@ -1,0 +1,145 @@
+"""Cutting the rows of sorted experts into blocks of equal size, and reading and writing blocks.
+
+A block holds rows of one expert. It is named by its first row, and where an expert's rows do not fill its last block,
+the block reaches into what follows: reading, those rows count as zeros; writing, they keep what stands there. So no row
+is moved or padded, and none can be without a place, whatever the counts are.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the rows of an expert are cut.
+
+    Args:
+        rows: rows of a block.
+        rest: if given, blocks of `rows` take only what fills them and blocks of `rest` rows take what is left.
+        together: blocks that one batched product takes at a time. With 1, the number of blocks that are computed
+            follows the counts; with more, it is the largest that any counts can need.
+    """
+
+    rows: int
+    rest: int | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.together < 1 or (self.rest is not None and not 1 <= self.rest <= self.rows):
+            raise ValueError(f"blocks need at least one row, and a rest no larger than they are, found {self}")
+
+
+CPU = Tiling(256, rest=32)
+"""Large enough that the products run at full speed; the rest costs at most 31 rows an expert."""
+WASTE = 0.05
+"""Share of rows that the rounding up to blocks may add, on an accelerator ..."""
+SMALLEST, LARGEST = 64, 512
+"""... within these sizes of a block."""
+TOGETHER_BYTES = 256 * 2**20
+"""About what the weights gathered for one batched product may take."""
+
+
+def choose_tiling(rows: int, experts: int, expert_bytes: int) -> Tiling:
+    """The tiling for T rows, E experts of all classes and the bytes of the largest one's weights, on this platform."""
+    if jax.default_backend() == "cpu":
+        return CPU
+    size = SMALLEST
+    while 2 * size <= LARGEST and (2 * size - 1) * experts <= WASTE * rows:
+        size *= 2
+    return Tiling(size, together=max(1, TOGETHER_BYTES // max(expert_bytes, 1)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks, those of an expert side by side, in ascending order; after the `number` that are used, empty ones."""
+
+    number: Int[Array, ""]
+    expert: Int[Array, "n"]
+    start: Int[Array, "n"]
+    stop: Int[Array, "n"]
+    """The row after the last of the block's own."""
+
+
+def cut(starts: Int[Array, "E"], ends: Int[Array, "E"], rows: int, most: int) -> Blocks:
+    """Blocks of `rows` rows that cover the experts' rows; never more than `most`."""
+    numbers = (ends - starts + rows - 1) // rows
+    before = jnp.cumsum(numbers) - numbers
+    which = jnp.arange(most, dtype=jnp.int32)
+    expert = (jnp.searchsorted(before, which, side="right") - 1).astype(jnp.int32)
+    start = starts[expert] + (which - before[expert]) * rows
+    stop = jnp.minimum(start + rows, ends[expert])
+    return Blocks(jnp.sum(numbers), expert, start, jnp.maximum(start, stop))
+
+
+def plan(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> list[tuple[Blocks, int, int]]:
+    """(blocks, rows of a block, blocks together) of each sweep over the experts' rows."""
+    rows = min(tiling.rows, length)
+    if tiling.rest is None:
+        most = length // rows + starts.size
+        together = min(tiling.together, most)
+        return [(cut(starts, ends, rows, -(-most // together) * together), rows, together)]
+    rest = min(tiling.rest, rows)
+    middles = starts + (ends - starts) // rows * rows
+    most = min(length // rest, starts.size * (rows // rest)) + starts.size
+    whole = cut(starts, middles, rows, max(1, length // rows))
+    return [(whole, rows, 1), (cut(middles, ends, rest, most), rest, 1)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some blocks, for reading and writing arrays whose first axis is the rows."""
+
+    expert: Int[Array, "g"]
+    start: Int[Array, "g"]
+    stop: Int[Array, "g"]
+    rows: int
+
+    def _rows(self, length: int) -> tuple[Int[Array, "g rows"], Bool[Array, "g rows"]]:
+        """Numbers of the rows read, and which of them are the blocks' own."""
+        row = self._first(length)[:, None] + jnp.arange(self.rows, dtype=self.start.dtype)
+        return row, (row >= self.start[:, None]) & (row < self.stop[:, None])
+
+    def _first(self, length: int) -> Int[Array, "g"]:
+        """The first row read: a block whose end lies behind the array's is moved back."""
+        return jnp.clip(self.start, 0, length - self.rows)
+
+    def take(self, array: Float[Array, "T k"], width: int | None = None) -> Float[Array, "g rows w"]:
+        """The blocks' rows, up to column `width`; zeros for rows that are not their own."""
+        columns = array.shape[1] if width is None else width
+        row, own = self._rows(array.shape[0])
+        if row.shape[0] == 1:
+            found = lax.dynamic_slice(array, (row[0, 0], jnp.zeros_like(row[0, 0])), (self.rows, columns))[None]
+        else:
+            found = array[:, :columns][row]
+        return jnp.where(own[:, :, None], found, 0)
+
+    def put(self, array: Float[Array, "T k"], new: Float[Array, "g rows w"]) -> Float[Array, "T k"]:
+        """The array with `new` in the blocks' own rows, up to the column that `new` has."""
+        row, own = self._rows(array.shape[0])
+        new = new.astype(array.dtype)
+        if row.shape[0] == 1:
+            corner = (row[0, 0], jnp.zeros_like(row[0, 0]))
+            old = lax.dynamic_slice(array, corner, new.shape[1:])
+            return lax.dynamic_update_slice(array, jnp.where(own[0, :, None], new[0], old), corner)
+        # Rows of others get numbers of their own past the end, where they are dropped: all are distinct.
+        past = array.shape[0] + jnp.arange(row.size, dtype=row.dtype).reshape(row.shape)
+        place = jnp.where(own, row, past)
+        return array.at[place, : new.shape[2]].set(new, mode="drop", unique_indices=True)
+
+    def pick(self, weights: Float[Array, "E a b"], dtype: jnp.dtype) -> Float[Array, "g a b"]:
+        """The weights of each block's expert."""
+        if self.expert.size == 1:
+            return lax.dynamic_index_in_dim(weights, self.expert[0]).astype(dtype)
+        return weights[self.expert].astype(dtype)
+
+    def add(self, sums: Float[Array, "E a b"], new: Float[Array, "g a b"]) -> Float[Array, "E a b"]:
+        """The sums with each block's share added to its expert's."""
+        if self.expert.size == 1:
+            old = lax.dynamic_index_in_dim(sums, self.expert[0])
+            return lax.dynamic_update_index_in_dim(sums, old + new, self.expert[0], 0)
+        return sums.at[self.expert].add(new, indices_are_sorted=True)
