@@ -1,1 +1,73 @@
-"""Sequential recommendation over many domains."""
+"""Sequential recommendation over many domains.
+
+The names below are what a notebook needs; each is loaded when it is first used, so `import mdrec_jax` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdrec_jax.config import RunConfig, load_preset, replace
+    from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+    from mdrec_jax.data.dataset import Dataset, open_dataset
+    from mdrec_jax.data.prepare import prepare
+    from mdrec_jax.models.api import Model, make_model
+    from mdrec_jax.models.hstu import HstuConfig
+    from mdrec_jax.models.sasrec import SasrecConfig
+    from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
+    from mdrec_jax.train.run import fit, load_run
+    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.setup import Setup
+    from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+
+_HOMES = {
+    "config": ("RunConfig", "load_preset", "replace"),
+    "data.batching": ("BatchingConfig", "TrainBatches"),
+    "data.dataset": ("Dataset", "open_dataset"),
+    "data.prepare": ("prepare",),
+    "models.api": ("Model", "make_model"),
+    "models.hstu": ("HstuConfig",),
+    "models.sasrec": ("SasrecConfig",),
+    "objectives.next_item": ("NextItemConfig", "make_objective"),
+    "train.run": ("fit", "load_run"),
+    "train.run_folder": ("RunFolder",),
+    "train.setup": ("Setup",),
+    "types": ("Batch", "DatasetSpec", "Encoded", "Params", "Rows"),
+}
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "BatchingConfig",
+    "Dataset",
+    "DatasetSpec",
+    "Encoded",
+    "HstuConfig",
+    "Model",
+    "NextItemConfig",
+    "Params",
+    "Rows",
+    "RunConfig",
+    "RunFolder",
+    "SasrecConfig",
+    "Setup",
+    "TrainBatches",
+    "fit",
+    "load_preset",
+    "load_run",
+    "make_model",
+    "make_objective",
+    "open_dataset",
+    "prepare",
+    "replace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
