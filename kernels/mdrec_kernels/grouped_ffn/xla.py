@@ -81,7 +81,9 @@ def forward(
     return _forward(x, counts, classes, activation, tiling, keep=False)[0]
 
 
-def _save(x: Array, counts: Array, classes: tuple[Experts, ...], activation: str, tiling: Tiling) -> tuple[Array, tuple]:
+def _save(
+    x: Array, counts: Array, classes: tuple[Experts, ...], activation: str, tiling: Tiling
+) -> tuple[Array, tuple]:
     out, scores = _forward(x, counts, classes, activation, tiling, keep=True)
     return out, (x, counts, classes, scores)
 

@@ -47,7 +47,9 @@ def cut(spec: Spec, inputs: Inputs) -> Cut:
     rows, length, width = inputs.q.shape
     chunk, least = spec.chunk, SUBLANES * max(1, 4 // inputs.q.dtype.itemsize)
     if chunk % least or (tpu.LANES % chunk and chunk % tpu.LANES):
-        raise NotImplementedError(f"the chunk must divide or be a multiple of 128, and be one of {least}, found {chunk}")
+        raise NotImplementedError(
+            f"the chunk must divide or be a multiple of 128, and be one of {least}, found {chunk}"
+        )
     if inputs.q.dtype.itemsize > 4:
         raise NotImplementedError("TPUs have no float64")
     if inputs.slots is not None and inputs.slots.shape[0] % SUBLANES:
@@ -91,9 +93,7 @@ def opening(
     return place, jnp.where(own < NONE, own, last)
 
 
-def begin(
-    place: Int[Array, "1 P"], start: Float[Array, "M V"], state: Float[Array, "M V"]
-) -> Float[Array, "M V"]:
+def begin(place: Int[Array, "1 P"], start: Float[Array, "M V"], state: Float[Array, "M V"]) -> Float[Array, "M V"]:
     """The state that a chunk starts with, from what stands in its columns."""
     return jnp.where(jnp.broadcast_to(opens(place), state.shape) == OPENING, start, state)
 
