@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdrec_kernels import embedding_rows as er
+from mdrec_kernels import tpu
 from mdrec_kernels.embedding_rows import xla
 from mdrec_kernels.embedding_rows.shapes import SHAPES
 
@@ -201,3 +202,71 @@ def test_shapes_are_what_the_operation_accepts():
         assert values.shape == (min(shape.ids, shape.V + 1), shape.D)
         assert unique.shape == values.shape[:1]
         assert index["a"].shape == (shape.ids,)
+
+
+KERNEL_ROWS, KERNEL_WIDTH = 400, 128
+"""Rows of the tables that the kernels for TPUs take; a step names more ids than a chunk holds."""
+
+
+def steps(name: str, implementation: str, ids: list[np.ndarray], width: int = KERNEL_WIDTH):
+    """A table, its slots and the values of the last lookup after a step for each of `ids`."""
+    update, _, init = RULES[name]
+
+    @jax.jit
+    def step(state, ids):
+        values, unique, index = er.lookup(state[0], {"a": ids}, implementation=implementation)
+        weight = jnp.sin(jnp.arange(ids.size * width, dtype=jnp.float32)).reshape(ids.size, width)
+        weight = jnp.where((jnp.arange(ids.size) % 5 > 0)[:, None], weight, 0)
+        grads = jax.grad(lambda values: (values[index["a"]] * weight).sum())(values)
+        state = update(*state, unique, grads, 0.1, weight_decay=0.01, implementation=implementation)
+        return state, values
+
+    table = table_of(KERNEL_ROWS, width)
+    state, values = (table, init(table)), None
+    with tpu.interpreted():
+        for some in ids:
+            state, values = step(state, jnp.asarray(some, jnp.int32))
+    return state, values
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_kernels_give_the_formulas_table_and_touch_no_other_row(name):
+    # Repeated ids, and ids before the first and after the last row.
+    ids = np.random.default_rng(0).integers(-3, KERNEL_ROWS // 2, (2, 700))
+    ids[:, :4] = KERNEL_ROWS, KERNEL_ROWS + 7, 2**31 - 1, -(2**31)
+    got, expected = (steps(name, form, ids) for form in ("pallas_tpu", "reference"))
+    assert_close(got, expected, 1e-6)
+    before = table_of(KERNEL_ROWS, KERNEL_WIDTH)
+    np.testing.assert_array_equal(got[0][0][KERNEL_ROWS // 2 :], before[KERNEL_ROWS // 2 :])
+    xla_form = steps(name, "xla", ids)
+    np.testing.assert_array_equal(got[1], xla_form[1])
+    assert_close(got, xla_form, 1e-6)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), named=st.integers(1, 4), names=st.sampled_from([1, 127, 128, 129, 300]))
+def test_the_kernels_take_any_number_of_ids(seed, named, names):
+    ids = np.random.default_rng(seed).integers(0, KERNEL_ROWS * named // 2, (1, names))
+    got, expected = (steps("adagrad", form, ids) for form in ("pallas_tpu", "reference"))
+    assert_close(got, expected, 1e-6)
+
+
+def test_the_kernels_do_nothing_where_no_id_names_a_row():
+    ids = np.full((1, 9), -1)
+    got, expected = (steps("adam", form, ids, 256) for form in ("pallas_tpu", "reference"))
+    assert_equal(got, expected)
+
+
+def test_the_kernels_refuse_what_they_cannot_copy():
+    with tpu.interpreted():
+        for table in (table_of(9, 64), table_of(9, 128).astype(jnp.bfloat16)):
+            unique, grads = jnp.asarray([2], jnp.int32), jnp.ones((1, table.shape[1]))
+            with pytest.raises(NotImplementedError, match="multiple of 128"):
+                er.lookup(table, {"a": unique}, implementation="pallas_tpu")
+            with pytest.raises(NotImplementedError, match="multiple of 128"):
+                er.update_sgd(table, er.SgdSlots(), unique, grads, 0.1, implementation="pallas_tpu")
+        many = jax.ShapeDtypeStruct((2**17 + 1,), jnp.int32)
+        with pytest.raises(NotImplementedError, match="131073 row numbers"):
+            jax.eval_shape(lambda ids: er.lookup(jnp.ones((2**18, 128)), {"a": ids}, implementation="pallas_tpu"), many)
+    with pytest.raises(NotImplementedError, match="platform"):
+        er.lookup(table_of(9, 128), {"a": jnp.asarray([2])}, implementation="pallas_tpu")

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
-from mdrec_kernels.embedding_rows import reference, rules, xla
+from mdrec_kernels.embedding_rows import pallas_tpu, reference, rules, xla
 from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, Rule, SgdSlots
 
 type Scalar = float | Array
@@ -41,7 +41,7 @@ def lookup(
         ids: name -> row numbers of any shape. A number outside 0 .. V-1 names no row: it reads zeros, and no update
             reaches the table through it.
         max_rows: number of slots N; by default the smallest that can never overflow, min(number of ids, V + 1).
-        implementation: "xla", "reference", or a sequence of names to try in turn.
+        implementation: "xla", "pallas_tpu", "reference", or a sequence of names to try in turn.
 
     Returns:
         values [N, D]: the rows, zeros in unused slots.
@@ -58,11 +58,15 @@ def lookup(
         raise ValueError(f"max_rows is {max_rows}, but {total} ids can name {needed} different rows")
     names = jnp.concatenate(flat)
 
-    def look_up(form: Any) -> tuple[Array, Array, Array]:
-        unique, place = form.deduplicate(names, table.shape[0], max_rows or needed)
-        return form.gather(table, unique), unique, place
+    def look_up(distinct: Any, rows: Any) -> tuple[Array, Array, Array]:
+        unique, place = distinct.deduplicate(names, table.shape[0], max_rows or needed)
+        return rows.gather(table, unique), unique, place
 
-    forms = {"reference": lambda: look_up(reference), "xla": lambda: look_up(xla)}
+    forms = {
+        "reference": lambda: look_up(reference, reference),
+        "xla": lambda: look_up(xla, xla),
+        "pallas_tpu": lambda: look_up(xla, pallas_tpu),
+    }
     values, unique, place = dispatch.run("embedding_rows.lookup", forms, implementation)
     index, start = {}, 0
     for name, x in ids.items():
@@ -106,6 +110,7 @@ def _update(
     forms = {
         "reference": lambda: formula(table, slots, reference.spread(unique_ids, row_grads, table.shape[0]), rate),
         "xla": lambda: xla.update(rule, table, slots, unique_ids, row_grads, rate),
+        "pallas_tpu": lambda: pallas_tpu.update(rule, table, slots, unique_ids, row_grads, rate),
     }
     return dispatch.run("embedding_rows.update", forms, implementation)
 
@@ -146,7 +151,7 @@ def update_sgd(
         row_grads: the gradient of the loss with respect to the values that `lookup` returned.
         lr: learning rate, a number or a scalar array.
         weight_decay: decoupled decay of the rows that have a gradient.
-        implementation: "xla", "reference", or a sequence of names to try in turn.
+        implementation: "xla", "pallas_tpu", "reference", or a sequence of names to try in turn.
 
     Returns:
         The table and the slots after the step.

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +42,53 @@ class AdamSlots:
     count: Int[Array, "V"]
 
 
-type Rule = Callable[[Array, Any, Array, Array], tuple[Array, Any]]
+type Rows = tuple[Float[Array, "n D"], ...]
+"""The table's rows, then those of the slots that are as wide."""
+type Numbers = tuple[Float[Array, "n"], ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule in two steps: the numbers of each row, of which there are few, then the rows themselves.
+
+    Args:
+        numbers: (the slot of one number a row, or None; gradients) -> (the slot after the step; numbers for `move`).
+        move: (rows, gradients, the numbers as columns [n, 1], lr) -> rows; elementwise.
+    """
+
+    numbers: Callable[[Array | None, Float[Array, "n D"]], tuple[Array | None, Numbers]]
+    move: Callable[[Rows, Float[Array, "n D"], tuple[Array, ...], Array], Rows]
+
+    def __call__(self, table: Array, slots: Any, grads: Array, lr: Array) -> tuple[Array, Any]:
+        """(rows, slots) after the step."""
+        wide, narrow = split(slots)
+        narrow, numbers = self.numbers(narrow, grads)
+        table, *wide = self.move((table, *wide), grads, tuple(x[:, None] for x in numbers), lr)
+        return table, join(slots, tuple(wide), narrow)
+
+
+def split(slots: Any) -> tuple[tuple[Array, ...], Array | None]:
+    """The slots as wide as the table, and the one of one number a row."""
+    match slots:
+        case AdamSlots():
+            return (slots.mu, slots.nu), slots.count
+        case AdagradSlots():
+            return (), slots.accumulator
+        case _:
+            return (), None
+
+
+def join(slots: Any, wide: tuple[Array, ...], narrow: Array | None) -> Any:
+    """The inverse of `split`, for slots of the kind of `slots`."""
+    match slots:
+        case AdamSlots():
+            assert narrow is not None
+            return AdamSlots(*wide, narrow)
+        case AdagradSlots():
+            assert narrow is not None
+            return AdagradSlots(narrow)
+        case _:
+            return slots
 
 
 def _wide(x: Array) -> Array:
@@ -50,9 +96,9 @@ def _wide(x: Array) -> Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-def _touched(grads: Float[Array, "n D"]) -> Bool[Array, "n"]:
-    """Rows that a gradient reached. A NaN counts, so that it is seen and not swallowed."""
-    return jnp.any(grads != 0, axis=1)
+def _touched(grads: Float[Array, "n D"]) -> Float[Array, "n"]:
+    """1 for rows that a gradient reached, else 0. A NaN counts, so that it is seen and not swallowed."""
+    return _wide(jnp.any(grads != 0, axis=1).astype(grads.dtype))
 
 
 def _step(rows: Array, change: Array, lr: Array, weight_decay: float, touched: Array) -> Array:
@@ -60,7 +106,7 @@ def _step(rows: Array, change: Array, lr: Array, weight_decay: float, touched: A
     wide = _wide(rows)
     if weight_decay:
         change = change + weight_decay * wide
-    return jnp.where(touched[:, None], (wide - lr * change).astype(rows.dtype), rows)
+    return jnp.where(touched != 0, (wide - lr * change).astype(rows.dtype), rows)
 
 
 def missing_weight(beta: float, n: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -71,39 +117,47 @@ def missing_weight(beta: float, n: Float[Array, "..."]) -> Float[Array, "..."]:
 def sgd(*, weight_decay: float) -> Rule:
     """w <- w - lr (g + weight_decay w)."""
 
-    def rule(rows: Array, slots: SgdSlots, grads: Array, lr: Array) -> tuple[Array, SgdSlots]:
-        return _step(rows, _wide(grads), lr, weight_decay, _touched(grads)), slots
+    def numbers(_: None, grads: Array) -> tuple[None, Numbers]:
+        return None, (_touched(grads),)
 
-    return rule
+    def move(rows: Rows, grads: Array, columns: tuple[Array, ...], lr: Array) -> Rows:
+        return (_step(rows[0], _wide(grads), lr, weight_decay, columns[0]),)
+
+    return Rule(numbers, move)
 
 
 def adagrad(*, eps: float, weight_decay: float) -> Rule:
     """a <- a + mean(g^2); w <- w - lr (g / (sqrt(a) + eps) + weight_decay w)."""
 
-    def rule(rows: Array, slots: AdagradSlots, grads: Array, lr: Array) -> tuple[Array, AdagradSlots]:
+    def numbers(accumulator: Array, grads: Array) -> tuple[Array, Numbers]:
         g = _wide(grads)
-        accumulator = slots.accumulator + jnp.mean(g * g, axis=1).astype(slots.accumulator.dtype)
-        scale = 1.0 / (jnp.sqrt(accumulator) + eps)
-        return _step(rows, g * scale[:, None], lr, weight_decay, _touched(grads)), AdagradSlots(accumulator)
+        accumulator = accumulator + jnp.mean(g * g, axis=1).astype(accumulator.dtype)
+        return accumulator, (_touched(grads), 1.0 / (jnp.sqrt(accumulator) + eps))
 
-    return rule
+    def move(rows: Rows, grads: Array, columns: tuple[Array, ...], lr: Array) -> Rows:
+        touched, scale = columns
+        return (_step(rows[0], _wide(grads) * scale, lr, weight_decay, touched),)
+
+    return Rule(numbers, move)
 
 
 def adam(*, b1: float, b2: float, eps: float, weight_decay: float) -> Rule:
     """Adam on the clock of the row: `count` is the number of steps that touched it, and corrects the moments' bias."""
 
-    def rule(rows: Array, slots: AdamSlots, grads: Array, lr: Array) -> tuple[Array, AdamSlots]:
-        g, touched = _wide(grads), _touched(grads)
-        count = slots.count + touched.astype(slots.count.dtype)
-        mu = b1 * slots.mu + (1.0 - b1) * g
-        nu = b2 * slots.nu + (1.0 - b2) * (g * g)
+    def numbers(count: Array, grads: Array) -> tuple[Array, Numbers]:
+        touched = _touched(grads)
+        count = count + touched.astype(count.dtype)
         # A row never touched has count 0: 1 keeps 0/0 out of values that `where` throws away.
-        n = jnp.maximum(count, 1).astype(g.dtype)
-        mu_scale = 1.0 / missing_weight(b1, n)
-        nu_scale = jax.lax.rsqrt(missing_weight(b2, n))
-        change = mu_scale[:, None] * mu / (jnp.sqrt(nu) * nu_scale[:, None] + eps)
-        keep = touched[:, None]
-        slots = AdamSlots(jnp.where(keep, mu, slots.mu), jnp.where(keep, nu, slots.nu), count)
-        return _step(rows, change, lr, weight_decay, touched), slots
+        n = jnp.maximum(count, 1).astype(touched.dtype)
+        return count, (touched, 1.0 / missing_weight(b1, n), jax.lax.rsqrt(missing_weight(b2, n)))
 
-    return rule
+    def move(rows: Rows, grads: Array, columns: tuple[Array, ...], lr: Array) -> Rows:
+        (table, mu, nu), (touched, mu_scale, nu_scale), g = rows, columns, _wide(grads)
+        new_mu = b1 * mu + (1.0 - b1) * g
+        new_nu = b2 * nu + (1.0 - b2) * (g * g)
+        change = mu_scale * new_mu / (jnp.sqrt(new_nu) * nu_scale + eps)
+        keep = touched != 0
+        table = _step(table, change, lr, weight_decay, touched)
+        return table, jnp.where(keep, new_mu, mu), jnp.where(keep, new_nu, nu)
+
+    return Rule(numbers, move)

@@ -1,4 +1,4 @@
-"""Feed-forward experts of several widths on rows sorted by expert: exact, and at the cost of the rows that there are."""
+"""Feed-forward experts of several widths on rows sorted by expert: exact, at the cost of the rows that there are."""
 
 from mdrec_kernels.grouped_ffn.api import grouped_ffn
 from mdrec_kernels.grouped_ffn.blocks import Tiling

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
-from mdrec_kernels.grouped_ffn import reference, xla
+from mdrec_kernels.grouped_ffn import pallas_tpu, reference, xla
 from mdrec_kernels.grouped_ffn.blocks import Tiling, choose_tiling
 from mdrec_kernels.grouped_ffn.experts import ACTIVATIONS, Experts
 from mdrec_kernels.linear_xent.blocks import vary_together
@@ -59,6 +59,7 @@ def grouped_ffn(
     forms = {
         "reference": lambda: reference.forward(x, counts, classes, activation),
         "xla": plain,
+        "pallas_tpu": lambda: pallas_tpu.forward(x, counts, classes, activation),
     }
     return dispatch.run("grouped_ffn", forms, implementation)
 

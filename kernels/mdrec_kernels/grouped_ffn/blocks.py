@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+from mdrec_kernels.grouped_ffn.runs import runs
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,9 @@ class Blocks:
 def cut(starts: Int[Array, "E"], ends: Int[Array, "E"], rows: int, most: int) -> Blocks:
     """Blocks of `rows` rows that cover the experts' rows; never more than `most`."""
     numbers = (ends - starts + rows - 1) // rows
-    before = jnp.cumsum(numbers) - numbers
-    which = jnp.arange(most, dtype=jnp.int32)
-    expert = (jnp.searchsorted(before, which, side="right") - 1).astype(jnp.int32)
-    start = starts[expert] + (which - before[expert]) * rows
-    stop = jnp.minimum(start + rows, ends[expert])
+    expert, number, read = runs(numbers, most)
+    start = read(starts) + number * rows
+    stop = jnp.minimum(start + rows, read(ends))
     return Blocks(jnp.sum(numbers), expert, start, jnp.maximum(start, stop))
 
 
@@ -101,7 +100,7 @@ class Window:
 
     def _rows(self, length: int) -> tuple[Int[Array, "g rows"], Bool[Array, "g rows"]]:
         """Numbers of the rows read, and which of them are the blocks' own."""
-        row = self._first(length)[:, None] + jnp.arange(self.rows, dtype=self.start.dtype)
+        row = self._first(length)[:, None] + jnp.arange(self.rows, dtype=self.start.dtype)[None]
         return row, (row >= self.start[:, None]) & (row < self.stop[:, None])
 
     def _first(self, length: int) -> Int[Array, "g"]:

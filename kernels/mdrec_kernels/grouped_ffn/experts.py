@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 class Experts:
     """A width class: experts that share a hidden width f.
 
-    y = act(x up_e) down_e, or with a gate (SwiGLU where act is silu; Shazeer, 2020) y = (act(x gate_e) * x up_e) down_e.
+    y = act(x up_e) down_e, or with a gate y = (act(x gate_e) * x up_e) down_e (with silu
+    SwiGLU; Shazeer, 2020, "GLU variants improve transformer").
     """
 
     up: Float[Array, "E d f"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -36,7 +37,7 @@ def sort_by_expert(expert: Int[Array, "T k"], experts: int) -> Order:
     copies = jnp.arange(flat.size, dtype=jnp.int32)
     _, source = jax.lax.sort((key, copies), num_keys=1, is_stable=True)
     place = jnp.zeros_like(copies).at[source].set(copies, unique_indices=True)
-    counts = jnp.sum(key[:, None] == jnp.arange(experts, dtype=jnp.int32), axis=0, dtype=jnp.int32)
+    counts = jnp.sum(key[:, None] == jnp.arange(experts, dtype=jnp.int32)[None], axis=0, dtype=jnp.int32)
     return Order(place.reshape(expert.shape), source, counts)
 
 
@@ -51,7 +52,7 @@ def _take_forward(x: Array, order: Order) -> tuple[Array, Order]:
 
 
 def _take_backward(order: Order, cotangent: Float[Array, "Tk d"]) -> tuple[Array, None]:
-    sums = jnp.promote_types(cotangent.dtype, jnp.float32)
+    sums = np.promote_types(cotangent.dtype, jnp.float32)
     return jnp.sum(cotangent[order.place], axis=1, dtype=sums).astype(cotangent.dtype), None
 
 
@@ -61,7 +62,7 @@ take.defvjp(_take_forward, _take_backward)
 @jax.custom_vjp
 def combine(y: Float[Array, "Tk d"], order: Order, weight: Float[Array, "T k"]) -> Float[Array, "T d"]:
     """Each token's weighted sum of the rows that its copies became."""
-    sums = jnp.promote_types(y.dtype, jnp.float32)
+    sums = np.promote_types(y.dtype, jnp.float32)
     return jnp.einsum("tkd,tk->td", y[order.place], weight, preferred_element_type=sums).astype(y.dtype)
 
 
@@ -71,7 +72,7 @@ def _combine_forward(y: Array, order: Order, weight: Array) -> tuple[Array, tupl
 
 def _combine_backward(saved: tuple, cotangent: Float[Array, "T d"]) -> tuple[Array, None, Array]:
     y, order, weight = saved
-    sums = jnp.promote_types(y.dtype, jnp.float32)
+    sums = np.promote_types(y.dtype, jnp.float32)
     own = weight.ravel()[order.source].astype(sums)[:, None]
     dy = own * cotangent[order.source // weight.shape[1]].astype(sums)
     dweight = jnp.einsum("tkd,td->tk", y[order.place], cotangent, preferred_element_type=sums)

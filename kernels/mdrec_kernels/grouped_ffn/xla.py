@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 from mdrec_kernels.grouped_ffn.blocks import Blocks, Tiling, Window, plan
@@ -22,7 +23,7 @@ type Scores = tuple[Float[Array, "T f"], ...]
 
 def _product(a: Float[Array, "g m k"], b: Array, over: tuple[int, int]) -> Float[Array, "g m n"]:
     """Batched product over axis `over[0]` of a and `over[1]` of b, summed in float32 at least."""
-    sums = jnp.promote_types(a.dtype, jnp.float32)
+    sums = np.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (((over[0],), (over[1],)), ((0,), (0,))), preferred_element_type=sums)
 
 
@@ -93,7 +94,7 @@ def _backward(activation: str, tiling: Tiling, saved: tuple, dy: Float[Array, "T
     dx, found = zeros(x.shape, x.dtype, x), []
     for experts, bound in zip(classes, bounds(counts, classes), strict=True):
         body = partial(_block_gradient, x, dy, scores, experts, activation)
-        sums = jnp.promote_types(x.dtype, jnp.float32)
+        sums = np.promote_types(x.dtype, jnp.float32)
         weights = tuple(zeros(experts.up.shape, sums, x) for _ in (*experts.entries, experts.down))
         dx, (down, *entries) = _sweep(body, (dx, weights), bound, x.shape[0], tiling)
         found.append(experts.like(tuple(entries), down.swapaxes(1, 2)))
@@ -109,10 +110,10 @@ def _block_gradient(
     window: Window,
     carry: tuple[Array, tuple[Array, ...]],
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The carry with a block's part: its rows of dx, and its share of the gradients of `down`, turned, and the entries."""
+    """The carry with a block's part: its rows of dx, its share of the gradients of `down`, turned, and the entries."""
     dx, (down, *entries) = carry
     rows, drows = window.take(x), window.take(dy)
-    sums = jnp.promote_types(x.dtype, jnp.float32)
+    sums = np.promote_types(x.dtype, jnp.float32)
     scores = tuple(window.take(s, experts.width).astype(sums) for s in saved[: len(experts.entries)])
     inner, pull = jax.vjp(partial(hidden, activation), scores)
     (dscores,) = pull(_product(drows, window.pick(experts.down, x.dtype), (2, 2)))
