@@ -122,13 +122,12 @@ def inverse(links: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
     """
     n = links.shape[-1]
     row, column = _square(n)
-    size, inverse = 1, _only(row == column, jnp.ones_like(links))
-    while size < n:
-        # The lower left quarter of each diagonal block of twice the size.
-        quarter = (row // (2 * size) == column // (2 * size)) & (row // size > column // size)
+    inverse = _only(row == column, jnp.ones_like(links))
+    for level in range((n - 1).bit_length()):
+        # The lower left quarter of each diagonal block of 2^(level + 1) rows.
+        quarter = (row >> (level + 1) == column >> (level + 1)) & (row >> level > column >> level)
         joint = _only(quarter, links)
-        inverse -= joint if size == 1 else nn(nn(inverse, joint), inverse)
-        size *= 2
+        inverse -= joint if level == 0 else nn(nn(inverse, joint), inverse)
     return inverse
 
 

@@ -191,7 +191,7 @@ def _call(
     scratch: dict[str, tuple[tuple[int, ...], Any]],
     interpret: bool,
 ) -> dict[str, Array]:
-    """body({name: buffer}) over the grid; arrays and results come with their blocks. Those that are None are left out."""
+    """body({name: buffer}) over the grid. Arrays and results come with their blocks; None is left out."""
     arrays = {name: pair for name, pair in arrays.items() if pair[0] is not None}
     blocks = [(tuple(n or 1 for n in spec.block_shape), x.dtype) for x, spec in (*arrays.values(), *results.values())]
     found = pl.pallas_call(

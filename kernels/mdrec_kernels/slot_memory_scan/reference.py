@@ -47,8 +47,7 @@ def _delta(spec: Spec, inputs: Inputs, place: Array) -> tuple[Array, Array]:
 
 def _columns(spec: Spec, inputs: Inputs, place: Array) -> tuple[Array, ...]:
     """Per column: does a chunk begin, does a segment open [R], does the token count [R, 1], and its inputs."""
-    rows, length = place.shape
-    begins = jnp.arange(length) % spec.chunk == 0
+    begins = jnp.arange(place.shape[1]) % spec.chunk == 0
     opens = jnp.repeat(openings(place, spec.chunk), spec.chunk, axis=1) & begins[None]
     gates = inputs.write[:, :, None], inputs.fade[:, :, None]
     tokens = (x.astype(inputs.dtype) for x in (inputs.q, inputs.k, inputs.value, *gates))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 from mdrec_kernels import tpu
 from mdrec_kernels.slot_memory_scan.places import NONE
 from mdrec_kernels.slot_memory_scan.spec import OPENING, PADDING, TOKEN, Inputs, Spec
@@ -48,7 +48,7 @@ def cut(spec: Spec, inputs: Inputs) -> Cut:
     chunk, least = spec.chunk, SUBLANES * max(1, 4 // inputs.q.dtype.itemsize)
     if chunk % least or (tpu.LANES % chunk and chunk % tpu.LANES):
         raise NotImplementedError(
-            f"the chunk must divide or be a multiple of 128, and be one of {least}, found {chunk}"
+            f"the chunk must be a multiple of {least}, and divide 128 or be one of it; found {chunk}"
         )
     if inputs.q.dtype.itemsize > 4:
         raise NotImplementedError("TPUs have no float64")
@@ -78,15 +78,37 @@ def span(i: Array | int, size: int) -> Any:
     return pl.ds(pl.multiple_of(i * size, size), size)
 
 
+def take_row(ref: Any, row: Array, at: Any) -> Shaped[Array, "1 P"]:
+    """ref[row, at] of numbers [G, W]: a sum over the rows of a register, where the compiler has no load."""
+    tile = ref[:, at]
+    return jnp.where(_row(tile, row), tile, 0).sum(axis=0, keepdims=True)
+
+
+def put_row(ref: Any, row: Array, at: Any, x: Shaped[Array, "1 *"]) -> None:
+    """ref[row, at] = x"""
+    tile = ref[:, at]
+    ref[:, at] = jnp.where(_row(tile, row), jnp.broadcast_to(x, tile.shape), tile)
+
+
+def last_segment(ref: Any, row: Array) -> Int[Array, "1 1"]:
+    """The segment of the last chunk of a row that holds one."""
+    return take_row(ref, row, span(0, tpu.LANES))[:, :1]
+
+
+def _row(tile: Array, row: Array) -> Bool[Array, "G P"]:
+    return jax.lax.broadcasted_iota(jnp.int32, tile.shape, 0) == row
+
+
 def lanes_of(chunk: int, cut: Cut) -> Bool[Array, "1 P"]:
     """Which columns of a piece belong to its chunk of that number."""
-    return jax.lax.broadcasted_iota(jnp.int32, (1, cut.piece), 1) // cut.chunk == chunk
+    column = jax.lax.broadcasted_iota(jnp.int32, (1, cut.piece), 1)
+    return (column >= chunk * cut.chunk) & (column < (chunk + 1) * cut.chunk)
 
 
 def opening(
     segment: Int[Array, "1 P"], inside: Bool[Array, "1 P"], last: Int[Array, "1 1"]
 ) -> tuple[Int[Array, "1 P"], Int[Array, "1 1"]]:
-    """What `places` says of a chunk's columns, PADDING elsewhere, and the segment that the next chunk finds before it."""
+    """What `places` says of a chunk's columns, PADDING elsewhere; and the last segment for the next chunk."""
     own = jnp.where(inside & (segment > 0), segment, NONE).min(axis=1, keepdims=True)
     kind = jnp.where((own < NONE) & (own != last), OPENING, TOKEN)
     place = jnp.where(inside & (segment == own), jnp.broadcast_to(kind, segment.shape), PADDING)

@@ -4,10 +4,21 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
+from mdrec_kernels import tpu
 from mdrec_kernels.slot_memory_scan import delta_chunk
 from mdrec_kernels.slot_memory_scan.delta_chunk import Chunk, Tokens
 from mdrec_kernels.slot_memory_scan.spec import OPENING, PADDING, Spec
-from mdrec_kernels.slot_memory_scan.tpu_cut import Cut, begin, lanes_of, opening, opens, span
+from mdrec_kernels.slot_memory_scan.tpu_cut import (
+    Cut,
+    begin,
+    lanes_of,
+    last_segment,
+    opening,
+    opens,
+    put_row,
+    span,
+    take_row,
+)
 from mdrec_kernels.slot_memory_scan.tpu_refs import Backward, Forward
 
 
@@ -35,17 +46,21 @@ def _tokens(
     spec: Spec, cut: Cut, refs: Forward | Backward, row: Array, piece: Array, chunk: int, place: Int[Array, "1 P"]
 ) -> tuple[Tokens, Float[Array, "C 1"]]:
     """A chunk's inputs, and 1 for each token that counts."""
-    at, one, own = _columns(cut, piece, chunk), span(row, 1), _own(cut, chunk)
+    at, own = _columns(cut, piece, chunk), _own(cut, chunk)
     q, k, value = (x[row, at, :].astype(jnp.float32) for x in (refs.q, refs.k, refs.value))
     counts = _stood(own, jnp.where(place != PADDING, 1.0, 0.0))
-    write, fade = (_stood(own, x[one, span(piece, cut.piece)]) * counts for x in (refs.write, refs.fade))
+    write, fade = (_stood(own, take_row(x, row, span(piece, cut.piece))) * counts for x in (refs.write, refs.fade))
     return Tokens(spec.scale * q, k, value, write, fade), counts
 
 
 def forward(spec: Spec, cut: Cut, refs: Forward, row: Array, piece: Array) -> None:
     """Outputs of a piece, and the state after it."""
-    at, one = span(piece, cut.piece), span(row, 1)
-    segment, last, state = refs.segment[one, at], refs.last[one, :1], refs.state[row]
+    at = span(piece, cut.piece)
+    segment, last, state = (
+        take_row(refs.segment, row, at),
+        last_segment(refs.last, row),
+        refs.state[row],
+    )
     places = jnp.zeros(segment.shape, jnp.int32)
     for chunk in range(cut.chunks):
         place, last = opening(segment, lanes_of(chunk, cut), last)
@@ -58,14 +73,14 @@ def forward(spec: Spec, cut: Cut, refs: Forward, row: Array, piece: Array) -> No
         refs.out[row, _columns(cut, piece, chunk), :] = out.astype(refs.out.dtype)
         state = delta_chunk.after(tokens, made, state, rows)
     refs.state[row] = state
-    refs.last[one, :] = jnp.broadcast_to(last, (1, refs.last.shape[1]))
+    put_row(refs.last, row, span(0, tpu.LANES), last)
     if refs.place is not None:
-        refs.place[one, at] = places
+        put_row(refs.place, row, at, places)
 
 
 def again(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
     """The states that the chunks of a piece start with."""
-    places, state = refs.place[span(row, 1), span(piece, cut.piece)], refs.carry[...]
+    places, state = take_row(refs.place, row, span(piece, cut.piece)), refs.carry[...]
     for chunk in range(cut.chunks):
         place = jnp.where(lanes_of(chunk, cut), places, PADDING)
         state = begin(place, refs.start[row], state)
@@ -78,8 +93,8 @@ def again(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> Non
 
 def backward(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
     """Gradients of a piece, and of the states before it."""
-    at, one = span(piece, cut.piece), span(row, 1)
-    places, d_state, d_start = refs.place[one, at], refs.d_state[row], refs.d_start[row]
+    at = span(piece, cut.piece)
+    places, d_state, d_start = take_row(refs.place, row, at), refs.d_state[row], refs.d_start[row]
     d_write, d_fade = jnp.zeros(places.shape, jnp.float32), jnp.zeros(places.shape, jnp.float32)
     for chunk in reversed(range(cut.chunks)):
         columns, own = _columns(cut, piece, chunk), _own(cut, chunk)
@@ -96,7 +111,8 @@ def backward(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> 
         fresh = jnp.broadcast_to(opens(place), before.shape) == OPENING
         d_state, d_start = jnp.where(fresh, 0, before), d_start + jnp.where(fresh, before, 0)
     refs.d_state[row], refs.d_start[row] = d_state, d_start
-    refs.d_write[one, at], refs.d_fade[one, at] = d_write, d_fade
+    put_row(refs.d_write, row, at, d_write)
+    put_row(refs.d_fade, row, at, d_fade)
 
 
 def _chunk(tokens: Tokens, made: Chunk, state: Array, d_out: Array, d_after: Array) -> tuple[Tokens, Array]:

@@ -2,9 +2,21 @@
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from mdrec_kernels import tpu
 from mdrec_kernels.slot_memory_scan.erase import LEAST
 from mdrec_kernels.slot_memory_scan.spec import OPENING, PADDING, Spec
-from mdrec_kernels.slot_memory_scan.tpu_cut import Cut, begin, lanes_of, opening, opens, product, span
+from mdrec_kernels.slot_memory_scan.tpu_cut import (
+    Cut,
+    begin,
+    lanes_of,
+    last_segment,
+    opening,
+    opens,
+    product,
+    put_row,
+    span,
+    take_row,
+)
 from mdrec_kernels.slot_memory_scan.tpu_refs import Backward, Forward
 
 
@@ -28,14 +40,14 @@ def _only(place: Int[Array, "1 P"], x: Float[Array, "M P"]) -> Float[Array, "M P
 
 def forward(spec: Spec, cut: Cut, refs: Forward, row: Array, piece: Array) -> None:
     """Outputs of a piece, and the state after it."""
-    at, one = span(piece, cut.piece), span(row, 1)
+    at = span(piece, cut.piece)
     slots, value = refs.slots[...].astype(refs.q.dtype), refs.value[row, at, :]
     read = _weights(spec, slots, refs.q[row, at, :])
-    w = refs.write[one, at] * _weights(spec, slots, refs.k[row, at, :])
-    segment, erase = refs.segment[one, at], refs.fade[one, at]
+    w = take_row(refs.write, row, at) * _weights(spec, slots, refs.k[row, at, :])
+    segment, erase = take_row(refs.segment, row, at), take_row(refs.fade, row, at)
     out = jnp.zeros(value.shape, jnp.float32)
     places = jnp.zeros(segment.shape, jnp.int32)
-    last, state = refs.last[one, :1], refs.state[row]
+    last, state = last_segment(refs.last, row), refs.state[row]
     for chunk in range(cut.chunks):
         place, last = opening(segment, lanes_of(chunk, cut), last)
         places += place
@@ -46,17 +58,17 @@ def forward(spec: Spec, cut: Cut, refs: Forward, row: Array, piece: Array) -> No
         state = keep * state + product(own.astype(value.dtype), value, 1, 0)
     refs.out[row, at, :] = out.astype(value.dtype)
     refs.state[row] = state
-    refs.last[one, :] = jnp.broadcast_to(last, (1, refs.last.shape[1]))
+    put_row(refs.last, row, span(0, tpu.LANES), last)
     if refs.place is not None:
-        refs.place[one, at] = places
+        put_row(refs.place, row, at, places)
 
 
 def again(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
     """The states that the chunks of a piece start with."""
-    at, one = span(piece, cut.piece), span(row, 1)
+    at = span(piece, cut.piece)
     slots, value = refs.slots[...].astype(refs.q.dtype), refs.value[row, at, :]
-    w = refs.write[one, at] * _weights(spec, slots, refs.k[row, at, :])
-    places, erase, state = refs.place[one, at], refs.fade[one, at], refs.carry[...]
+    w = take_row(refs.write, row, at) * _weights(spec, slots, refs.k[row, at, :])
+    places, erase, state = take_row(refs.place, row, at), take_row(refs.fade, row, at), refs.carry[...]
     for chunk in range(cut.chunks):
         place = jnp.where(lanes_of(chunk, cut), places, PADDING)
         state = begin(place, refs.start[row], state)
@@ -69,12 +81,12 @@ def again(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> Non
 
 def backward(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> None:
     """Gradients of a piece, and of the states before it."""
-    at, one = span(piece, cut.piece), span(row, 1)
+    at = span(piece, cut.piece)
     slots, q, k, value, d_out = refs.slots[...], *(x[row, at, :] for x in (refs.q, refs.k, refs.value, refs.d_out))
     narrow = q.dtype
     slots = slots.astype(narrow)
     read, address = _weights(spec, slots, q), _weights(spec, slots, k)
-    places, write, erase = refs.place[one, at], refs.write[one, at], refs.fade[one, at]
+    places, write, erase = take_row(refs.place, row, at), take_row(refs.write, row, at), take_row(refs.fade, row, at)
     d_read, d_w = jnp.zeros_like(read), jnp.zeros_like(read)
     d_value = jnp.zeros(value.shape, jnp.float32)
     d_erase = jnp.zeros_like(erase)
@@ -95,8 +107,8 @@ def backward(spec: Spec, cut: Cut, refs: Backward, row: Array, piece: Array) -> 
         d_state, d_start = jnp.where(fresh, 0, before), d_start + jnp.where(fresh, before, 0)
     refs.d_state[row], refs.d_start[row] = d_state, d_start
     refs.d_value[row, at, :] = d_value.astype(narrow)
-    refs.d_fade[one, at] = d_erase
-    refs.d_write[one, at] = (address * d_w).sum(axis=0, keepdims=True)
+    put_row(refs.d_fade, row, at, d_erase)
+    put_row(refs.d_write, row, at, (address * d_w).sum(axis=0, keepdims=True))
     for x, d_x, weight, d_weight in ((q, refs.d_q, read, d_read), (k, refs.d_k, address, write * d_w)):
         slope = weight * d_weight
         slope = (spec.scale * (slope - weight * slope.sum(axis=0, keepdims=True))).astype(narrow)
