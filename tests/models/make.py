@@ -26,6 +26,7 @@ COLUMNS = 32
 
 SASREC = SasrecConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
 HSTU = HstuConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
+FLAGSHIP = SasrecConfig(dim=8, layers=1, heads=2, max_length=16, init_scale=0.5)
 PARTS: dict[str, dict[str, Any]] = {
     "views": {"views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2)},
     "loop": {"loop": LoopConfig(most=3, ponder=0.1)},
@@ -57,9 +58,9 @@ VARIANTS: dict[str, ModelConfig] = {
     "hstu without bias": HstuConfig(
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
-    **{f"mdrec, {name}": MdrecConfig(SASREC, **part) for name, part in PARTS.items()},
-    "mdrec, everything": MdrecConfig(
-        SASREC, **(PARTS["slots"] | PARTS["experts"] | PARTS["banks"] | PARTS["loop"] | PARTS["views"])
+    "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
+    "mdrec, loop, banks, delta rule, experts": MdrecConfig(
+        FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
     ),
 }
 """One model for every branch of the code."""
