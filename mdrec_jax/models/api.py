@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models.hstu import HstuConfig, make_hstu
+from mdrec_jax.models.mdrec import MdrecConfig, make_mdrec
 from mdrec_jax.models.sasrec import SasrecConfig, make_sasrec
 from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
 
-type ModelConfig = SasrecConfig | HstuConfig
+type ModelConfig = SasrecConfig | HstuConfig | MdrecConfig
 
 
 class Model(Protocol):
@@ -80,6 +81,8 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
             return make_sasrec(config, spec)
         case HstuConfig():
             return make_hstu(config, spec)
+        case MdrecConfig():
+            return make_mdrec(config, spec)
 
 
 def parameter_facts(model: Model) -> Params:

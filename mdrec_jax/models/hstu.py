@@ -35,7 +35,7 @@ from mdrec_jax.models.layers import (
 )
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.tied import TiedModel
-from mdrec_jax.types import Batch, DatasetSpec
+from mdrec_jax.types import Batch, DatasetSpec, Encoded
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,7 @@ class Encoder(nnx.Module):
         self.blocks = stack(lambda key: Block(key, config), block_key, config.layers)
         self.final_norm = Norm(config.dim, "layernorm")
 
-    def __call__(
-        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
-    ) -> Float[Array, "R T D"]:
+    def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         config = self.config
         x = dropout(self.inputs(item, batch), seeds, 0, config.embedding_dropout)
         moments = moments_of(batch, query_time_visible=config.query_time_visible)
@@ -193,7 +191,7 @@ class Encoder(nnx.Module):
             return block(x, moments, fold_seeds(seeds, layer))
 
         x = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
-        return items.scored_states(self.final_norm(x), config.scores, config.temperature)
+        return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
 
 
 def make_hstu(config: HstuConfig, spec: DatasetSpec) -> TiedModel:

@@ -23,10 +23,19 @@ class Linear(nnx.Module):
     """x W + b over the last axis, computed in the dtype of x."""
 
     def __init__(
-        self, key: jax.Array, inputs: int, outputs: int, axes: tuple[str, str], *, bias: bool = True, gain: float = 1.0
+        self,
+        key: jax.Array,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str, str],
+        *,
+        bias: bool = True,
+        gain: float = 1.0,
+        bias_value: float | tuple[float, ...] = 0.0,
     ) -> None:
         self.kernel = parameter(init.matrix(key, inputs, outputs, gain=gain), *axes)
-        self.bias = parameter(jnp.zeros((outputs,)), axes[1], group="vector") if bias else None
+        start = jnp.broadcast_to(jnp.asarray(bias_value, jnp.float32), (outputs,))
+        self.bias = parameter(start, axes[1], group="vector") if bias else None
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         y = matmul(x.reshape(-1, x.shape[-1]), self.kernel.get_value().astype(x.dtype))
@@ -75,6 +84,11 @@ def normalise(x: Float[Array, "... D"], *, centre: bool) -> Float[Array, "... D"
     if centre:
         x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + NORM_EPSILON)
+
+
+def unit_rms(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """x over its root mean square, worked out in float32 or wider, in x's type."""
+    return normalise(at_least_float32(x), centre=False).astype(x.dtype)
 
 
 class FeedForward(nnx.Module):
@@ -167,16 +181,16 @@ def stack(build: Callable[[jax.Array], Any], key: jax.Array, layers: int) -> Any
     return jax.vmap(build)(jax.random.split(key, layers))
 
 
-def run_stack(
+def run_stack[Carry](
     blocks: Any,
-    step: Callable[[Any, Float[Array, "R T D"], jax.Array], Float[Array, "R T D"]],
-    x: Float[Array, "R T D"],
+    step: Callable[[Any, Carry, jax.Array], Carry],
+    x: Carry,
     *,
     layers: int,
     scan: bool,
     remat: bool,
-) -> Float[Array, "R T D"]:
-    """x after `step(block, x, number)` for each block of a stack.
+) -> Carry:
+    """x, arrays of any tree, after `step(block, x, number)` for each block of a stack.
 
     Args:
         scan: one compiled block run in a loop, whose compile time does not grow with depth; otherwise unrolled.

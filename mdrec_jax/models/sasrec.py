@@ -30,7 +30,7 @@ from mdrec_jax.models.layers import (
     stack,
 )
 from mdrec_jax.models.tied import TiedModel
-from mdrec_jax.types import Batch, DatasetSpec
+from mdrec_jax.types import Batch, DatasetSpec, Encoded
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,7 @@ class Encoder(nnx.Module):
         self.blocks = stack(lambda key: Block(key, config), block_key, config.layers)
         self.final_norm = Norm(config.dim, config.norm)
 
-    def __call__(
-        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
-    ) -> Float[Array, "R T D"]:
+    def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         config = self.config
         x = self.inputs(item, batch)
         x = x if self.input_norm is None else self.input_norm(x)
@@ -181,7 +179,7 @@ class Encoder(nnx.Module):
             return block(x, places, fold_seeds(seeds, layer))
 
         x = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
-        return items.scored_states(self.final_norm(x), config.scores, config.temperature)
+        return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
 
 
 def make_sasrec(config: SasrecConfig, spec: DatasetSpec) -> TiedModel:

@@ -37,7 +37,7 @@ class TiedModel:
         config: of the encoder.
         spec: of the data set. Raises InputError for one without an order of events.
         encoder: (key, config, spec) -> module; the module maps (item vectors [R, T, D], batch, seeds of the rows'
-            dropout or None) to states [R, T, D].
+            dropout or None) to `Encoded`.
     """
 
     config: TiedConfig
@@ -85,7 +85,7 @@ class TiedModel:
             seeds = row_seeds(key, batch.item.shape[0], row_offset)
         encoder = with_parameters(self._abstract, dense)
         inputs = rows[items.ITEM_TABLE].take(items.INPUT).astype(dtype)
-        return Encoded(encoder(inputs, batch, seeds), losses={}, statistics={})
+        return encoder(inputs, batch, seeds)
 
     def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
         del dense

@@ -10,8 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.hstu import HstuConfig
+from mdrec_jax.models.looping import LoopConfig
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.memory import BanksConfig, WrittenConfig
 from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 SPEC = DatasetSpec(num_items=40, num_domains=3, num_events=2, has_time=True)
@@ -21,6 +26,17 @@ COLUMNS = 32
 
 SASREC = SasrecConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
 HSTU = HstuConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
+FLAGSHIP = SasrecConfig(dim=8, layers=1, heads=2, max_length=16, init_scale=0.5)
+PARTS: dict[str, dict[str, Any]] = {
+    "views": {"views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2)},
+    "loop": {"loop": LoopConfig(most=3, ponder=0.1)},
+    "banks": {"banks": BanksConfig(local=5, shared=3)},
+    "slots": {"written": WrittenConfig(slots=4, chunk=2)},
+    "delta": {"written": WrittenConfig(slots=4, chunk=2, mode="delta")},
+    "experts": {"experts": ExpertsConfig(each=2, multiples=(1.0, 2.0))},
+}
+"""The parts of the flagship, each by itself."""
+
 VARIANTS: dict[str, ModelConfig] = {
     "sasrec": SASREC,
     "sasrec, rotary, SwiGLU, RMS norm": SasrecConfig(
@@ -42,6 +58,10 @@ VARIANTS: dict[str, ModelConfig] = {
     "hstu without bias": HstuConfig(
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
+    "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
+    "mdrec, loop, banks, delta rule, experts": MdrecConfig(
+        FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
+    ),
 }
 """One model for every branch of the code."""
 
@@ -49,7 +69,8 @@ VARIANTS: dict[str, ModelConfig] = {
 def pack(rows: Sequence[Sequence[Sequence[int]]], columns: int = COLUMNS, *, offset: int = 0) -> Batch:
     """A batch of at least two rows: row r holds the sequences `rows[r]` one behind the other, from column `offset` on.
 
-    Domain, event and the gaps between times are functions of the item, so equal sequences are equal wherever they lie.
+    Domain, event and the gaps between times are functions of the item, and the domain that is asked about is one of the
+    position, so equal sequences are equal wherever they lie, and no token knows of a later one.
     """
     rows = [*rows, *([[]] * (2 - len(rows)))]
     shape = (len(rows), columns)
@@ -68,11 +89,25 @@ def pack(rows: Sequence[Sequence[Sequence[int]]], columns: int = COLUMNS, *, off
             arrays["event"][here] = item % SPEC.num_events
             arrays["time"][here] = np.cumsum(item * 1000)
             arrays["target"][here] = np.append(item[1:], 0)
+            places = _domain_places(item % SPEC.num_domains, start)
+            for name, values in places.items():
+                arrays[name][here] = values
             arrays["target_time"][here] = np.append(np.cumsum(item * 1000)[1:], 0)
             start += len(item)
     assert start <= columns
     weight = (arrays["target"] > 0).astype(np.float32)
     return Batch(**arrays, weight=weight, segment_user=np.full((len(rows), 8), -1, np.int32))
+
+
+def _domain_places(domain: np.ndarray, start: int) -> dict[str, np.ndarray]:
+    """Positions within the domain, the domain asked about, and the column of the latest event in it."""
+    asked = np.arange(len(domain)) % SPEC.num_domains
+    earlier = [np.flatnonzero(domain[: place + 1] == asked[place]) for place in range(len(domain))]
+    return {
+        "domain_position": np.asarray([(domain[:place] == own).sum() for place, own in enumerate(domain)], np.int32),
+        "target_domain": asked,
+        "previous_in_target_domain": np.asarray([start + e[-1] if len(e) else -1 for e in earlier], np.int32),
+    }
 
 
 def random_sequences(seed: int, lengths: Sequence[int]) -> list[list[int]]:

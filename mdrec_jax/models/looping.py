@@ -1,0 +1,75 @@
+"""Adaptive depth: a block is applied several times, and each token decides after which of them it stops.
+
+"Adaptive loops and memory in transformers" (arXiv 2603.08391), after PonderNet (arXiv 2107.05407):
+
+    h_1 = h_0 + f(h_0),   h_t = h_{t-1} + softplus(a_t) f(h_{t-1})
+    p_t = sigmoid(W [h_t; t/N] + b),   w_t = p_t prod_{i<t} (1 - p_i),   w_N = prod_{i<N} (1 - p_i),   h = sum_t w_t h_t
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mdrec_jax.models.checks import check
+from mdrec_jax.models.layers import Linear, at_least_float32
+from mdrec_jax.models.pure import parameter
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """
+    Args:
+        most: how often a block is applied at most; 1 has no loop.
+        halt_bias: what the sigmoid of stopping starts at; with 0 or more, most runs stop at the first pass for good.
+        step_start: what the softplus of a later pass's step size starts at.
+        ponder: weight of the expected number of passes, (mean - 1) / (most - 1), a token.
+    """
+
+    most: int = 1
+    halt_bias: float = -3.0
+    step_start: float = -2.0
+    ponder: float = 0.0
+
+    def __post_init__(self) -> None:
+        check("loop.most", self.most, 1 <= self.most <= 8, "1 to 8 passes")
+        check("loop.ponder", self.ponder, self.ponder >= 0, ">= 0")
+
+
+class Halting(nnx.Module):
+    """Step sizes and stopping probabilities of one block's passes."""
+
+    def __init__(self, key: jax.Array, dim: int, config: LoopConfig) -> None:
+        self.config = config
+        self.stop = Linear(key, dim, 1, ("embed", "gate"), gain=0.1, bias_value=config.halt_bias)
+        self.progress = parameter(jnp.zeros((1,)), "gate", group="vector")
+        self.step = parameter(jnp.full((config.most - 1,), config.step_start), "pass", group="vector")
+
+    def __call__(
+        self, change: Callable[[Float[Array, "R T D"], int], Float[Array, "R T D"]], x: Float[Array, "R T D"]
+    ) -> tuple[Float[Array, "R T D"], Float[Array, "R T"]]:
+        """The mixed state, and each token's expected number of passes.
+
+        Args:
+            change: f of the state before a pass and the pass's number, from 0: what the block adds.
+        """
+        most = self.config.most
+        size = jax.nn.softplus(self.step.get_value())
+        left = jnp.ones(x.shape[:2], at_least_float32(x[:1, :1]).dtype)
+        mixed, passes = jnp.zeros(x.shape, left.dtype), jnp.zeros_like(left)
+        for number in range(most):
+            factor = 1.0 if number == 0 else size[number - 1]
+            x = x + jnp.asarray(factor, x.dtype) * change(x, number)
+            last = number == most - 1
+            weight = left if last else left * self._stops(x, (number + 1) / most)
+            mixed = mixed + weight[..., None] * x.astype(mixed.dtype)
+            passes = passes + weight * (number + 1)
+            left = left - weight
+        return mixed.astype(x.dtype), passes
+
+    def _stops(self, x: Float[Array, "R T D"], share: float) -> Float[Array, "R T"]:
+        logit = at_least_float32(self.stop(x)[..., 0])
+        return jax.nn.sigmoid(logit + share * self.progress.get_value().astype(logit.dtype)[None])

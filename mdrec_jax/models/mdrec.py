@@ -1,0 +1,262 @@
+"""The flagship: one encoder over all domains, of parts that can each be switched off. All off, it is SASRec.
+
+two views of the same tokens, with low-rank paths of the domains          models/views.py
+adaptive depth: a block is applied until a token stops                    models/looping.py
+external memory: learned banks, and a user's written memory               models/memory.py
+feed-forward experts of several widths                                    models/experts.py
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt32
+
+from mdrec_jax.models import items
+from mdrec_jax.models.attention import Attention, Places, rotary_angles
+from mdrec_jax.models.experts import Experts, ExpertsConfig
+from mdrec_jax.models.items import Inputs, ScoreKind
+from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
+from mdrec_jax.models.looping import Halting, LoopConfig
+from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, WrittenMemory
+from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.sasrec import SasrecConfig, gated
+from mdrec_jax.models.tied import TiedModel
+from mdrec_jax.models.views import DomainPaths, InDomain, ViewsConfig
+from mdrec_jax.types import Batch, DatasetSpec, Encoded
+
+
+@dataclass(frozen=True)
+class MdrecConfig:
+    """What a model of this family is.
+
+    Args:
+        encoder: sizes, norms, dropout and scores, as of SASRec.
+        views: the in-domain view and the domains' own paths.
+        loop: how often a block may be applied.
+        banks: learned memory banks.
+        written: a user's written memory.
+        experts: routed experts in place of the dense feed-forward layer.
+    """
+
+    encoder: SasrecConfig = field(default_factory=SasrecConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    banks: BanksConfig = field(default_factory=BanksConfig)
+    written: WrittenConfig = field(default_factory=WrittenConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+
+    @property
+    def dim(self) -> int:
+        return self.encoder.dim
+
+    @property
+    def init_scale(self) -> float:
+        return self.encoder.init_scale
+
+    @property
+    def scores(self) -> ScoreKind:
+        return self.encoder.scores
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class View:
+    """What a block needs to know of the tokens it runs over."""
+
+    places: Places
+    domain: Int32[Array, "R T"]
+    path: Int32[Array, "R T"]
+    """Which low-rank path a token takes: 0 in the mixed view, 1 + its domain in the in-domain view."""
+
+
+class Block(nnx.Module):
+    """SASRec's block with whatever is switched on: attention, written memory, banks, then experts or feed-forward."""
+
+    def __init__(self, key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> None:
+        base = config.encoder
+        self.config = config
+        keys = jax.random.split(key, 4)
+        more = jax.random.split(jax.random.fold_in(key, 1), 5)
+        gain = (2 * base.layers) ** -0.5
+        self.attention_norm = Norm(base.dim, base.norm)
+        self.attention = Attention(
+            keys[0], base.dim, base.heads, window=base.max_length, rate=base.attention_dropout, output_gain=gain
+        )
+        self.ffn_norm = Norm(base.dim, base.norm)
+        routed = config.experts.each > 0
+        self.ffn = None if routed else FeedForward(keys[1], base.dim, base.ffn_width, base.activation, output_gain=gain)
+        self.experts = (
+            Experts(more[0], base.dim, spec.num_domains, config.experts, output_gain=gain) if routed else None
+        )
+        gates = (Linear(key, base.dim, base.dim, ("embed", "embed")) for key in keys[2:])
+        self.attention_gate, self.ffn_gate = gates if base.gated_residual else (None, None)
+        self.banks = BankReads(more[1], base.dim, config.banks, output_gain=gain) if config.banks.used else None
+        self.written_norm = Norm(base.dim, base.norm) if config.written.slots else None
+        self.written = (
+            WrittenMemory(more[2], base.dim, config.written, output_gain=gain) if config.written.slots else None
+        )
+        rank = config.views.domain_rank
+        self.paths = DomainPaths(more[3], base.dim, spec.num_domains + 1, rank) if rank else None
+        self.halting = Halting(more[4], base.dim, config.loop) if config.loop.most > 1 else None
+
+    def __call__(
+        self,
+        x: Float[Array, "R T D"],
+        view: View,
+        shared: SharedBank | None,
+        segments: int,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
+        """The new states, and the losses of router and halting: a sum over tokens."""
+        if self.halting is None:
+            y, loss = self._once(x, view, shared, segments, seeds)
+            return y, loss
+        losses = []
+
+        def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
+            y, loss = self._once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
+            losses.append(loss)
+            return y - x
+
+        mixed, passes = self.halting(change, x)
+        most, real = self.config.loop.most, view.places.segment > 0
+        ponder = jnp.where(real, (passes - 1.0) / (most - 1), 0.0).sum().astype(jnp.float32)
+        return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder
+
+    def _once(
+        self,
+        x: Float[Array, "R T D"],
+        view: View,
+        shared: SharedBank | None,
+        segments: int,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
+        base = self.config.encoder
+        y = self.attention_norm(x)
+        y = gated(self.attention_gate, y, self.attention(y, view.places, seeds))
+        x = x + dropout(y, seeds, 1, base.residual_dropout)
+        if self.written is not None and self.written_norm is not None:
+            y = self.written(self.written_norm(x), view.places.segment, segments)
+            x = x + dropout(y, seeds, 4, base.residual_dropout)
+        if self.banks is not None:
+            x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
+        y, loss = self.ffn_norm(x), jnp.float32(0.0)
+        if self.experts is not None:
+            out, loss = self.experts(y, view.places.segment, view.domain)
+        else:
+            assert self.ffn is not None
+            out = self.ffn(y, seeds, site=2, rate=base.ffn_dropout)
+        new = dropout(gated(self.ffn_gate, y, out), seeds, 3, base.residual_dropout)
+        if self.paths is not None:
+            new = new + dropout(self.paths(y, view.path), seeds, 6, base.residual_dropout)
+        return x + new, loss.astype(jnp.float32)
+
+
+class Fusion(nnx.Module):
+    """The state that a target's domain g is scored with (after ABXI, arXiv 2501.15118):
+
+    norm(m + P m + C_g m) + norm(d + Q d), m the mixed state, d the state after the user's last event in g.
+    """
+
+    def __init__(self, key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> None:
+        keys = jax.random.split(key, 4)
+        dim, views = config.dim, config.views
+        self.rate = config.encoder.residual_dropout
+        self.mixed_norm, self.own_norm = Norm(dim, config.encoder.norm), Norm(dim, config.encoder.norm)
+        maps = (Linear(key, dim, dim, ("embed", "embed"), gain=0.5) for key in keys[:2])
+        self.mixed_map, self.own_map = maps if views.projectors else (None, None)
+        rank = views.invariant_rank
+        self.paths = DomainPaths(keys[2], dim, spec.num_domains, rank) if rank else None
+        self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
+
+    def __call__(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"],
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> Float[Array, "R T D"]:
+        parts = mixed
+        if self.mixed_map is not None:
+            parts = parts + dropout(self.mixed_map(mixed), seeds, 7, self.rate)
+        if self.paths is not None:
+            parts = parts + dropout(self.paths(mixed, target_domain), seeds, 8, self.rate)
+        if self.own_map is not None:
+            own = own + dropout(self.own_map(own), seeds, 9, self.rate)
+        return self.mixed_norm(parts) + self.own_norm(own)
+
+
+class Encoder(nnx.Module):
+    """Everything but the item table."""
+
+    def __init__(self, key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> None:
+        base = config.encoder
+        input_key, block_key = jax.random.split(key)
+        bank_key, fusion_key = jax.random.split(jax.random.fold_in(key, 1))
+        self.config, self.domains = config, spec.num_domains
+        self.inputs = Inputs(
+            input_key,
+            base.dim,
+            positions=base.max_length if base.positions == "learned" else 0,
+            domains=spec.num_domains if base.domain_embedding else 0,
+            events=spec.num_events if base.event_embedding else 0,
+            item_scale=base.embedding_scale,
+            scale=base.init_scale * base.embedding_scale,
+        )
+        self.input_norm = Norm(base.dim, base.norm) if base.input_norm else None
+        self.blocks = stack(lambda key: Block(key, config, spec), block_key, base.layers)
+        slots = config.banks.shared
+        self.shared_bank = SharedBank(bank_key, slots, base.dim, scope="shared") if slots else None
+        two = config.views.in_domain
+        self.final_norm = None if two else Norm(base.dim, base.norm)
+        self.fusion = Fusion(fusion_key, config, spec) if two else None
+
+    def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
+        base = self.config.encoder
+        segments = batch.segment_user.shape[1]
+        h, loss = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
+        if self.fusion is None:
+            assert self.final_norm is not None
+            h = self.final_norm(h)
+        else:
+            view = InDomain.of(batch, self.domains)
+            path = 1 + jnp.asarray(view.batch.domain)
+            own_seeds = fold_seeds(seeds, jnp.uint32(1000))
+            own, own_loss = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
+            column = jnp.asarray(batch.previous_in_target_domain)
+            own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
+            h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
+        return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {})
+
+    def _encode(
+        self,
+        item: Float[Array, "R T D"],
+        batch: Batch,
+        path: Int32[Array, "R T"],
+        segments: int,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
+        """One view's states before the last norm."""
+        base = self.config.encoder
+        x = self.inputs(item, batch)
+        x = x if self.input_norm is None else self.input_norm(x)
+        x = dropout(x, seeds, 0, base.embedding_dropout)
+        rotation = None
+        if base.positions == "rotary":
+            rotation = rotary_angles(jnp.asarray(batch.position), base.dim // base.heads)
+        view = View(Places(jnp.asarray(batch.segment), rotation), jnp.asarray(batch.domain), path)
+
+        def step(block: Block, carry: tuple, layer: jax.Array) -> tuple:
+            x, total = carry
+            x, loss = block(x, view, self.shared_bank, segments, fold_seeds(seeds, layer))
+            return x, total + loss
+
+        start = (x, jnp.float32(0.0))
+        return run_stack(self.blocks, step, start, layers=base.layers, scan=base.scanned, remat=base.remat)
+
+
+def make_mdrec(config: MdrecConfig, spec: DatasetSpec) -> TiedModel:
+    """The model for a data set. Raises InputError for data without an order of events."""
+    return TiedModel(config, spec, Encoder)

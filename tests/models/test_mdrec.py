@@ -1,0 +1,165 @@
+"""What the flagship's parts compute, each against its formula, and what holds of them together."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdrec_jax.models.api import make_model
+from mdrec_jax.models.experts import Experts, ExpertsConfig
+from mdrec_jax.models.looping import Halting, LoopConfig
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, aligned
+from mdrec_jax.models.views import InDomain
+from mdrec_jax.types import Params
+from tests.models.make import FLAGSHIP, PARTS, SASREC, SPEC, built, pack, random_sequences, rows_of, states
+
+SEQUENCES = random_sequences(0, [5, 7, 3, 9, 1, 12])
+BATCH = pack([SEQUENCES[:3], SEQUENCES[3:]])
+
+
+def test_with_all_parts_off_it_is_sasrec() -> None:
+    plain, params = built(SASREC)
+    flagship = make_model(MdrecConfig(SASREC), SPEC)
+    for one, other in zip(*(jax.tree.leaves(m.init(jax.random.key(3))) for m in (plain, flagship)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(states(flagship, params, BATCH), states(plain, params, BATCH))
+
+
+PAIRS = [pair for pair in itertools.combinations(PARTS, 2) if pair != ("slots", "delta")]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
+    config = MdrecConfig(FLAGSHIP, **(PARTS[pair[0]] | PARTS[pair[1]]))
+    model = make_model(config, SPEC)
+    params = model.init(jax.random.key(0))
+
+    def loss(params: Params) -> jax.Array:
+        encoded = model.encode(params.dense, rows_of(model, params, BATCH), BATCH, key=jax.random.key(1), train=True)
+        return jnp.square(encoded.h - 1.0).mean() + 1e-3 * sum(encoded.losses.values(), jnp.float32(0.0))
+
+    step = jax.jit(jax.value_and_grad(loss))
+    before, gradient = step(params)
+    length = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+    after, _ = step(jax.tree.map(lambda p, g: p - 0.02 * g / length, params, gradient))
+    assert after < before
+
+
+def test_every_parameter_of_every_part_gets_a_gradient() -> None:
+    everything = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["experts"]
+    model, params = built(MdrecConfig(FLAGSHIP, **everything))
+    goal = jax.random.normal(jax.random.key(5), (*BATCH.item.shape, SASREC.dim))
+
+    def loss(dense: dict) -> jax.Array:
+        encoded = model.encode(dense, rows_of(model, params, BATCH), BATCH, key=None, train=False)
+        return (encoded.h * goal).sum() + sum(encoded.losses.values(), jnp.float32(0.0))
+
+    flat, _ = jax.tree.flatten_with_path(jax.jit(jax.grad(loss))(params.dense))
+    still = [jax.tree_util.keystr(path) for path, leaf in flat if not jnp.any(leaf != 0)]
+    assert still == []
+
+
+def test_the_in_domain_view_is_each_domain_by_itself() -> None:
+    view = InDomain.of(BATCH, SPEC.num_domains)
+    sequence = np.asarray(SEQUENCES[0])
+    expected = np.concatenate([sequence[sequence % 3 == domain] for domain in range(3)])
+    np.testing.assert_array_equal(view.batch.item[0, :5], expected)
+    plain, params = built(SASREC)
+    h = states(plain, params, view.batch)
+    alone = states(plain, params, pack([[sequence[sequence % 3 == expected[0] % 3].tolist()]]))
+    size = int((sequence % 3 == expected[0] % 3).sum())
+    np.testing.assert_allclose(h[0, :size], alone[0, :size], rtol=2e-5, atol=1e-6)
+
+
+def test_the_state_in_the_domain_asked_about_is_that_of_its_last_event() -> None:
+    view = InDomain.of(BATCH, SPEC.num_domains)
+    marks = view.into(jnp.asarray(BATCH.item, jnp.float32)[..., None])
+    column = jnp.asarray(BATCH.previous_in_target_domain)
+    found = view.previous(marks, column, jnp.asarray([-7.0]))[..., 0]
+    expected = np.where(column >= 0, np.take_along_axis(BATCH.item, np.maximum(column, 0), 1), -7)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
+    halting = Halting(jax.random.key(0), 4, LoopConfig(most=3, halt_bias=-0.5, step_start=0.3))
+    x = jax.random.normal(jax.random.key(1), (1, 2, 4))
+    mixed, passes = halting(lambda x, number: jnp.tanh(x) + number, x)
+    kernel, bias = (np.asarray(v.get_value()) for v in (halting.stop.kernel, halting.stop.bias))
+    h, left, total, expected = np.asarray(x), np.ones((1, 2)), np.zeros((1, 2)), np.zeros((1, 2, 4))
+    for number in range(3):
+        size = 1.0 if number == 0 else np.log1p(np.exp(0.3))
+        h = h + size * (np.tanh(h) + number)
+        stops = 1 / (1 + np.exp(-(h @ kernel + bias)[..., 0]))
+        weight = left if number == 2 else left * stops
+        expected, total, left = expected + weight[..., None] * h, total + weight * (number + 1), left - weight
+    np.testing.assert_allclose(left, 0.0, atol=1e-12)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5)
+    np.testing.assert_allclose(passes, total, rtol=1e-5)
+
+
+def test_experts_are_the_weighted_sum_of_the_chosen_ones() -> None:
+    config = ExpertsConfig(each=2, multiples=(1.0, 3.0), top_k=2)
+    layer = Experts(jax.random.key(0), 8, SPEC.num_domains, config, output_gain=1.0)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
+    segment = jnp.asarray([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]])
+    domain = jnp.asarray([[0, 1, 2, 0, 1, 0], [2, 2, 0, 0, 0, 0]])
+    y, _ = layer(x, segment, domain)
+    logits = layer.router(x) + layer.domain.get_value()[domain]
+    each = [part.weights() for part in layer.classes]
+    outputs = jnp.stack(
+        [(jax.nn.silu(x @ w.gate[e]) * (x @ w.up[e])) @ w.down[e] for w in each for e in range(2)], axis=2
+    )
+    chosen = logits >= jnp.sort(logits, axis=-1)[..., -2:-1]
+    weight = jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-1) * (segment > 0)[..., None]
+    np.testing.assert_allclose(y, (outputs * weight[..., None]).sum(2), rtol=2e-4, atol=1e-6)
+
+
+def test_a_balanced_router_has_the_least_balance_loss() -> None:
+    config = ExpertsConfig(each=2, multiples=(1.0, 2.0), top_k=1, balance=1.0, z=0.0)
+    layer = Experts(jax.random.key(0), 8, 1, config, output_gain=1.0)
+    segment = jnp.ones((1, 8), jnp.int32)
+    even = jnp.tile(10.0 * jnp.eye(4), (2, 1))[None]
+    loss = layer._losses(even, jnp.argmax(even, -1)[..., None], segment > 0)
+    np.testing.assert_allclose(loss, 8.0, rtol=1e-4)
+    one_sided = jnp.broadcast_to(even[:, :1], even.shape)
+    assert layer._losses(one_sided, jnp.argmax(one_sided, -1)[..., None], segment > 0) > 3 * loss
+
+
+def test_banks_are_read_by_attention_behind_their_gates() -> None:
+    reads = BankReads(jax.random.key(0), 8, BanksConfig(local=5, shared=3), output_gain=1.0)
+    shared = SharedBank(jax.random.key(1), 3, 8, scope="shared")
+    x = jax.random.normal(jax.random.key(2), (2, 4, 8))
+
+    def rms(x: jax.Array) -> jax.Array:
+        return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True))
+
+    expected = 0.0
+    pairs = ((reads.local, reads.local_out, reads.local_gate), (shared, reads.shared_out, reads.shared_gate))
+    for bank, out, gate in pairs:
+        weight = jax.nn.softmax(rms(x) @ rms(bank.key.get_value()).T * 8**-0.5, axis=-1)
+        expected += jax.nn.sigmoid(gate(x)) * (weight @ bank.value.get_value() @ out.get_value())
+    np.testing.assert_allclose(reads(x, shared), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_segment_is_moved_to_the_start_of_a_chunk() -> None:
+    segment = jnp.asarray([[0, 1, 1, 1, 2, 3, 3, 0], [1, 1, 1, 1, 1, 1, 1, 1]])
+    to, back = aligned(segment, 3, 4)
+    column = np.arange(8)
+    for row in range(2):
+        moved = np.append(segment[row], 0)[to[row]]
+        for number in range(1, int(segment[row].max()) + 1):
+            assert np.flatnonzero(moved == number)[0] % 4 == 0
+        real = np.asarray(segment[row] > 0)
+        np.testing.assert_array_equal(np.asarray(to)[row, back[row]][real], column[real])
+
+
+def test_parameters_say_what_stays_with_their_owner() -> None:
+    model, _ = built(MdrecConfig(SASREC, **(PARTS["views"] | PARTS["banks"])))
+    dense = model.facts.dense
+    assert dense["shared_bank"]["key"].scope == "shared"
+    assert dense["blocks"]["banks"]["local"]["key"].scope == "private"
+    assert dense["blocks"]["paths"]["up"].scope == "private"
+    assert dense["fusion"]["mixed_map"]["kernel"].scope == "shared"
