@@ -31,6 +31,7 @@ def test_with_all_parts_off_it_is_sasrec() -> None:
 PAIRS = [pair for pair in itertools.combinations(PARTS, 2) if pair != ("slots", "delta")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
     config = MdrecConfig(FLAGSHIP, **(PARTS[pair[0]] | PARTS[pair[1]]))
