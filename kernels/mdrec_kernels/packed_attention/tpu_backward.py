@@ -161,4 +161,4 @@ def _add_by_bucket(sums: Any, head: int, slope: Float[Array, "s t"], bucket: Arr
     def add(n: Array, _: None) -> None:
         sums[0, head, n] += jnp.where(bucket == n, slope, 0).sum(DOWN, keepdims=True)
 
-    lax.fori_loop(0, sums.shape[2], add, None)
+    lax.fori_loop(jnp.int32(0), jnp.int32(sums.shape[2]), add, None)

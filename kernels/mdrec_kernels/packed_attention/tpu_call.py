@@ -153,7 +153,7 @@ class Call:
             row, query = lax.div(n, jnp.int32(sizes.blocks)), lax.rem(n, jnp.int32(sizes.blocks))
             body(Place(row, first_row + row, query, query, group * sizes.together))
 
-        lax.fori_loop(0, sizes.step_rows * sizes.blocks, block, None)
+        lax.fori_loop(jnp.int32(0), jnp.int32(sizes.step_rows * sizes.blocks), block, None)
 
     def for_each_tile(self, inputs: Inputs, at: Place, body: Callable[[Place, Any], Any], state: Any) -> Any:
         """Fold `body(place, state)` over the blocks of keys that the queries of `at` meet."""
