@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from mdrec_kernels.dispatch import compiling_for
 from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 
 from tests.kernels.bank_cases import draw, error, read, read_and_gradients
@@ -125,6 +126,8 @@ def test_forms_that_cannot_run_say_why() -> None:
     with pytest.raises(NotImplementedError, match="for TPUs, and the platform is cpu"):
         memory_bank_read(q, banks, implementation="pallas_tpu")
     with pytest.raises(NotImplementedError, match="for GPUs, and the platform is cpu"):
+        memory_bank_read(q, banks, implementation="cudnn")
+    with compiling_for("gpu"), pytest.raises(NotImplementedError, match="cuDNN takes bfloat16"):
         memory_bank_read(q, banks, implementation="cudnn")
     with pytest.raises(NotImplementedError, match="multiple of 128, found 100"):
         read(q, banks, "pallas_tpu", rows=100)

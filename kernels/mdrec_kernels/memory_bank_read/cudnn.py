@@ -34,7 +34,13 @@ def read(q: Float[Array, "T D"], banks: Sequence[Bank], scale: Float[Array, "1 d
     for bank in banks:
         held = slots(bank, scale, qk_norm, q.dtype)
         key, value = (jnp.broadcast_to(x[None, :, None], (parts, x.shape[0], 1, width)) for x in (held.key, held.value))
-        found = jax.nn.dot_product_attention(queries, key, value, scale=1.0, implementation="cudnn")
-        found = found.reshape(q.shape).astype(out.dtype)
+        found = _attention(queries, key, value).reshape(q.shape).astype(out.dtype)
         out += found if held.gate is None else found * jax.nn.sigmoid(held.gate.astype(out.dtype))
     return out.astype(q.dtype)
+
+
+def _attention(q: Float[Array, "p t 1 D"], key: Float[Array, "p M 1 D"], value: Float[Array, "p M 1 D"]) -> Array:
+    try:
+        return jax.nn.dot_product_attention(q, key, value, scale=1.0, implementation="cudnn")
+    except RuntimeError as reason:  # no cuDNN is installed, or the GPU is not NVIDIA's
+        raise NotImplementedError(str(reason)) from reason

@@ -13,7 +13,7 @@ from mdrec_kernels.linear_xent.blocks import rows_of, zeros
 from mdrec_kernels.memory_bank_read import block
 from mdrec_kernels.memory_bank_read.banks import Bank, Slots, accumulator, slots
 
-CPU_BYTES, ACCELERATOR_BYTES = 4 * 2**20, 256 * 2**20
+CPU_BYTES, ACCELERATOR_BYTES = 4 * 2**20, 32 * 2**20
 """Of a block of scores: on a CPU it is to stay in the cache."""
 
 
