@@ -148,7 +148,8 @@ def _update_body(*refs: Any, move: Callable[..., Rows], arrays: int) -> None:
 
     wait(chunk, back=False)
     place = lax.rem(chunk, BUFFERS)
-    new = move(tuple(b[place] for b in buffers), grads[...], _columns(numbers[0]), lr[0])
+    touched, *others = _columns(numbers[0])
+    new = move(tuple(b[place] for b in buffers), grads[...], (touched != 0, *others), lr[0])
     for buffer, rows in zip(buffers, new, strict=True):
         buffer[place] = rows
     start(chunk, back=True)
@@ -167,14 +168,14 @@ def _move_rows(
     tables: Sequence[Float[Array, "V D"]],
     ids: Int[Array, "N"],
     grads: Float[Array, "N D"],
-    numbers: Sequence[Float[Array, "N"]],
+    numbers: Sequence[Array],
     lr: Array,
     interpret: bool,
 ) -> list[Array]:
     """The table and the slots as wide as it, with the rows `ids` moved."""
     width, arrays = grads.shape[1], len(tables)
     used = jnp.sum(ids < tables[0].shape[0], dtype=jnp.int32)
-    chunked = jnp.stack([_whole_chunks(x).reshape(-1, CHUNK) for x in numbers], axis=1)
+    chunked = jnp.stack([_whole_chunks(x.astype(jnp.float32)).reshape(-1, CHUNK) for x in numbers], axis=1)
     rows, columns = (CHUNK, width), (1, len(numbers), CHUNK)
     anywhere = [pl.BlockSpec(memory_space=pl.ANY)] * arrays
     buffer = (BUFFERS, CHUNK, width)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +44,8 @@ class AdamSlots:
 
 type Rows = tuple[Float[Array, "n D"], ...]
 """The table's rows, then those of the slots that are as wide."""
-type Numbers = tuple[Float[Array, "n"], ...]
+type Numbers = tuple[Array, ...]
+"""Bool[n], whether a gradient reached the row, and what else a rule needs of it: Float[n]."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def _wide(x: Array) -> Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-def _touched(grads: Float[Array, "n D"]) -> Float[Array, "n"]:
-    """1 for rows that a gradient reached, else 0. A NaN counts, so that it is seen and not swallowed."""
-    return _wide(jnp.any(grads != 0, axis=1).astype(grads.dtype))
+def _touched(grads: Float[Array, "n D"]) -> Bool[Array, "n"]:
+    """Rows that a gradient reached. A NaN counts, so that it is seen and not swallowed."""
+    return jnp.any(grads != 0, axis=1)
 
 
 def _step(rows: Array, change: Array, lr: Array, weight_decay: float, touched: Array) -> Array:
@@ -106,7 +107,7 @@ def _step(rows: Array, change: Array, lr: Array, weight_decay: float, touched: A
     wide = _wide(rows)
     if weight_decay:
         change = change + weight_decay * wide
-    return jnp.where(touched != 0, (wide - lr * change).astype(rows.dtype), rows)
+    return jnp.where(touched, (wide - lr * change).astype(rows.dtype), rows)
 
 
 def missing_weight(beta: float, n: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -148,7 +149,7 @@ def adam(*, b1: float, b2: float, eps: float, weight_decay: float) -> Rule:
         touched = _touched(grads)
         count = count + touched.astype(count.dtype)
         # A row never touched has count 0: 1 keeps 0/0 out of values that `where` throws away.
-        n = jnp.maximum(count, 1).astype(touched.dtype)
+        n = jnp.maximum(count, 1).astype(np.promote_types(grads.dtype, np.float32))
         return count, (touched, 1.0 / missing_weight(b1, n), jax.lax.rsqrt(missing_weight(b2, n)))
 
     def move(rows: Rows, grads: Array, columns: tuple[Array, ...], lr: Array) -> Rows:
@@ -156,8 +157,7 @@ def adam(*, b1: float, b2: float, eps: float, weight_decay: float) -> Rule:
         new_mu = b1 * mu + (1.0 - b1) * g
         new_nu = b2 * nu + (1.0 - b2) * (g * g)
         change = mu_scale * new_mu / (jnp.sqrt(new_nu) * nu_scale + eps)
-        keep = touched != 0
         table = _step(table, change, lr, weight_decay, touched)
-        return table, jnp.where(keep, new_mu, mu), jnp.where(keep, new_nu, nu)
+        return table, jnp.where(touched, new_mu, mu), jnp.where(touched, new_nu, nu)
 
     return Rule(numbers, move)

@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import DTypeLike
 from mdrec_kernels.bench import Case
 from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 from mdrec_kernels.memory_bank_read.shapes import Shape
@@ -36,10 +37,10 @@ def cases(shape: Shape, bfloat16: bool = False) -> list[Case]:
     return found
 
 
-def _arguments(shape: Shape, dtype: jnp.dtype) -> tuple:
+def _arguments(shape: Shape, dtype: DTypeLike) -> tuple:
     rng = np.random.default_rng(0)
 
-    def normal(*size: int, kind: jnp.dtype = dtype) -> jax.Array:
+    def normal(*size: int, kind: DTypeLike = dtype) -> jax.Array:
         return jnp.asarray(rng.standard_normal(size), kind)
 
     wide = partial(normal, kind=jnp.float32)

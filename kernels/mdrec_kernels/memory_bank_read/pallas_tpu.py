@@ -8,7 +8,7 @@ of one number a token travels with tokens in lanes: as a column it would take 12
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +89,8 @@ def _params(q: Array, banks: Sequence[Slots], rows: int, backward: bool) -> Any:
     slots = max(one.key.shape[0] for one in banks)
     live = [((rows, slots), jnp.float32)] * (BACKWARD_SCORES if backward else FORWARD_SCORES)
     live += [((rows, width), jnp.float32)] * (4 if backward else 2)
-    semantics = ["parallel", "arbitrary"] if backward else ["parallel"]
-    return tpu.compiler_params("memory_bank_read", semantics, blocks=blocks, scratch=live)
+    axes: tuple[Literal["parallel", "arbitrary"], ...] = ("parallel", "arbitrary") if backward else ("parallel",)
+    return tpu.compiler_params("memory_bank_read", axes, blocks=blocks, scratch=live)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -122,8 +122,8 @@ def _in_lanes(one: Slots, rows: int) -> Slots:
     return replace(one, gate=tpu.pad(one.gate[:, 0].astype(jnp.float32), 0, rows).reshape(-1, 1, rows))
 
 
-def _specs(one: Slots, rows: int, at: Any) -> Slots:
-    """The blocks of a bank's arrays: all slots, and the gates of the tokens of block `at(...)`."""
+def _specs(one: Slots, rows: int, at: Any) -> Any:
+    """`Slots` of the blocks of a bank's arrays: all slots, and the gates of the tokens of block `at(...)`."""
 
     def whole(x: Array | None) -> Any:
         return None if x is None else pl.BlockSpec(x.shape, lambda *_: (0, 0))
@@ -133,7 +133,7 @@ def _specs(one: Slots, rows: int, at: Any) -> Slots:
         gate = pl.BlockSpec((rows, one.gate.shape[1]), lambda *step: (at(*step), 0))
     elif one.gate is not None:
         gate = pl.BlockSpec((None, 1, rows), lambda *step: (at(*step), 0, 0))
-    return Slots(whole(one.key), whole(one.value), gate, whole(one.bias))  # pyright: ignore[reportArgumentType]
+    return replace(one, key=whole(one.key), value=whole(one.value), gate=gate, bias=whole(one.bias))
 
 
 def _loaded(one: Slots) -> Slots:
