@@ -3,6 +3,9 @@
 The forward pass keeps the products of x and the entries, [T, f] of the widest class, as a dense layer of that width
 would; everything else is of a block's size. The gradient of `down` is summed as [d, f] and turned once at the end:
 XLA's CPU back end multiplies [rows, f]^T [rows, d] at half the speed of [rows, d]^T [rows, f].
+
+Where blocks are taken together (on accelerators), a scatter adds the shares of blocks of one expert: on a GPU its
+order, and with it the last bit of the weights' gradients, is fixed under `--xla_gpu_deterministic_ops=true` alone.
 """
 
 from collections.abc import Callable
