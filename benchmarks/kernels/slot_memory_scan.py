@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,9 @@ class Row:
     temp_mib: float
 
 
-def plain(shape: Shape, q: jax.Array, k: jax.Array, value: jax.Array, write: jax.Array, fade: jax.Array, *rest):
+def plain(
+    shape: Shape, q: jax.Array, k: jax.Array, value: jax.Array, write: jax.Array, fade: jax.Array, *rest: jax.Array
+) -> tuple:
     """One user a row, the chunks in a scan."""
     *slots, state = rest
     scale, step = shape.K**-0.5, partial(erase_chunk, *slots) if slots else delta_chunk
@@ -71,10 +74,17 @@ def delta_chunk(scale: float, state: jax.Array, chunk: tuple) -> tuple[jax.Array
 
 
 def ours(
-    shape: Shape, q: jax.Array, k: jax.Array, value: jax.Array, write: jax.Array, fade: jax.Array, *rest, form: str
-):
+    shape: Shape,
+    q: jax.Array,
+    k: jax.Array,
+    value: jax.Array,
+    write: jax.Array,
+    fade: jax.Array,
+    *rest: jax.Array,
+    form: str,
+) -> tuple:
     *slots, state = rest
-    options = {"slots": slots[0], "erase": fade} if slots else {"log_decay": fade}
+    options: dict[str, Any] = {"slots": slots[0], "erase": fade} if slots else {"log_decay": fade}
     segment = jnp.ones((shape.R, shape.T), jnp.int32)
     options |= {"state": state, "mode": shape.mode, "chunk": shape.chunk, "implementation": form}
     return slot_memory_scan(q, k, value, segment, write, **options)

@@ -21,7 +21,8 @@ from tests.kernels.slot_cases import MODES, aligned, assert_close, make, scan, v
 CHUNK = 4
 ROWS = [[7, 1, -8, 9], [-4, 13], [], [1, 1, 1, 4, 0, 5]]
 SEGMENT = aligned(ROWS, CHUNK, 29)
-TILES = [Tile(1, 1), Tile(3, 2)]
+TILE = Tile(rows=3, chunks=2)
+"""Several blocks of several rows, the last of them filled up."""
 
 
 def softmax(x):
@@ -60,19 +61,14 @@ def test_the_per_token_recurrence(mode, chunk, form):
         np.testing.assert_allclose({"out": out, "end": end}[name], x, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=str)
-@pytest.mark.parametrize("mode", MODES)
-def test_values_and_gradients_are_the_references(mode, tile, monkeypatch):
-    monkeypatch.setattr(xla, "tile", lambda *_: tile)
-    inputs = make(mode, *SEGMENT.shape)
-    expected = value_and_gradients(inputs, SEGMENT, mode, chunk=CHUNK, implementation="reference")
-    assert_close(value_and_gradients(inputs, SEGMENT, mode, tile, chunk=CHUNK, implementation="xla"), expected)
-
-
-def test_states_are_made_again_where_few_are_kept():
-    inputs = make("erase", *SEGMENT.shape, M=3)
-    expected = value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK, implementation="reference")
-    assert_close(value_and_gradients(inputs, SEGMENT, "erase", chunk=CHUNK), expected)
+@pytest.mark.parametrize(("mode", "slots", "chunk"), [("erase", 7, 4), ("erase", 3, 4), ("delta", 6, 8)])
+def test_values_and_gradients_are_the_references(mode, slots, chunk, monkeypatch):
+    monkeypatch.setattr(xla, "tile", lambda *_: TILE)
+    segment = aligned(ROWS, chunk, 37)
+    inputs = make(mode, *segment.shape, M=slots)
+    expected = value_and_gradients(inputs, segment, mode, chunk=chunk, implementation="reference")
+    found = value_and_gradients(inputs, segment, mode, TILE, chunk=chunk, implementation="xla")
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -81,6 +81,8 @@ def slot_memory_scan(
         state = jnp.zeros((rows, size, value.shape[2]))
     q, k, value, segment, write, fade = (_whole_chunks(x, chunk) for x in (q, k, value, segment, write, fade))
     dtype = wide(q.dtype)
+    if slots is None:
+        slots = jnp.zeros((0, width), q.dtype)
     inputs = Inputs(q, k, value, write.astype(dtype), fade.astype(dtype), slots, state.astype(dtype))
     spec = Spec(mode, chunk, width**-0.5 if scale is None else float(scale))
     forms = {

@@ -34,7 +34,7 @@ class Gradients:
     value: Float[Array, "G n C V"]
     write: Float[Array, "G n C"]
     fade: Float[Array, "G n C"]
-    slots: Float[Array, "M K"] | None
+    slots: Float[Array, "M K"]
 
 
 def advance(

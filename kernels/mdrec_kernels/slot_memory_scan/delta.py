@@ -9,7 +9,7 @@ from mdrec_kernels.slot_memory_scan.spec import Spec, wide
 
 
 def forward(
-    spec: Spec, _: None, block: Block, start: Float[Array, "G M V"], state: Float[Array, "G M V"]
+    spec: Spec, _: Float[Array, "0 K"], block: Block, start: Float[Array, "G M V"], state: Float[Array, "G M V"]
 ) -> tuple[Float[Array, "G n C V"], Float[Array, "G M V"], Float[Array, "G n M V"]]:
     """Outputs, the state after the block, and the one that each chunk starts with."""
     tokens = _tokens(spec, block)
@@ -21,7 +21,7 @@ def forward(
 
 def backward(
     spec: Spec,
-    _: None,
+    slots: Float[Array, "0 K"],
     block: Block,
     start: Float[Array, "G M V"],
     states: Float[Array, "G s M V"],
@@ -44,7 +44,8 @@ def backward(
     rows = delta_chunk.added(chunk, states)
     d_rows = by_out + delta_chunk.d_added_from_after(tokens, chunk, after)
     d = delta_chunk.gradients(tokens, chunk, states, rows, d_out, after, d_rows)
-    return Gradients(spec.scale * d.q, d.k, d.value, d.write[..., 0], d.fade[..., 0], None), d_before
+    d_slots = jnp.zeros_like(slots, states.dtype)
+    return Gradients(spec.scale * d.q, d.k, d.value, d.write[..., 0], d.fade[..., 0], d_slots), d_before
 
 
 def _tokens(spec: Spec, block: Block) -> Tokens:

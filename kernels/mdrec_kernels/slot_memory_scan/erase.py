@@ -63,7 +63,9 @@ def backward(
     d_address = block.write[..., None] * d_w
     scores = _softmax_slope(spec, read, d_read), _softmax_slope(spec, address, d_address)
     d_q, d_k = (_product("gncm,mk->gnck", d, slots, narrow) for d in scores)
-    d_slots = sum(_product("gncm,gnck->mk", d, x, narrow) for d, x in zip(scores, (block.q, block.k), strict=True))
+    d_slots = _product("gncm,gnck->mk", scores[0], block.q, narrow) + _product(
+        "gncm,gnck->mk", scores[1], block.k, narrow
+    )
     gradients = Gradients(d_q, d_k, d_value, (address * d_w).sum(-1), -(w * d_left).sum(-1), d_slots)
     return gradients, d_before
 

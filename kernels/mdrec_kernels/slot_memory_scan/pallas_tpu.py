@@ -64,7 +64,7 @@ class _Specs:
 
     def __init__(self, size: Cut, inputs: Inputs, column: Callable[[Any], Any]):
         self._rows, self._columns, self._column = size.rows, size.columns, column
-        self.slots = None if inputs.slots is None else pl.BlockSpec(inputs.slots.shape, lambda i, j: (0, 0))
+        self.slots = pl.BlockSpec(inputs.slots.shape, lambda i, j: (0, 0))
         self.state = pl.BlockSpec((size.rows, *inputs.state.shape[1:]), lambda i, j: (i, 0, 0))
         of_blocks = size.rows, None, *inputs.state.shape[1:]
         self.states = pl.BlockSpec(of_blocks, lambda i, j: (i, column(j), 0, 0))
@@ -138,8 +138,10 @@ def _backward(
         "d_out": (d_out, specs.tokens(d_out)),
         "d_end": (d_end, specs.state),
     }
-    results = {f"d_{name}": arrays[name] for name in ("q", "k", "value", "write", "fade", "start")}
-    if inputs.slots is not None:
+    results: dict[str, tuple[Any, Any]] = {
+        f"d_{name}": arrays[name] for name in ("q", "k", "value", "write", "fade", "start")
+    }
+    if spec.mode == "erase":
         results["d_slots"] = jax.ShapeDtypeStruct(inputs.slots.shape, jnp.float32), specs.slots
     state = inputs.state.shape[1:]
     scratch = {
@@ -149,9 +151,9 @@ def _backward(
     }
     grid = rows // size.rows, blocks
     # The gradient of the slots is added up in one place: the rows then come one after the other, on one core.
-    order = "parallel" if inputs.slots is None else "arbitrary"
+    order = "arbitrary" if spec.mode == "erase" else "parallel"
     d = _call(partial(_backward_body, spec, size), grid, order, arrays, results, scratch, interpret)
-    d_slots = None if inputs.slots is None else d["d_slots"].astype(inputs.slots.dtype)
+    d_slots = d.get("d_slots", inputs.slots).astype(inputs.slots.dtype)
     return Inputs(d["d_q"], d["d_k"], d["d_value"], d["d_write"], d["d_fade"], d_slots, d["d_start"])
 
 
@@ -191,8 +193,8 @@ def _call(
     scratch: dict[str, tuple[tuple[int, ...], Any]],
     interpret: bool,
 ) -> dict[str, Array]:
-    """body({name: buffer}) over the grid. Arrays and results come with their blocks; None is left out."""
-    arrays = {name: pair for name, pair in arrays.items() if pair[0] is not None}
+    """body({name: buffer}) over the grid. Arrays and results come with their blocks; empty ones are left out."""
+    arrays = {name: pair for name, pair in arrays.items() if pair[0].size}
     blocks = [(tuple(n or 1 for n in spec.block_shape), x.dtype) for x, spec in (*arrays.values(), *results.values())]
     found = pl.pallas_call(
         lambda *refs: body(dict(zip((*arrays, *results, *scratch), refs, strict=True))),

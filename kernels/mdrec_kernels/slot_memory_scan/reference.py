@@ -9,7 +9,7 @@ from mdrec_kernels.slot_memory_scan.spec import PADDING, Inputs, Spec
 
 def scan(spec: Spec, inputs: Inputs, place: Int[Array, "R T"]) -> tuple[Float[Array, "R T V"], Float[Array, "R M V"]]:
     """Outputs, and the state after the last token."""
-    return _erase(spec, inputs, place) if inputs.slots is not None else _delta(spec, inputs, place)
+    return _erase(spec, inputs, place) if spec.mode == "erase" else _delta(spec, inputs, place)
 
 
 def _erase(spec: Spec, inputs: Inputs, place: Array) -> tuple[Array, Array]:

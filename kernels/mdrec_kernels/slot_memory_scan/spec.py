@@ -33,7 +33,8 @@ class Inputs:
     write: Float[Array, "R T"]
     fade: Float[Array, "R T"]
     """erase: the share of a written slot that is erased. delta: the logarithm of what the whole memory keeps."""
-    slots: Float[Array, "M K"] | None
+    slots: Float[Array, "M K"]
+    """Empty, [0, K], in delta mode."""
     state: Float[Array, "R M V"]
 
     @property

@@ -52,7 +52,7 @@ def cut(spec: Spec, inputs: Inputs) -> Cut:
         )
     if inputs.q.dtype.itemsize > 4:
         raise NotImplementedError("TPUs have no float64")
-    if inputs.slots is not None and inputs.slots.shape[0] % SUBLANES:
+    if inputs.slots.shape[0] % SUBLANES:
         raise NotImplementedError(f"the number of slots must be a multiple of 8, found {inputs.slots.shape[0]}")
     piece, rows = max(chunk, tpu.LANES), min(rows, SUBLANES)
     # Backward: q, k, value, and of each its gradient, and the outputs' gradient.
@@ -73,7 +73,7 @@ def each(n: int, body: Callable[[Array], None]) -> None:
     jax.lax.fori_loop(0, n, step, None)
 
 
-def span(i: Array | int, size: int) -> Any:
+def span(i: Any, size: int) -> Any:
     """The i-th run of `size`."""
     return pl.ds(pl.multiple_of(i * size, size), size)
 

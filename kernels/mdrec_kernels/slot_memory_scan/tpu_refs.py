@@ -14,7 +14,7 @@ class Forward:
     segment: Any  # [G, W]
     write: Any  # [G, W]
     fade: Any  # [G, W]
-    slots: Any  # [M, K], or None
+    slots: Any  # [M, K]; None in delta mode
     start: Any  # [G, M, V]
     out: Any  # [G, W, V]
     state: Any  # [G, M, V]
@@ -43,7 +43,7 @@ class Backward:
     d_value: Any
     d_write: Any
     d_fade: Any
-    d_slots: Any  # [M, K], or None; stays in VMEM from the first grid step to the last
+    d_slots: Any  # [M, K]; None in delta mode; stays in VMEM from the first grid step to the last
     d_start: Any  # [G, M, V]
     d_state: Any  # [G, M, V]: of the state after the piece at hand
     carry: Any  # [M, V]: the state on the way through a row's block

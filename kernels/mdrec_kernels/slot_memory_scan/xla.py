@@ -59,7 +59,7 @@ def _filled(spec: Spec, tile: Tile, inputs: Inputs, place: Array) -> tuple[Input
     write, fade = (jnp.where(counts, fill(x, *both), 0) for x in (inputs.write, inputs.fade))
     q, k, value = (fill(x, *both) for x in (inputs.q, inputs.k, inputs.value))
     # Inside `jax.shard_map` the slots then differ between devices where the rows do.
-    slots = None if inputs.slots is None else inputs.slots + (0 * place[:1, :1]).astype(inputs.slots.dtype)
+    slots = inputs.slots + (0 * place[:1, :1]).astype(inputs.slots.dtype)
     return Inputs(q, k, value, write, fade, slots, fill(inputs.state, rows)), fill(place, *both)
 
 
@@ -127,26 +127,24 @@ def _scan_backward(spec: Spec, tile: Tile, kept: tuple, d: tuple[Array, Array]) 
     # Zeros that, inside `jax.shard_map`, differ between devices where the rows do.
     zero = (0 * place[0, 0]).astype(inputs.dtype)
 
-    def group(d_slots: Array | None, of: tuple) -> tuple:
+    def group(d_slots: Array, of: tuple) -> tuple:
         blocks, start, states, d_out, d_state = of
 
         def step(carry: tuple, at: tuple) -> tuple:
             (d_after, d_slots), (block, states, d_out) = carry, at
             gradients, d_before = mode.backward(spec, inputs.slots, block, start, states, d_out, d_after)
-            if d_slots is not None:
-                d_slots += gradients.slots
             narrow = (x.astype(block.q.dtype) for x in (gradients.q, gradients.k, gradients.value))
-            return (d_before, d_slots), (*narrow, gradients.write, gradients.fade)
+            return (d_before, d_slots + gradients.slots), (*narrow, gradients.write, gradients.fade)
 
         begin = StateGradients(d_state, jnp.full(d_state.shape, zero)), d_slots
         (d_before, d_slots), found = jax.lax.scan(step, begin, (blocks, states, d_out), reverse=True)
         return d_slots, (d_before.state + d_before.start, found)
 
     blocks, start = _blocks(spec, tile, inputs, place)
-    zeros = None if inputs.slots is None else jnp.full(inputs.slots.shape, zero)
+    zeros = jnp.full(inputs.slots.shape, zero)
     d_slots, (d_start, found) = jax.lax.scan(group, zeros, (blocks, start, states, d_out, d_states))
     q, k, value, write, fade = (_uncut(x, tile, columns) for x in found)
-    slots = None if inputs.slots is None else d_slots.astype(inputs.slots.dtype)
+    slots = d_slots.astype(inputs.slots.dtype)
     return Inputs(q, k, value, write, fade, slots, d_start.reshape(inputs.state.shape)), None
 
 
