@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mdrec_jax.data.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
     from mdrec_jax.models.hstu import HstuConfig
+    from mdrec_jax.models.mdrec import MdrecConfig
     from mdrec_jax.models.sasrec import SasrecConfig
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.run import fit, load_run
@@ -27,6 +28,7 @@ _HOMES = {
     "data.prepare": ("prepare",),
     "models.api": ("Model", "make_model"),
     "models.hstu": ("HstuConfig",),
+    "models.mdrec": ("MdrecConfig",),
     "models.sasrec": ("SasrecConfig",),
     "objectives.next_item": ("NextItemConfig", "make_objective"),
     "train.run": ("fit", "load_run"),
@@ -43,6 +45,7 @@ __all__ = [
     "DatasetSpec",
     "Encoded",
     "HstuConfig",
+    "MdrecConfig",
     "Model",
     "NextItemConfig",
     "Params",

@@ -1,0 +1,24 @@
+"""The flagship at the quickstart's sizes, with the part that has earned its place so far: the in-domain view beside the
+mixed one, and low-rank paths of the domains. The other parts are fields of `model`, off until they are set.
+
+mdrec train mdrec
+"""
+
+from mdrec_jax.config import RunConfig, load_preset, replace
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.views import ViewsConfig
+
+
+def config() -> RunConfig:
+    return _with_views(load_preset("quickstart"))
+
+
+def smoke() -> RunConfig:
+    return _with_views(load_preset("quickstart", smoke=True))
+
+
+def _with_views(base: RunConfig) -> RunConfig:
+    assert isinstance(base.model, SasrecConfig)
+    views = ViewsConfig(in_domain=True, domain_rank=8, invariant_rank=8)
+    return replace(base, model=MdrecConfig(base.model, views=views))
