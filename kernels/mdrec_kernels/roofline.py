@@ -109,20 +109,42 @@ def this_chip() -> Chip | None:
     return GPUS.get(device.device_kind)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A piece of work whose best time says what a machine can do."""
+
+    name: str
+    f: Callable[[jax.Array], jax.Array]
+    make: Callable[[], tuple[jax.Array]]
+    work: Work
+
+
+CPU_PROBES = (
+    Probe("product", lambda a: a @ a, lambda: (jnp.ones((1536, 1536)),), Work(2 * 1536.0**3, 0)),
+    Probe("copy", lambda a: -a, lambda: (jnp.ones(2**24),), Work(0, 2 * 4 * 2.0**24)),
+)
+"""A large square product, and a copy of an array that no cache holds."""
+
+
+def cpu_chip(product_seconds: float, copy_seconds: float) -> Chip:
+    """A CPU by the best times of `CPU_PROBES`."""
+    product, copy = CPU_PROBES
+    flops = {"float32": product.work.flops / product_seconds}
+    return Chip("CPU", flops, copy.work.bytes / copy_seconds, "measured on this machine")
+
+
 @cache
 def measured_cpu(rounds: int = 5) -> Chip:
-    """This machine's CPU: the best of a few large square products and of a few copies of 128 MiB."""
-    square, long = jnp.ones((1536, 1536)), jnp.ones(2**25)
-    product = _fastest(lambda a: a @ a, square, rounds)
-    copy = _fastest(lambda a: -a, long, rounds)
-    return Chip("CPU", {"float32": 2.0 * 1536**3 / product}, 2.0 * long.nbytes / copy, "measured on this machine")
+    """This machine's CPU."""
+    return cpu_chip(*(_fastest(probe, rounds) for probe in CPU_PROBES))
 
 
-def _fastest(f: Callable[[jax.Array], jax.Array], x: jax.Array, rounds: int) -> float:
-    run = jax.jit(f).lower(x).compile()
+def _fastest(probe: Probe, rounds: int) -> float:
+    arguments = probe.make()
+    run = jax.jit(probe.f).lower(*arguments).compile()
     times = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        jax.block_until_ready(run(x))
+        jax.block_until_ready(run(*arguments))
         times.append(time.perf_counter() - started)
     return min(times)

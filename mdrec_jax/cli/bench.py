@@ -1,8 +1,9 @@
-"""`mdrec bench`: how fast a run's input, step and evaluation are on this machine."""
+"""`mdrec bench`: how fast a run's input, step and evaluation are on this machine, and the kernels by themselves."""
 
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,20 @@ from mdrec_jax.errors import EXIT_OK
 WHAT = ("input", "step", "train", "evaluate")
 DESCRIPTION = """Time a run's parts and write nothing: input (batches alone), step (the compiled step alone), train
 (both, as a run has them), evaluate (ranks over the whole catalogue). Any field of the configuration can be set, as in
-`mdrec train`."""
+`mdrec train`. kernels: every operation of mdrec_kernels beside its naive form, each form's time, share of what the
+machine can do at most, and memory; no data set is read."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("bench", help="time input, step and evaluation", description=DESCRIPTION)
-    parser.add_argument("what", nargs="?", choices=(*WHAT, "all"), default="all", metavar="WHAT", help="|".join(WHAT))
+    choices = (*WHAT, "all", "kernels")
+    parser.add_argument("what", nargs="?", choices=choices, default="all", metavar="WHAT", help="|".join(choices))
     parser.add_argument("--preset", default="quickstart", help="a preset, or a .py file with config()")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the synthetic world)")
     parser.add_argument("--smoke", action="store_true", help="the preset's small form")
     parser.add_argument("--rounds", type=int, default=40, help="batches that are timed (default: 40)")
+    parser.add_argument("--only", action="append", metavar="OPERATION", help="of the kernels, this one")
+    parser.add_argument("--all-shapes", action="store_true", help="kernels at all their shapes (default: the first)")
     parser.add_argument("--json", metavar="FILE", help="write the figures and the machine; - = standard output")
     parser.set_defaults(run=run, takes_overrides=True, resume=False)
 
@@ -36,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.rounds < 1:
         raise InputError("nothing to time", column="--rounds", found=args.rounds, expected=">= 1")
+    if args.what == "kernels":
+        return _kernels(args)
     setup = Setup.of(configure(args), open_dataset(args.data or synthetic_world()))
     speeds = bench(setup, WHAT if args.what == "all" else (args.what,), args.rounds)
     record = {
@@ -51,6 +58,27 @@ def run(args: argparse.Namespace) -> int:
         write_json(Path(args.json), record)
         print(f"wrote {args.json}", file=sys.stderr)
     _show(speeds, record)
+    return EXIT_OK
+
+
+def _kernels(args: argparse.Namespace) -> int:
+    from mdrec_kernels import bench
+
+    from mdrec_jax.errors import InputError
+    from mdrec_jax.files import write_json
+
+    known, json_alone = bench.operations(), args.json == "-"
+    for name in args.only or ():
+        if name not in known:
+            raise InputError("no such operation", column="--only", found=name, expected=", ".join(known))
+    with redirect_stdout(sys.stderr if json_alone else sys.stdout):
+        rows = bench.run_all(args.only or known, all_shapes=args.all_shapes, rounds=args.rounds)
+    record = {**_machine(), **bench.record(rows)}
+    if json_alone:
+        print(json.dumps(record, indent=2))
+    elif args.json:
+        write_json(Path(args.json), record)
+        print(f"wrote {args.json}", file=sys.stderr)
     return EXIT_OK
 
 

@@ -65,6 +65,8 @@ def test_bench_refuses_what_it_does_not_know(small_world: Path, capsys: pytest.C
     assert main(["bench", "everything", "--data", str(small_world)]) == EXIT_BAD_INPUT
     assert main(["bench", "step", "--data", str(small_world), "--rounds", "0"]) == EXIT_BAD_INPUT
     assert "--rounds" in capsys.readouterr().err
+    assert main(["bench", "kernels", "--only", "sorting"]) == EXIT_BAD_INPUT
+    assert "packed_attention" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
