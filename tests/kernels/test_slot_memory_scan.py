@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from mdrec_kernels.slot_memory_scan import slot_memory_scan, xla
 from mdrec_kernels.slot_memory_scan.places import places
-from mdrec_kernels.slot_memory_scan.shapes import SHAPES
+from mdrec_kernels.slot_memory_scan.shapes import SHAPES, USERS
 from mdrec_kernels.slot_memory_scan.xla import Tile
 
 from tests.kernels.slot_cases import MODES, aligned, assert_close, make, scan, value_and_gradients
@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_shapes_are_what_the_operation_accepts():
-    for shape in SHAPES:
+    for shape in (*SHAPES, *USERS.values()):
         tokens = [jax.ShapeDtypeStruct((shape.R, shape.T, n), jnp.bfloat16) for n in (shape.K, shape.K, shape.V)]
         gate = jax.ShapeDtypeStruct((shape.R, shape.T), jnp.float32)
         slots = jax.ShapeDtypeStruct((shape.M, shape.K), jnp.float32) if shape.mode == "erase" else None

@@ -30,7 +30,7 @@ def temporaries(shape: Shape, form: str, T: int | None = None) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.R < 64], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=lambda shape: shape.name)
 def test_a_step_needs_a_small_part_of_the_recurrences_memory(shape: Shape) -> None:
     ours, formula = (temporaries(shape, form) for form in ("xla", "reference"))
     assert ours < 32 * MIB

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from mdrec_kernels import dispatch, tpu
 from mdrec_kernels.fetches import moved
 from mdrec_kernels.slot_memory_scan import slot_memory_scan, tpu_cut
-from mdrec_kernels.slot_memory_scan.shapes import SHAPES, Shape, backward_work, forward_work
+from mdrec_kernels.slot_memory_scan.shapes import USERS, Shape, backward_work, forward_work
 
 from tests.kernels.slot_cases import MODES, aligned, assert_close, make, scan, value_and_gradients
 from tests.kernels.tpu_compiler import CHIPS, compile_for, compile_spmd
@@ -20,7 +20,6 @@ CHUNK = 64
 ROWS = [[7, 45, -32, 33], [-40, 150], []]
 SEGMENT = aligned(ROWS, CHUNK, 250)
 """Two blocks of one piece of two chunks, if blocks are cut short; rows and columns are filled up."""
-USERS = {shape.mode: shape for shape in SHAPES if shape.R == 256}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -21,13 +21,16 @@ class Shape:
 
 
 SHAPES = (
-    Shape("users", R=256, T=512, K=128, V=128, M=64, chunk=64),
-    Shape("users-delta", R=256, T=512, K=128, V=128, M=128, chunk=64, mode="delta"),
     Shape("ml1m", R=16, T=1024, K=64, V=64, M=64, chunk=32),
     Shape("ml1m-wide", R=16, T=1024, K=128, V=128, M=64, chunk=64),
     Shape("ml1m-delta", R=16, T=1024, K=64, V=64, M=64, chunk=64, mode="delta"),
 )
-"""users: 131,072 tokens, what a chip is to be filled with."""
+
+USERS = {
+    "erase": Shape("users", R=256, T=512, K=128, V=128, M=64, chunk=64),
+    "delta": Shape("users-delta", R=256, T=512, K=128, V=128, M=128, chunk=64, mode="delta"),
+}
+"""131,072 tokens, what a chip is to be filled with; compiled, not run on a CPU."""
 
 
 def forward_work(shape: Shape, itemsize: int) -> Work:
