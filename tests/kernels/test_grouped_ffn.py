@@ -159,6 +159,7 @@ def test_huge_rows_are_no_nan(implementation) -> None:
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(out))
 
 
+@partial(jax.jit, static_argnames="counts")
 def naive(x, counts, classes, dy):
     """The formula as one would write it in x's type: the experts' own rows, cut out by hand."""
 
@@ -178,7 +179,7 @@ def naive(x, counts, classes, dy):
 
 @FORMS
 def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(implementation) -> None:
-    counts, classes = [50, 33, 8], make_experts(64, [(3, 24)], True)
+    counts, classes = (50, 33, 8), make_experts(64, [(3, 24)], True)
     classes = jax.tree.map(lambda w: w.astype(jnp.bfloat16), classes)
     x, dy = (make_rows(ROWS, 64, seed).astype(jnp.bfloat16) for seed in (1, 2))
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), (x, classes, dy))
@@ -243,12 +244,14 @@ def test_rows_spread_over_devices_sum_the_weights_gradients(implementation, chec
 
 
 def test_strict_dtype_promotion_is_kept() -> None:
-    x, classes = make_rows(ROWS, WIDTH), one_class()
-    with jax.numpy_dtype_promotion("strict"):
-        for tiling in (Tiling(32, rest=8), Tiling(16, together=3)):
-            step(
-                x.astype(jnp.bfloat16), jnp.asarray([50, 0, 33, 1, 40]), classes, x.astype(jnp.bfloat16), tiling=tiling
-            )
+    x, classes = make_rows(ROWS, WIDTH).astype(jnp.bfloat16), one_class()
+    with jax.numpy_dtype_promotion("strict"), tpu.interpreted():
+        for options in (
+            {"tiling": Tiling(32, rest=8)},
+            {"tiling": Tiling(16, together=3)},
+            {"implementation": "pallas_tpu"},
+        ):
+            jax.eval_shape(partial(step, **options), x, jnp.asarray(COUNTS), classes, x)
 
 
 def test_what_does_not_fit_is_refused() -> None:
