@@ -80,9 +80,11 @@ class Experts(nnx.Module):
         self.domain = parameter(
             init.embedding(domain_key, domains, config.number, scale=0.02), "domain", "expert", group="embedding"
         )
-        self.classes = nnx.List(
-            WidthClass(key, config.each, dim, width, output_gain=output_gain)
-            for key, width in zip(class_keys, self.widths, strict=True)
+        self.classes = nnx.Dict(
+            {
+                f"width_{number}": WidthClass(key, config.each, dim, width, output_gain=output_gain)
+                for number, (key, width) in enumerate(zip(class_keys, self.widths, strict=True))
+            }
         )
 
     def __call__(
@@ -97,11 +99,15 @@ class Experts(nnx.Module):
             jnp.where(real[..., None], expert, -1).reshape(-1, self.config.top_k), self.config.number
         )
         rows = grouped_ffn.take(x.reshape(-1, x.shape[-1]), order)
-        rows = grouped_ffn.grouped_ffn(rows, order.counts, [part.weights() for part in self.classes])
+        rows = grouped_ffn.grouped_ffn(rows, order.counts, self.weights())
         weight = jax.nn.softmax(best, axis=-1).astype(x.dtype).reshape(-1, self.config.top_k)
         weight = jnp.where(real.reshape(-1, 1), weight, jnp.zeros((), x.dtype))
         y = grouped_ffn.combine(rows, order, weight).reshape(x.shape)
         return y, self._losses(logits, expert, real)
+
+    def weights(self) -> list[grouped_ffn.Experts]:
+        """The experts' weights, one record a width class, in the order in which they are numbered."""
+        return [self.classes[f"width_{number}"].weights() for number in range(len(self.widths))]
 
     def _losses(self, logits: Float[Array, "R T E"], expert: Int32[Array, "R T k"], real: Array) -> Float[Array, ""]:
         """The balance is taken row by row, so that the sum does not depend on how rows are spread over devices."""

@@ -109,7 +109,7 @@ def test_experts_are_the_weighted_sum_of_the_chosen_ones() -> None:
     domain = jnp.asarray([[0, 1, 2, 0, 1, 0], [2, 2, 0, 0, 0, 0]])
     y, _ = layer(x, segment, domain)
     logits = layer.router(x) + layer.domain.get_value()[domain]
-    each = [part.weights() for part in layer.classes]
+    each = layer.weights()
     outputs = jnp.stack(
         [(jax.nn.silu(x @ w.gate[e]) * (x @ w.up[e])) @ w.down[e] for w in each for e in range(2)], axis=2
     )
