@@ -23,7 +23,7 @@ class Tiling:
         rows: rows of a block.
         rest: if given, blocks of `rows` take only what fills them and blocks of `rest` rows take what is left.
         together: blocks that one batched product takes at a time. With 1, the number of blocks that are computed
-            follows the counts; with more, it is the largest that any counts can need.
+            follows the counts; with more, it is the largest that any counts can need, and `rest` has no meaning.
     """
 
     rows: int
@@ -58,49 +58,43 @@ def choose_tiling(rows: int, experts: int, expert_bytes: int) -> Tiling:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks, those of an expert side by side, in ascending order; after the `number` that are used, empty ones."""
+    """Blocks, those of an expert side by side, in ascending order; after those that are used, empty ones."""
 
-    number: Int[Array, ""]
     expert: Int[Array, "n"]
     start: Int[Array, "n"]
     stop: Int[Array, "n"]
     """The row after the last of the block's own."""
 
 
+def turns(length: int, experts: int, rows: int, together: int) -> tuple[int, int]:
+    """How many turns to take, and how many blocks in each: as many as any counts can need, evenly."""
+    most = length // rows + experts
+    number = -(-most // together)
+    return number, -(-most // number)
+
+
 def cut(starts: Int[Array, "E"], ends: Int[Array, "E"], rows: int, most: int) -> Blocks:
-    """Blocks of `rows` rows that cover the experts' rows; never more than `most`."""
-    numbers = (ends - starts + rows - 1) // rows
-    expert, number, read = runs(numbers, most)
+    """Blocks that cover the experts' rows; never more than `most`."""
+    expert, number, read = runs((ends - starts + rows - 1) // rows, most)
     start = read(starts) + number * rows
     stop = jnp.minimum(start + rows, read(ends))
-    return Blocks(jnp.sum(numbers), expert, start, jnp.maximum(start, stop))
-
-
-def plan(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> list[tuple[Blocks, int, int]]:
-    """(blocks, rows of a block, blocks together) of each sweep over the experts' rows."""
-    rows = min(tiling.rows, length)
-    if tiling.rest is None:
-        most = length // rows + starts.size
-        together = min(tiling.together, most)
-        return [(cut(starts, ends, rows, -(-most // together) * together), rows, together)]
-    rest = min(tiling.rest, rows)
-    middles = starts + (ends - starts) // rows * rows
-    most = min(length // rest, starts.size * (rows // rest)) + starts.size
-    whole = cut(starts, middles, rows, max(1, length // rows))
-    return [(whole, rows, 1), (cut(middles, ends, rest, most), rest, 1)]
+    return Blocks(expert, start, jnp.maximum(start, stop))
 
 
 def rows_computed(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> Int[Array, ""]:
     """Rows that go through the products of a class, those of blocks that are not full included."""
-    sweeps = plan(starts, ends, length, tiling)
-    return sum((b.number if together == 1 else b.expert.size) * rows for b, rows, together in sweeps) + jnp.int32(0)
+    rows = min(tiling.rows, length)
+    if tiling.together > 1:
+        number, together = turns(length, starts.size, rows, tiling.together)
+        return jnp.int32(number * together * rows)
+    rest, counts = min(tiling.rest or rows, rows), ends - starts
+    return jnp.sum(counts // rows * rows + (counts % rows + rest - 1) // rest * rest)
 
 
 @dataclass(frozen=True)
 class Window:
     """Some blocks, for reading and writing arrays whose first axis is the rows."""
 
-    expert: Int[Array, "g"]
     start: Int[Array, "g"]
     stop: Int[Array, "g"]
     rows: int
@@ -136,16 +130,3 @@ class Window:
         past = array.shape[0] + jnp.arange(row.size, dtype=row.dtype).reshape(row.shape)
         place = jnp.where(own, row, past)
         return array.at[place, : new.shape[2]].set(new, mode="drop", unique_indices=True)
-
-    def pick(self, weights: Float[Array, "E a b"], dtype: jnp.dtype) -> Float[Array, "g a b"]:
-        """The weights of each block's expert."""
-        if self.expert.size == 1:
-            return lax.dynamic_index_in_dim(weights, self.expert[0]).astype(dtype)
-        return weights[self.expert].astype(dtype)
-
-    def add(self, sums: Float[Array, "E a b"], new: Float[Array, "g a b"]) -> Float[Array, "E a b"]:
-        """The sums with each block's share added to its expert's."""
-        if self.expert.size == 1:
-            old = lax.dynamic_index_in_dim(sums, self.expert[0])
-            return lax.dynamic_update_index_in_dim(sums, old + new, self.expert[0], 0)
-        return sums.at[self.expert].add(new, indices_are_sorted=True)
