@@ -1,4 +1,4 @@
-"""The memory scan in plain XLA: block by block, as many tokens at once as fit a core's cache.
+"""The memory scan in plain XLA: block by block, as many tokens at once as fit into the caches.
 
 For the backward pass the states are kept that the chunks start with, or where those are larger than the values, the
 ones that the blocks start with. All else is made again.
@@ -26,11 +26,11 @@ class Tile:
 
 
 def tile(spec: Spec, inputs: Inputs) -> Tile:
-    """On a CPU, arrays of 128 KiB; elsewhere few, large operations."""
+    """On a CPU, arrays of half a MiB; elsewhere few, large operations."""
     rows, length, _ = inputs.q.shape
     _, size, value = inputs.state.shape
     widest = max(size, value, spec.chunk if spec.mode == "delta" else 1)
-    tokens = (128 << 10 if dispatch.platform() == "cpu" else 64 << 20) // (4 * widest)
+    tokens = (512 << 10 if dispatch.platform() == "cpu" else 64 << 20) // (4 * widest)
     chunks = length // spec.chunk
     blocks = max(1, -(-length // max(tokens, spec.chunk)))
     groups = -(-rows // max(1, tokens // max(1, length)))
