@@ -38,6 +38,6 @@ def test_a_step_needs_a_small_part_of_the_recurrences_memory(shape: Shape) -> No
 
 
 def test_of_many_slots_one_state_a_block_is_kept() -> None:
-    shape = Shape("many slots", R=4, T=1024, K=32, V=128, M=256, chunk=16)
+    shape = Shape("many slots", R=4, T=8192, K=32, V=128, M=256, chunk=16)
     every = shape.R * (shape.T // shape.chunk) * shape.M * shape.V * 4
     assert temporaries(shape, "xla") < every / 2
