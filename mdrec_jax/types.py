@@ -10,7 +10,7 @@ A batch is *packed*: a row of T tokens holds the sequences of several users one 
 `segment`. Padding is the special case of a row's unused end (`segment == 0`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -118,6 +118,9 @@ class Encoded:
     losses: dict[str, jax.Array]
     """Auxiliary losses by name: sums over tokens."""
     statistics: dict[str, jax.Array]
+    codes: dict[str, jax.Array] = field(default_factory=dict)
+    """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
+    each target, as they stand before they are put together."""
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,7 @@ class Encoder(nnx.Module):
         base = self.config.encoder
         segments = batch.segment_user.shape[1]
         h, loss = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
+        codes = {}
         if self.fusion is None:
             assert self.final_norm is not None
             h = self.final_norm(h)
@@ -227,8 +228,9 @@ class Encoder(nnx.Module):
             own, own_loss = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
             column = jnp.asarray(batch.previous_in_target_domain)
             own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
+            codes = {"mixed": h, "in_domain": own}
             h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
-        return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {})
+        return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {}, codes)
 
     def _encode(
         self,
