@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.objectives import contrastive
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
-from mdrec_jax.objectives.next_item import NextItem
+from mdrec_jax.objectives.next_item import NextItem, NextItemConfig
 from mdrec_jax.types import Batch, Encoded
 
 
@@ -29,34 +29,32 @@ class ObjectivesConfig:
 
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
-    @property
-    def compare_rows(self) -> bool:
-        """Whether an objective compares what lies in different rows of the batch."""
-        return self.contrastive.intra > 0 or self.contrastive.inter > 0
 
-    def check(self, *, views: bool, micro_batches: int) -> None:
-        """Refuses objectives that a run cannot have.
+def check_objectives(objectives: ObjectivesConfig, loss: NextItemConfig, *, views: bool, micro_batches: int) -> None:
+    """Refuses objectives that a run cannot have.
 
-        Args:
-            views: whether the model has an in-domain view.
-            micro_batches: parts that a step's rows are worked on in.
+    Args:
+        views: whether the model has an in-domain view.
+        micro_batches: parts that a step's rows are worked on in.
 
-        Raises:
-            ConfigError: naming the field.
-        """
-        if self.contrastive.needs_views and not views:
-            raise ConfigError(
-                "this contrast compares in-domain states, and the model has none",
-                column="objectives.contrastive",
-                expected="a model with views.in_domain, or intra with second=dropout",
-            )
-        if self.compare_rows and micro_batches > 1:
-            raise ConfigError(
-                "objectives that compare rows of a batch need it in one part",
-                column="train.accumulate",
-                found=micro_batches,
-                expected="1",
-            )
+    Raises:
+        ConfigError: naming the field.
+    """
+    contrast = objectives.contrastive
+    if contrast.needs_views and not views:
+        raise ConfigError(
+            "this contrast compares in-domain states, and the model has none",
+            column="objectives.contrastive",
+            expected="a model with views.in_domain, or intra with second=dropout",
+        )
+    compare_rows = contrast.intra > 0 or contrast.inter > 0 or loss.denoise.trim > 0
+    if compare_rows and micro_batches > 1:
+        raise ConfigError(
+            "objectives that compare rows of a batch need it in one part",
+            column="train.accumulate",
+            found=micro_batches,
+            expected="1",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 from mdrec_kernels import linear_xent
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.denoise import DenoiseConfig, robust, trimmed
 from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch, sampler_tables
 from mdrec_jax.types import Batch, Encoded, Rows
 
@@ -32,6 +33,7 @@ class NextItemConfig:
         popularity_power: flattens `popularity`.
         correct: subtract log q from sampled logits (sampled softmax).
         calibration: gBCE's t, from 0 (BCE) to 1.
+        denoise: for logs with noise in them (softmax).
     """
 
     kind: Literal["softmax", "sampled_softmax", "bce", "gbce"] = "softmax"
@@ -41,6 +43,7 @@ class NextItemConfig:
     popularity_power: float = 1.0
     correct: bool = True
     calibration: float = 0.75
+    denoise: DenoiseConfig = dataclasses.field(default_factory=DenoiseConfig)
 
     def __post_init__(self) -> None:
         checks = {
@@ -51,6 +54,10 @@ class NextItemConfig:
         for name, (value, holds, expected) in checks.items():
             if not holds:
                 raise ConfigError("out of range", column=f"loss.{name}", found=value, expected=expected)
+        if self.denoise.used and self.kind != "softmax":
+            raise ConfigError(
+                "denoising reads each target's own loss", column="loss.kind", found=self.kind, expected="softmax"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class NextItem:
     sampler: SamplerTables | None
     beta: Float32[jax.Array, " G"]
     """Each pool's power of the positive's probability: 1 but for gBCE."""
+    domains: int = dataclasses.field(metadata={"static": True})
 
     @property
     def needs_whole_table(self) -> bool:
@@ -113,15 +121,38 @@ class NextItem:
         batch: Batch,
         weight: Float32[jax.Array, "R T"],
         candidates: Candidates,
+        step: Int32[jax.Array, ""],
+        axis: str,
     ) -> Float32[jax.Array, ""]:
-        """The weighted sum over the targets of `batch`."""
+        """The weighted sum over the targets of `batch`, the local rows of a batch spread over the mesh axis `axis`."""
         width = encoded.h.shape[-1]
         x, target = encoded.h.reshape(-1, width), jnp.asarray(batch.target).reshape(-1)
         pool = self._pool(batch).reshape(-1)
         if self.needs_whole_table:
             vectors = model.item_vectors(dense, rows, None)
+            if self.config.denoise.used:
+                domain = jnp.asarray(batch.target_domain).reshape(-1)
+                return self._denoised(x, vectors, target, pool, domain, weight.reshape(-1), step, axis)
             return linear_xent.linear_xent_sum(x, vectors, target, weight.reshape(-1), allowed=self.allowed, group=pool)
         return self._sampled(model, dense, rows, x, target, pool, weight.reshape(-1), candidates)
+
+    def _denoised(
+        self,
+        x: Float[jax.Array, "N D"],
+        vectors: Float[jax.Array, "V D"],
+        target: Int32[jax.Array, " N"],
+        pool: Int32[jax.Array, " N"],
+        domain: Int32[jax.Array, " N"],
+        weight: Float32[jax.Array, " N"],
+        step: Int32[jax.Array, ""],
+        axis: str,
+    ) -> Float32[jax.Array, ""]:
+        config, real = self.config.denoise, weight > 0
+        # The loss of a token without a target is infinite: no pool has item 0.
+        loss = jnp.where(real, linear_xent.linear_xent(x, vectors, target, allowed=self.allowed, group=pool), 0.0)
+        if config.trim:
+            weight = weight * trimmed(config, loss, domain, real, self.domains, step, axis)
+        return jnp.sum(weight * robust(config, loss))
 
     def _sampled(
         self,
@@ -173,9 +204,9 @@ def make_objective(
         allowed[pool, items] = True
     calibration = config.calibration if config.kind == "gbce" else 0.0
     beta = [linear_xent.gbce_beta(config.negatives, max(len(items), 2), calibration) for items in pools]
-    common = config, jnp.asarray(allowed)
+    powers, domains = jnp.asarray(beta, jnp.float32), len(domain_items)
     if config.kind == "softmax":
-        return NextItem(*common, None, jnp.asarray(beta, jnp.float32))
+        return NextItem(config, jnp.asarray(allowed), None, powers, domains)
     sampler = "popularity" if config.sampler == "in_batch" else config.sampler
     power = 1.0 if config.sampler == "in_batch" else config.popularity_power
-    return NextItem(*common, sampler_tables(pools, counts, sampler, power), jnp.asarray(beta, jnp.float32))
+    return NextItem(config, jnp.asarray(allowed), sampler_tables(pools, counts, sampler, power), powers, domains)

@@ -69,7 +69,7 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
 
             encoded = encode(dropout_key)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
-            loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
+            loss = objective.loss(model, dense, rows, encoded, part, weight, candidates, state.step, DATA)
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
             seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
             further, shown = objectives.further(seen)
