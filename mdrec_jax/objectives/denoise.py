@@ -2,7 +2,7 @@
 
 Trimming: a model fits clean targets before noisy ones, so a target with a large loss is more often noise. A share of
 the largest losses is left out, and the share rises as the model learns (truncated cross entropy, Wang et al. 2021,
-arXiv 2006.04153, eq. 3):
+arXiv 2006.04153):
 
     drop(step) = trim * min(step / trim_steps, 1).
 
@@ -11,8 +11,8 @@ than the others would lose most of its own. What stays is weighted up to the dom
 
 Robust losses bound what one target can do. With l the cross entropy and p = exp(-l) the target's probability:
 
-generalised   (1 - p^q) / q          Zhang and Sabuncu 2018, arXiv 1805.07836, eq. 6: l for q -> 0, 1 - p at q = 1
-symmetric     l + reverse (1 - p)    Wang et al. 2019, arXiv 1908.06112, eq. 7: `reverse` is their -beta A / alpha
+generalised   (1 - p^q) / q          Zhang and Sabuncu 2018, arXiv 1805.07836: l for q -> 0, 1 - p at q = 1
+symmetric     l + reverse (1 - p)    Wang et al. 2019, arXiv 1908.06112: `reverse` is their -beta A / alpha
 """
 
 import math

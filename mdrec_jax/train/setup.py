@@ -14,6 +14,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.objectives.balance import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
@@ -50,7 +51,9 @@ class Setup:
             views=views is not None and views.in_domain,
             micro_batches=config.train.accumulate,
         )
-        objectives = jax.device_put(Objectives(next_item, config.objectives), replicated(mesh))
+        taxonomy = config.objectives.taxonomy
+        categories = jnp.asarray(category_numbers(dataset, taxonomy.levels)) if taxonomy.weight else None
+        objectives = jax.device_put(Objectives(next_item, categories, config.objectives), replicated(mesh))
         batches = TrainBatches(dataset, config.batching, config.seed)
         plan = Plan.of(config, batches.batches_per_epoch())
         how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)

@@ -7,6 +7,7 @@ sampled losses, one gather of ids), so that models, objectives and kernels need 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,21 +58,23 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         objective, key = objectives.next_item, jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
-        candidates = objective.candidates(batch, negatives_key, DATA)
+        candidates = objectives.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
 
         def loss_of(dense: Any, values: dict[str, jax.Array], part: Batch, index: Any, row: jax.Array) -> Any:
             rows = {name: Rows(values[name], index[name]) for name in values}
 
-            def encode(key: jax.Array) -> Encoded:
-                return model.encode(dense, rows, part, key=key, train=True, dtype=config.dtype, row_offset=row)
+            def encode(batch: Batch, rows: dict[str, Rows], number: int = 0) -> Encoded:
+                key = jax.random.fold_in(dropout_key, number) if number else dropout_key
+                return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
 
-            encoded = encode(dropout_key)
+            encoded = encode(part, rows)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates, state.step, DATA)
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
+            vectors = partial(model.item_vectors, dense, rows)
+            seen = Pass(part, rows, encoded, candidates, vectors, encode, DATA)
             further, shown = objectives.further(seen)
             return loss + extra + further, {"loss": loss, **shown, **encoded.statistics}
 

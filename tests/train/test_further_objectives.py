@@ -17,6 +17,7 @@ from mdrec_jax.objectives.balance import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
 from mdrec_jax.objectives.denoise import DenoiseConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 
@@ -24,9 +25,15 @@ ENCODER = SasrecConfig(dim=16, layers=1, max_length=24)
 VIEWS = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2))
 CASES = {
     "views": {"model": VIEWS, "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.2, inter=0.1))},
+    "sampled, taxonomy": {
+        "loss": NextItemConfig("sampled_softmax", negatives=32),
+        "objectives": ObjectivesConfig(taxonomy=TaxonomyConfig(weight=0.3, items=40)),
+    },
     "dropout, denoised": {
         "model": ENCODER,
-        "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.2, second="dropout", form="robust")),
+        "objectives": ObjectivesConfig(
+            ContrastiveConfig(intra=0.2, second="dropout", form="robust"), TaxonomyConfig(weight=0.3, items=40)
+        ),
         "loss": NextItemConfig(denoise=DenoiseConfig(trim=0.2, trim_steps=3, robust="symmetric")),
     },
 }
@@ -47,8 +54,9 @@ def test_metrics_do_not_depend_on_how_the_rows_are_spread(case: str, small_run: 
     expected = metrics_of(config, small_world, 4)
     found = metrics_of(replace(config, hardware=MeshConfig(2)), small_world, 4)
     names = set(expected[0]) - {"loss", "targets", "gradient_norm"}
-    contrast = config.objectives.contrastive
-    assert names == {f"contrastive_{name}" for name in ("intra", "inter") if getattr(contrast, name)}
+    asked = config.objectives.contrastive.intra, config.objectives.contrastive.inter, config.objectives.taxonomy.weight
+    wanted = zip(("contrastive_intra", "contrastive_inter", "taxonomy"), asked, strict=True)
+    assert names == {name for name, weight in wanted if weight}
     for one, other in zip(expected, found, strict=True):
         assert one.keys() == other.keys()
         np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=2e-5)
