@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int32
 from mdrec_kernels import linear_xent
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.pools import Pools, make_pools
 from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch, sampler_tables
 from mdrec_jax.types import Batch, Encoded, Rows
 
@@ -81,6 +82,8 @@ class NextItem:
     sampler: SamplerTables | None
     beta: Float32[jax.Array, " G"]
     """Each pool's power of the positive's probability: 1 but for gBCE."""
+    pools: Pools | None = None
+    """The pools of a softmax, where there are several and they are few."""
 
     @property
     def needs_whole_table(self) -> bool:
@@ -120,6 +123,8 @@ class NextItem:
         pool = self._pool(batch).reshape(-1)
         if self.needs_whole_table:
             vectors = model.item_vectors(dense, rows, None)
+            if self.pools is not None:
+                return self.pools.loss(x, vectors, target, weight.reshape(-1), pool)
             return linear_xent.linear_xent_sum(x, vectors, target, weight.reshape(-1), allowed=self.allowed, group=pool)
         return self._sampled(model, dense, rows, x, target, pool, weight.reshape(-1), candidates)
 
@@ -175,7 +180,7 @@ def make_objective(
     beta = [linear_xent.gbce_beta(config.negatives, max(len(items), 2), calibration) for items in pools]
     common = config, jnp.asarray(allowed)
     if config.kind == "softmax":
-        return NextItem(*common, None, jnp.asarray(beta, jnp.float32))
+        return NextItem(*common, None, jnp.asarray(beta, jnp.float32), make_pools(pools, table_rows))
     sampler = "popularity" if config.sampler == "in_batch" else config.sampler
     power = 1.0 if config.sampler == "in_batch" else config.popularity_power
     return NextItem(*common, sampler_tables(pools, counts, sampler, power), jnp.asarray(beta, jnp.float32))
