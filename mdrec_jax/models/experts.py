@@ -77,9 +77,8 @@ class Experts(nnx.Module):
         self.config = config
         self.widths = tuple(max(8, 8 * round(dim * multiple / 8)) for multiple in config.multiples)
         self.router = Linear(router_key, dim, config.number, ("embed", "expert"))
-        self.domain = parameter(
-            init.embedding(domain_key, domains, config.number, scale=0.02), "domain", "expert", group="embedding"
-        )
+        bias = init.embedding(domain_key, domains, config.number, scale=0.02)
+        self.domain = parameter(bias, "domain", "expert", group="embedding", scope="private")
         self.classes = nnx.Dict(
             {
                 f"width_{number}": WidthClass(key, config.each, dim, width, output_gain=output_gain)

@@ -17,6 +17,7 @@ symmetric     l + reverse (1 - p)    Wang et al. 2019, arXiv 1908.06112: `revers
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -61,6 +62,32 @@ class DenoiseConfig:
         return self.trim > 0 or self.robust != "none"
 
 
+def denoised(
+    config: DenoiseConfig,
+    loss: Float[jax.Array, " N"],
+    weight: Float[jax.Array, " N"],
+    domain: Int32[jax.Array, " N"],
+    domains: int,
+    step: Int32[jax.Array, ""],
+    axis: str,
+) -> tuple[Float[jax.Array, " N"], Float[jax.Array, ""]]:
+    """Weights under which a sum of cross entropies has the gradient of the denoised loss, and what its value lacks.
+
+    Args:
+        loss: each local token's cross entropy, a constant; anything where there is no target.
+        weight: of the targets; 0 where there is none.
+        step: optimiser steps done.
+        axis: the mesh axis that the batch's rows lie along.
+    """
+    real = weight > 0
+    loss = jnp.where(real, loss, 0.0)
+    if config.trim:
+        weight = weight * trimmed(config, loss, domain, real, domains, step, axis)
+    value, pull = jax.vjp(partial(robust, config), loss)
+    (slope,) = pull(jnp.ones_like(loss))
+    return weight * slope, jnp.sum(weight * (value - slope * loss))
+
+
 def robust(config: DenoiseConfig, loss: Float[jax.Array, " N"]) -> Float[jax.Array, " N"]:
     """Each target's loss from its cross entropy."""
     match config.robust:
@@ -92,7 +119,7 @@ def trimmed(
     size, first = loss.shape[0], jax.lax.axis_index(axis) * loss.shape[0]
     # Tokens without a target are a group of their own, behind the domains.
     group = jnp.where(real, domain, domains)
-    loss, group = (jax.lax.all_gather(x, axis, tiled=True) for x in (jax.lax.stop_gradient(loss), group))
+    loss, group = (jax.lax.all_gather(x, axis, tiled=True) for x in (loss, group))
     counts = (group[:, None] == jnp.arange(domains + 1, dtype=jnp.int32)[None, :]).sum(0, dtype=jnp.int32)
     kept = counts - jnp.floor(share * counts.astype(jnp.float32)).astype(jnp.int32)
     order = jnp.lexsort((loss, group))

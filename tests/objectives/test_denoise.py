@@ -1,5 +1,6 @@
 """Trimmed and robust losses against their formulas, and what they do to the gradient."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.test_util import check_grads
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.objectives.denoise import DenoiseConfig, robust, trimmed
-from mdrec_jax.objectives.next_item import Candidates, NextItemConfig, make_objective
+from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
 from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.types import Batch, Encoded
 from tests.models.make import SPEC
@@ -25,11 +26,11 @@ STEP = jnp.asarray(5, jnp.int32)
 
 
 class Table:
-    """The part of a model that the loss calls: vectors of all items."""
+    """The part of a model that the loss calls; its rows are ids."""
 
     def item_vectors(self, dense: Any, rows: Any, name: str | None) -> jax.Array:
-        del dense, rows, name
-        return jnp.asarray(TABLE)
+        del dense
+        return jnp.asarray(TABLE) if name is None else jnp.asarray(TABLE)[rows[name]]
 
 
 def cross_entropy() -> np.ndarray:
@@ -51,13 +52,16 @@ def expected_factor(config: DenoiseConfig, loss: np.ndarray, step: int) -> np.nd
     return factor
 
 
-def loss_of(config: DenoiseConfig, step: jax.Array = STEP) -> Any:
-    objective = make_objective(NextItemConfig(denoise=config), POOLS, np.ones(SPEC.num_items), len(TABLE))
+@cache
+def loss_of(config: DenoiseConfig, number: int = 5, kind: Any = "softmax", over: Any = "all") -> Any:
+    """The loss at step `number`, as a function of the states."""
+    whole = NextItemConfig(kind, over, negatives=8, denoise=config)
+    objective = make_objective(whole, POOLS, np.ones(SPEC.num_items), len(TABLE))
 
     def loss(states: jax.Array, batch: Batch) -> jax.Array:
-        encoded = Encoded(states, {}, {})
-        weight = jnp.asarray(batch.weight)
-        return objective.loss(Table(), None, {}, encoded, batch, weight, Candidates({}, {}), step, DATA)
+        candidates = objective.candidates(batch, jax.random.key(0), DATA)
+        given = Encoded(states, {}, {}), batch, jnp.asarray(batch.weight), candidates
+        return objective.loss(Table(), None, candidates.all(), *given, jnp.asarray(number, jnp.int32), DATA)
 
     return loss
 
@@ -103,9 +107,21 @@ def test_the_weights_of_a_domain_add_up_to_what_they_were() -> None:
 
 
 def test_nothing_is_trimmed_at_the_start() -> None:
-    config = DenoiseConfig(trim=0.9, trim_steps=100)
-    found, _ = spread(loss_of(config, jnp.asarray(0, jnp.int32)), STATES, BATCH)
+    found, _ = spread(loss_of(DenoiseConfig(trim=0.9, trim_steps=100), 0), STATES, BATCH)
     np.testing.assert_allclose(found, (cross_entropy() * (BATCH.weight > 0)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "over"), [("softmax", "target_domain"), ("sampled_softmax", "target_domain"), ("gbce", "all")]
+)
+def test_every_loss_can_be_denoised(kind: str, over: str) -> None:
+    plain, gradient = spread(loss_of(DenoiseConfig(), 0, kind, over), STATES, BATCH)
+    same, moved = spread(loss_of(DenoiseConfig(trim=0.5), 0, kind, over), STATES, BATCH)
+    np.testing.assert_allclose(same, plain, rtol=1e-5)
+    np.testing.assert_allclose(moved, gradient, atol=1e-5 * np.abs(gradient).max())
+    less, trimmed = spread(loss_of(DenoiseConfig(trim=0.5), 1000, kind, over), STATES, BATCH)
+    assert less < plain
+    assert 0.4 < np.any(trimmed != 0, axis=-1).sum() / BATCH.weight.sum() < 0.6
 
 
 @pytest.mark.parametrize("kind", ["generalised", "symmetric"])
@@ -128,8 +144,3 @@ def test_what_a_hopeless_target_can_do_is_bounded() -> None:
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"loss\.denoise\.{field}"):
         DenoiseConfig(**{field: value})
-
-
-def test_sampled_losses_cannot_be_denoised() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.kind"):
-        NextItemConfig("bce", denoise=DenoiseConfig(trim=0.1))
