@@ -120,7 +120,8 @@ class Encoded:
     statistics: dict[str, jax.Array]
     codes: dict[str, jax.Array] = field(default_factory=dict)
     """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
-    each target, as they stand before they are put together."""
+    each target, as they stand before they are put together; `critic`, what a critic makes of the in-domain one;
+    `single`, the in-domain one as a state that is scored like `h`."""
 
 
 @dataclass(frozen=True)

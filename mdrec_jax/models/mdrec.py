@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
+from mdrec_jax.models.critic import Critic
 from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
@@ -183,9 +184,13 @@ class Fusion(nnx.Module):
             parts = parts + dropout(self.mixed_map(mixed), seeds, 7, self.rate)
         if self.paths is not None:
             parts = parts + dropout(self.paths(mixed, target_domain), seeds, 8, self.rate)
+        return self.mixed_norm(parts) + self.alone(own, seeds)
+
+    def alone(self, own: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
+        """The in-domain state's part of the sum: a state by itself, of what the user did in the target's domain."""
         if self.own_map is not None:
             own = own + dropout(self.own_map(own), seeds, 9, self.rate)
-        return self.mixed_norm(parts) + self.own_norm(own)
+        return self.own_norm(own)
 
 
 class Encoder(nnx.Module):
@@ -212,6 +217,7 @@ class Encoder(nnx.Module):
         two = config.views.in_domain
         self.final_norm = None if two else Norm(base.dim, base.norm)
         self.fusion = Fusion(fusion_key, config, spec) if two else None
+        self.critic = Critic(jax.random.fold_in(key, 2), base.dim) if config.views.critic else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         base = self.config.encoder
@@ -228,7 +234,10 @@ class Encoder(nnx.Module):
             own, own_loss = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
             column = jnp.asarray(batch.previous_in_target_domain)
             own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
-            codes = {"mixed": h, "in_domain": own}
+            single = items.scored_states(self.fusion.alone(own, seeds), base.scores, base.temperature)
+            codes = {"mixed": h, "in_domain": own, "single": single}
+            if self.critic is not None:
+                codes["critic"] = self.critic(own)
             h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
         return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {}, codes)
 

@@ -27,18 +27,21 @@ class ViewsConfig:
         domain_rank: rank of each domain's own path beside the feed-forward layer of the in-domain view; 0 has none.
         invariant_rank: rank of each domain's own path from the mixed view to its scores; 0 has none.
         projectors: a map of the mixed states that all domains share, and one of the in-domain states.
+        critic: the critic of the infomax objective, which trains it.
     """
 
     in_domain: bool = False
     domain_rank: int = 0
     invariant_rank: int = 0
     projectors: bool = True
+    critic: bool = False
 
     def __post_init__(self) -> None:
         for name in ("domain_rank", "invariant_rank"):
             check(f"views.{name}", getattr(self, name), getattr(self, name) >= 0, "a rank, >= 0")
         ranked = self.domain_rank + self.invariant_rank
         check("views.domain_rank", self.domain_rank, self.in_domain or not ranked, "0 without views.in_domain")
+        check("views.critic", self.critic, self.in_domain or not self.critic, "False without views.in_domain")
 
 
 @dataclass(frozen=True)

@@ -128,12 +128,24 @@ class NextItem:
         x, weights = encoded.h.reshape(-1, encoded.h.shape[-1]), weight.reshape(-1)
         if not self.config.denoise.used:
             return self._sum(model, dense, rows, x, batch, weights, candidates)
-        fixed = partial(self._sum, model, *jax.lax.stop_gradient((dense, rows, x)), batch)
-        # The sum's gradient with respect to a token's weight is the token's loss.
-        each = jax.grad(fixed)((weights > 0).astype(jnp.float32), candidates)
-        domain = jnp.asarray(batch.target_domain).reshape(-1)
-        weights, offset = denoised(self.config.denoise, each, weights, domain, self.domains, step, axis)
+        each, domain = self.each(model, dense, rows, encoded, batch, candidates), jnp.asarray(batch.target_domain)
+        weights, offset = denoised(self.config.denoise, each, weights, domain.reshape(-1), self.domains, step, axis)
         return self._sum(model, dense, rows, x, batch, weights, candidates) + offset
+
+    def each(
+        self,
+        model: ItemVectors,
+        dense: Any,
+        rows: dict[str, Rows],
+        encoded: Encoded,
+        batch: Batch,
+        candidates: Candidates,
+    ) -> Float32[jax.Array, " N"]:
+        """The loss of each token, rows one behind the other, as constants; 0 without a target."""
+        x = encoded.h.reshape(-1, encoded.h.shape[-1])
+        fixed = partial(self._sum, model, *jax.lax.stop_gradient((dense, rows, x)), batch)
+        # The gradient of the sum with respect to a token's weight is the token's loss.
+        return jax.grad(fixed)((jnp.asarray(batch.weight) > 0).astype(jnp.float32).reshape(-1), candidates)
 
     def _sum(
         self,

@@ -49,6 +49,7 @@ class Setup:
             config.objectives,
             config.loss,
             views=views is not None and views.in_domain,
+            critic=views is not None and views.critic,
             micro_batches=config.train.accumulate,
         )
         taxonomy = config.objectives.taxonomy

@@ -5,6 +5,7 @@ the batch as a plain local array and the whole of the parameters. What is global
 sampled losses, one gather of ids), so that models, objectives and kernels need to know nothing of devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,14 +70,19 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
                 key = jax.random.fold_in(dropout_key, number) if number else dropout_key
                 return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
 
-            encoded = encode(part, rows)
-            weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
-            loss = objective.loss(model, dense, rows, encoded, part, weight, candidates, state.step, DATA)
+            def score(h: jax.Array, weight: jax.Array) -> jax.Array:
+                states = dataclasses.replace(encoded, h=h)
+                return objective.loss(model, dense, rows, states, part, weight, candidates, state.step, DATA)
+
+            def each(h: jax.Array) -> jax.Array:
+                return objective.each(model, dense, rows, dataclasses.replace(encoded, h=h), part, candidates)
+
+            encoded, vectors = encode(part, rows), partial(model.item_vectors, dense, rows)
+            draws = jax.random.fold_in(negatives_key, 1)
+            seen = Pass(part, rows, encoded, candidates, vectors, encode, score, each, draws, DATA)
+            loss, shown = objectives.losses(seen, jnp.asarray(part.weight) / jnp.maximum(targets, 1.0))
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            vectors = partial(model.item_vectors, dense, rows)
-            seen = Pass(part, rows, encoded, candidates, vectors, encode, DATA)
-            further, shown = objectives.further(seen)
-            return loss + extra + further, {"loss": loss, **shown, **encoded.statistics}
+            return loss + extra, {**shown, **encoded.statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,

@@ -16,15 +16,22 @@ from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.balance import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
 from mdrec_jax.objectives.denoise import DenoiseConfig
+from mdrec_jax.objectives.infomax import InfomaxConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig
+from mdrec_jax.objectives.transfer import TransferConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 
 ENCODER = SasrecConfig(dim=16, layers=1, max_length=24)
-VIEWS = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2))
+VIEWS = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2, critic=True))
 CASES = {
-    "views": {"model": VIEWS, "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.2, inter=0.1))},
+    "views": {
+        "model": VIEWS,
+        "objectives": ObjectivesConfig(
+            ContrastiveConfig(intra=0.2, inter=0.1), InfomaxConfig(weight=0.1), transfer=TransferConfig(weight=0.5)
+        ),
+    },
     "sampled, taxonomy": {
         "loss": NextItemConfig("sampled_softmax", negatives=32),
         "objectives": ObjectivesConfig(taxonomy=TaxonomyConfig(weight=0.3, items=40)),
@@ -54,12 +61,18 @@ def test_metrics_do_not_depend_on_how_the_rows_are_spread(case: str, small_run: 
     expected = metrics_of(config, small_world, 4)
     found = metrics_of(replace(config, hardware=MeshConfig(2)), small_world, 4)
     names = set(expected[0]) - {"loss", "targets", "gradient_norm"}
-    asked = config.objectives.contrastive.intra, config.objectives.contrastive.inter, config.objectives.taxonomy.weight
-    wanted = zip(("contrastive_intra", "contrastive_inter", "taxonomy"), asked, strict=True)
-    assert names == {name for name, weight in wanted if weight}
+    objectives = config.objectives
+    weights = {
+        "contrastive_intra": objectives.contrastive.intra,
+        "contrastive_inter": objectives.contrastive.inter,
+        "infomax": objectives.infomax.weight,
+        "taxonomy": objectives.taxonomy.weight,
+        **dict.fromkeys(("single_domain", "gain_0", "gain_1"), objectives.transfer.weight),
+    }
+    assert names == {name for name, weight in weights.items() if weight}
     for one, other in zip(expected, found, strict=True):
         assert one.keys() == other.keys()
-        np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=2e-5)
+        np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=2e-5, atol=1e-5)
 
 
 def test_an_objective_moves_what_is_learned_and_its_own_loss_falls(small_run: RunConfig, small_world: Path) -> None:
@@ -77,6 +90,12 @@ def test_views_that_the_model_does_not_have_are_refused(small_run: RunConfig, sm
     for contrast in (ContrastiveConfig(intra=0.1), ContrastiveConfig(inter=0.1, second="dropout")):
         with pytest.raises(ConfigError, match=r"views\.in_domain"):
             Setup.of(replace(small_run, objectives=ObjectivesConfig(contrast)), open_dataset(small_world))
+    infomax = ObjectivesConfig(infomax=InfomaxConfig(weight=0.1))
+    with pytest.raises(ConfigError, match=r"views\.critic"):
+        Setup.of(replace(small_run, objectives=infomax), open_dataset(small_world))
+    transfer = ObjectivesConfig(transfer=TransferConfig(weight=0.1))
+    with pytest.raises(ConfigError, match=r"objectives\.transfer"):
+        Setup.of(replace(small_run, objectives=transfer), open_dataset(small_world))
 
 
 def test_micro_batches_are_refused(small_run: RunConfig, small_world: Path) -> None:
