@@ -120,7 +120,10 @@ class Encoded:
     statistics: dict[str, jax.Array]
     codes: dict[str, jax.Array] = field(default_factory=dict)
     """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
-    each target, as they stand before they are put together."""
+    each target, as they stand before they are put together; `shared` and `specific`, a disentangled model's two codes,
+    each a state that is scored like `h`."""
+    scored: dict[str, float] = field(default_factory=dict)
+    """Codes that the next-item loss scores too, each by itself, and its weights."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ two views of the same tokens, with low-rank paths of the domains          models
 adaptive depth: a block is applied until a token stops                    models/looping.py
 external memory: learned banks, and a user's written memory               models/memory.py
 feed-forward experts of several widths                                    models/experts.py
+a shared and a specific code                                              models/disentangle.py
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
+from mdrec_jax.models.checks import check
+from mdrec_jax.models.disentangle import Disentangled, DisentangleConfig
 from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
@@ -38,6 +41,7 @@ class MdrecConfig:
         banks: learned memory banks.
         written: a user's written memory.
         experts: routed experts in place of the dense feed-forward layer.
+        disentangle: a shared and a specific code in place of the views' fusion.
     """
 
     encoder: SasrecConfig = field(default_factory=SasrecConfig)
@@ -46,6 +50,11 @@ class MdrecConfig:
     banks: BanksConfig = field(default_factory=BanksConfig)
     written: WrittenConfig = field(default_factory=WrittenConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    disentangle: DisentangleConfig = field(default_factory=DisentangleConfig)
+
+    def __post_init__(self) -> None:
+        codes = self.disentangle.codes
+        check("disentangle.codes", codes, self.views.in_domain or not codes, "False without views.in_domain")
 
     @property
     def dim(self) -> int:
@@ -188,6 +197,16 @@ class Fusion(nnx.Module):
         return self.mixed_norm(parts) + self.own_norm(own)
 
 
+def _fusion(key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> Fusion | Disentangled:
+    if not config.disentangle.codes:
+        return Fusion(key, config, spec)
+    base, rank = config.encoder, config.views.invariant_rank
+    return Disentangled(
+        key, base.dim, spec.num_domains, config.disentangle,
+        norm=base.norm, rate=base.residual_dropout, path_rank=rank,
+    )  # fmt: skip
+
+
 class Encoder(nnx.Module):
     """Everything but the item table."""
 
@@ -211,13 +230,13 @@ class Encoder(nnx.Module):
         self.shared_bank = SharedBank(bank_key, slots, base.dim, scope="shared") if slots else None
         two = config.views.in_domain
         self.final_norm = None if two else Norm(base.dim, base.norm)
-        self.fusion = Fusion(fusion_key, config, spec) if two else None
+        self.fusion = _fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         base = self.config.encoder
         segments = batch.segment_user.shape[1]
         h, loss = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        codes = {}
+        losses, codes = {}, {}
         if self.fusion is None:
             assert self.final_norm is not None
             h = self.final_norm(h)
@@ -227,10 +246,15 @@ class Encoder(nnx.Module):
             own_seeds = fold_seeds(seeds, jnp.uint32(1000))
             own, own_loss = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
             column = jnp.asarray(batch.previous_in_target_domain)
-            own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
-            codes = {"mixed": h, "in_domain": own}
-            h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
-        return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {}, codes)
+            last, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
+            codes = {"mixed": h, "in_domain": last}
+            if isinstance(self.fusion, Disentangled):
+                h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
+                codes |= {name: items.scored_states(x, base.scores, base.temperature) for name, x in pair.items()}
+            else:
+                h = self.fusion(h, last, jnp.asarray(batch.target_domain), seeds)
+        h = items.scored_states(h, base.scores, base.temperature)
+        return Encoded(h, {"parts": loss} | losses, {}, codes, self.config.disentangle.scored)
 
     def _encode(
         self,

@@ -5,6 +5,7 @@ the batch as a plain local array and the whole of the parameters. What is global
 sampled losses, one gather of ids), so that models, objectives and kernels need to know nothing of devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +49,8 @@ class _Lookup:
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
     """The compiled step: (state, batch, objective, seed key) -> (state, metrics). The state is donated.
 
-    Metrics: `loss` (mean over the global batch's targets), `targets`, `gradient_norm` (dense parameters) and what the
-    model reports.
+    Metrics: `loss` (mean over the global batch's targets), `targets`, `gradient_norm` (dense parameters), each of
+    the losses that are added to `loss` (over the targets, with its weight), and what the model reports.
     """
 
     def local_step(state: TrainState, batch: Batch, objective: NextItem, seed_key: jax.Array) -> Any:
@@ -65,8 +66,13 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             encoded = model.encode(dense, rows, part, key=dropout_key, train=True, dtype=config.dtype, row_offset=row)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
-            extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            return loss + extra, {"loss": loss, **encoded.statistics}
+            parts = {name: value / jnp.maximum(targets, 1.0) for name, value in encoded.losses.items()}
+            for name, share in encoded.scored.items():
+                alone = dataclasses.replace(encoded, h=encoded.codes[name])
+                value = objective.loss(model, dense, rows, alone, part, weight, candidates)
+                parts[f"{name}_alone"] = share * value
+            total = loss + sum(parts.values(), jnp.float32(0.0))
+            return total, {"loss": loss, **parts, **encoded.statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,
