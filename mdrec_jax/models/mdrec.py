@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
 from mdrec_jax.models.checks import check
-from mdrec_jax.models.disentangle import Disentangled, DisentangleConfig
+from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled
 from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack

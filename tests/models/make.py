@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.looping import LoopConfig
@@ -34,6 +35,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "slots": {"written": WrittenConfig(slots=4, chunk=2)},
     "delta": {"written": WrittenConfig(slots=4, chunk=2, mode="delta")},
     "experts": {"experts": ExpertsConfig(each=2, multiples=(1.0, 2.0))},
+    "codes": {
+        "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+        "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
+    },
 }
 """The parts of the flagship, each by itself."""
 
@@ -59,6 +64,7 @@ VARIANTS: dict[str, ModelConfig] = {
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
     "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
+    "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),
     "mdrec, loop, banks, delta rule, experts": MdrecConfig(
         FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
     ),
