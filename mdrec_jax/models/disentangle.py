@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from mdrec_jax.models.checks import check, check_fields
-from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds
+from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds, unit_rms
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
@@ -197,10 +197,7 @@ class Disentangled(nnx.Module):
         """Losses that a token has by itself."""
         config, losses, real = self.config, {}, _targets(batch)
         if self.classifier is not None:
-            logits = self.classifier(formulas.gradient_reversal(codes["shared"], config.adversary))
-            label = jnp.asarray(batch.domain)[..., None]
-            wrong = -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)[..., 0]
-            losses["adversary"] = _over(wrong, real)
+            losses["adversary"] = _over(_adversary(self.classifier, codes["shared"], batch, config.adversary), real)
         if config.orthogonal:
             squared = formulas.orthogonality(codes["shared"], codes["specific"])
             losses["orthogonal"] = config.orthogonal * _over(squared, real)
@@ -238,6 +235,25 @@ class Disentangled(nnx.Module):
         return {name: value * number for name, value in losses.items()}
 
 
+def _adversary(
+    classifier: Perceptron, shared: Float[Array, "R T D"], batch: Batch, strength: float
+) -> Float[Array, "R T"]:
+    """Cross-entropy of the guessed domains of the events; the code's gradient is reversed.
+
+    It is reversed only where the guess is better than chance. Pushed further, codes run ahead of the classifier and
+    tell the domain by the answer that it gets wrong.
+    """
+    label = jnp.asarray(batch.domain)[..., None]
+
+    def likelihood(x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
+        guess = jax.nn.log_softmax(classifier(unit_rms(x)))
+        return jnp.take_along_axis(guess, label, axis=-1)[..., 0]
+
+    domains = classifier.down.kernel.get_value().shape[1]
+    better = likelihood(jax.lax.stop_gradient(shared)) > -jnp.log(jnp.float32(domains))
+    return -likelihood(formulas.gradient_reversal(shared, strength * better.astype(jnp.float32)))
+
+
 def _club(
     guess: Perceptron,
     shared: Float[Array, "N D"],
@@ -247,13 +263,15 @@ def _club(
 ) -> Float[Array, ""]:
     """The bound moves the codes and leaves the guess alone; the guess learns from codes that it leaves alone."""
 
-    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> list[Float[Array, "N D"]]:
+    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
         mean, spread = jnp.split(guess(x), 2, axis=-1)
-        return [mean, jnp.tanh(spread)]
+        return mean, jnp.tanh(spread)
 
-    bound = formulas.club(*guessed(jax.tree.map(jax.lax.stop_gradient, guess), shared), specific, real)
+    mean, spread = guessed(jax.tree.map(jax.lax.stop_gradient, guess), shared)
+    bound = formulas.club(mean, spread, specific, real)
     fixed_shared, fixed_specific = jax.lax.stop_gradient((shared, specific))
-    fit = formulas.gaussian_log_likelihood(*guessed(guess, fixed_shared), fixed_specific)
+    mean, spread = guessed(guess, fixed_shared)
+    fit = formulas.gaussian_log_likelihood(mean, spread, fixed_specific)
     return weight * bound - formulas.mean_over(fit, real)
 
 

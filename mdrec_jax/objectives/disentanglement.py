@@ -4,7 +4,6 @@ Codes are float32 (or wider) [N, D], a row a token. `real` says which rows count
 is a mean over rows, or a statistic of all of them, and is 0 where there is nothing to compare.
 """
 
-from functools import partial
 from typing import Literal
 
 import jax
@@ -18,20 +17,20 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 TINY = 1e-12
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gradient_reversal(x: Float[Array, "*N D"], strength: float) -> Float[Array, "*N D"]:
-    """x, whose gradient is turned round and multiplied by `strength` (Ganin and Lempitsky 2015, arXiv 1409.7495)."""
+@jax.custom_vjp
+def gradient_reversal(x: Float[Array, "*N D"], strength: Float[Array, "*N"]) -> Float[Array, "*N D"]:
+    """x, whose gradient is turned round and multiplied by each row's `strength` (Ganin and Lempitsky 2015,
+    arXiv 1409.7495, eq. 4 to 6)."""
     del strength
     return x
 
 
-def _forward(x: jax.Array, strength: float) -> tuple[jax.Array, None]:
-    del strength
-    return x, None
+def _forward(x: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x, strength
 
 
-def _backward(strength: float, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (gradient * jnp.asarray(-strength, gradient.dtype),)
+def _backward(strength: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -strength[..., None].astype(gradient.dtype) * gradient, jnp.zeros_like(strength)
 
 
 gradient_reversal.defvjp(_forward, _backward)

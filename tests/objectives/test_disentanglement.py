@@ -29,9 +29,10 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def test_a_reversed_gradient_has_the_other_sign() -> None:
     x, goal = jnp.asarray(FIRST), jnp.asarray(SECOND)
-    value, gradient = jax.value_and_grad(lambda x: (formulas.gradient_reversal(x, 0.3) * goal).sum())(x)
+    strength = jnp.arange(N) / 10.0
+    value, gradient = jax.value_and_grad(lambda x: (formulas.gradient_reversal(x, strength) * goal).sum())(x)
     np.testing.assert_allclose(value, (x * goal).sum(), rtol=1e-6)
-    np.testing.assert_allclose(gradient, -0.3 * goal, rtol=1e-6)
+    np.testing.assert_allclose(gradient, -strength[:, None] * goal, rtol=1e-6)
 
 
 def test_info_nce_leaves_the_users_other_rows_out() -> None:
