@@ -15,15 +15,16 @@ from jax.sharding import Mesh
 from mdrec_kernels import embedding_rows
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.objectives.next_item import Candidates, NextItem
+from mdrec_jax.objectives.balance import Objectives, Pass
+from mdrec_jax.objectives.next_item import Candidates
 from mdrec_jax.optim import optimiser
 from mdrec_jax.optim.optimiser import OptimConfig, RowGradients
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated
 from mdrec_jax.train.state import TrainState
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Encoded, Params, Rows
 
 type Metrics = dict[str, jax.Array]
-type StepFunction = Callable[[TrainState, Batch, NextItem, jax.Array], tuple[TrainState, Metrics]]
+type StepFunction = Callable[[TrainState, Batch, Objectives, jax.Array], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class _Lookup:
 
 
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
-    """The compiled step: (state, batch, objective, seed key) -> (state, metrics). The state is donated.
+    """The compiled step: (state, batch, objectives, seed key) -> (state, metrics). The state is donated.
 
-    Metrics: `loss` (mean over the global batch's targets), `targets`, `gradient_norm` (dense parameters) and what the
-    model reports.
+    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective by name, `targets`,
+    `gradient_norm` (dense parameters) and what the model reports.
     """
 
-    def local_step(state: TrainState, batch: Batch, objective: NextItem, seed_key: jax.Array) -> Any:
-        key = jax.random.fold_in(seed_key, state.step)
+    def local_step(state: TrainState, batch: Batch, objectives: Objectives, seed_key: jax.Array) -> Any:
+        objective, key = objectives.next_item, jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
         candidates = objective.candidates(batch, negatives_key, DATA)
@@ -62,11 +63,17 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
 
         def loss_of(dense: Any, values: dict[str, jax.Array], part: Batch, index: Any, row: jax.Array) -> Any:
             rows = {name: Rows(values[name], index[name]) for name in values}
-            encoded = model.encode(dense, rows, part, key=dropout_key, train=True, dtype=config.dtype, row_offset=row)
+
+            def encode(key: jax.Array) -> Encoded:
+                return model.encode(dense, rows, part, key=key, train=True, dtype=config.dtype, row_offset=row)
+
+            encoded = encode(dropout_key)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            return loss + extra, {"loss": loss, **encoded.statistics}
+            seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
+            further, shown = objectives.further(seen)
+            return loss + extra + further, {"loss": loss, **shown, **encoded.statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,
