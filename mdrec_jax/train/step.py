@@ -56,6 +56,7 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         key = jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
+        tokens = jax.lax.psum(jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32), DATA)
         candidates = objective.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
@@ -66,7 +67,8 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            return loss + extra, {"loss": loss, **encoded.statistics}
+            statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
+            return loss + extra, {"loss": loss, **statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,
