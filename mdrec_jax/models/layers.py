@@ -181,16 +181,18 @@ def stack(build: Callable[[jax.Array], Any], key: jax.Array, layers: int) -> Any
     return jax.vmap(build)(jax.random.split(key, layers))
 
 
-def run_stack[Carry](
+def run_stack[Carry, Out](
     blocks: Any,
-    step: Callable[[Any, Carry, jax.Array], Carry],
+    step: Callable[[Any, Carry, jax.Array], tuple[Carry, Out]],
     x: Carry,
     *,
     layers: int,
     scan: bool,
     remat: bool,
-) -> Carry:
-    """x, arrays of any tree, after `step(block, x, number)` for each block of a stack.
+) -> tuple[Carry, Out]:
+    """x after `x, out = step(block, x, number)` for each block of a stack, and all outs, layers as their first axis.
+
+    x and out are arrays of any tree.
 
     Args:
         scan: one compiled block run in a loop, whose compile time does not grow with depth; otherwise unrolled.
@@ -200,7 +202,9 @@ def run_stack[Carry](
         step = jax.checkpoint(step, prevent_cse=not scan)
     numbers = jnp.arange(layers, dtype=jnp.uint32)
     if scan:
-        return jax.lax.scan(lambda x, block: (step(block[0], x, block[1]), None), x, (blocks, numbers))[0]
+        return jax.lax.scan(lambda x, block: step(block[0], x, block[1]), x, (blocks, numbers))
+    outs = []
     for layer in range(layers):
-        x = step(jax.tree.map(lambda p, layer=layer: p[layer], blocks), x, numbers[layer])
-    return x
+        x, out = step(jax.tree.map(lambda p, layer=layer: p[layer], blocks), x, numbers[layer])
+        outs.append(out)
+    return x, jax.tree.map(lambda *out: jnp.stack(out), *outs)

@@ -20,7 +20,9 @@ from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, write_results
+from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
@@ -197,6 +199,27 @@ def evaluate_runs(
         selection=setup.config.train.metric,
     )
     return results, models
+
+
+def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Routing:
+    """What the best parameters of a run do with the histories of a split's queries.
+
+    Args:
+        at_most: queries whose histories are read, the same ones each time; 0 = all.
+
+    Raises:
+        InputError: no run, no checkpoint, or a model that has neither loops nor routers.
+    """
+    config = read_config(RunFolder(path).config).model
+    if not isinstance(config, MdrecConfig) or not (config.gates or config.loop.most > 1):
+        raise InputError(
+            "the run's model has neither loops nor routers",
+            file=path,
+            expected="model.loop.most > 1, model.mixers.kinds or model.experts.each > 0",
+        )
+    run = load_run(path)
+    asked = ask(run.setup.dataset, _protocol("full", run.setup.dataset, run.setup.model, split), at_most=at_most)
+    return measure_routing(run.scorer, asked, config.gates)
 
 
 def model_name(config: RunConfig) -> str:

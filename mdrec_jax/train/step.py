@@ -57,6 +57,7 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         objective, key = objectives.next_item, jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
+        tokens = jax.lax.psum(jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32), DATA)
         candidates = objective.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
@@ -73,7 +74,8 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
             seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
             further, shown = objectives.further(seen)
-            return loss + extra + further, {"loss": loss, **shown, **encoded.statistics}
+            statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
+            return loss + extra + further, {"loss": loss, **shown, **statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,
