@@ -22,6 +22,7 @@ from mdrec_jax.models.looping import Halting, LoopConfig
 from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, WrittenMemory
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.sasrec import SasrecConfig, gated
+from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.tied import TiedModel
 from mdrec_jax.models.views import DomainPaths, InDomain, ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Encoded
@@ -70,6 +71,14 @@ class View:
     path: Int32[Array, "R T"]
     """Which low-rank path a token takes: 0 in the mixed view, 1 + its domain in the in-domain view."""
 
+    def attend(
+        self, attention: Attention, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        return attention(x, self.places, seeds)
+
+    def remember(self, memory: WrittenMemory, x: Float[Array, "R T D"], segments: int) -> Float[Array, "R T D"]:
+        return memory(x, self.places.segment, segments)
+
 
 class Block(nnx.Module):
     """SASRec's block with whatever is switched on: attention, written memory, banks, then experts or feed-forward."""
@@ -104,19 +113,19 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
         """The new states, and the losses of router and halting: a sum over tokens."""
         if self.halting is None:
-            y, loss = self._once(x, view, shared, segments, seeds)
+            y, loss = self.once(x, view, shared, segments, seeds)
             return y, loss
         losses = []
 
         def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
-            y, loss = self._once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
+            y, loss = self.once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
             losses.append(loss)
             return y - x
 
@@ -125,20 +134,20 @@ class Block(nnx.Module):
         ponder = jnp.where(real, (passes - 1.0) / (most - 1), 0.0).sum().astype(jnp.float32)
         return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder
 
-    def _once(
+    def once(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
         base = self.config.encoder
         y = self.attention_norm(x)
-        y = gated(self.attention_gate, y, self.attention(y, view.places, seeds))
+        y = gated(self.attention_gate, y, view.attend(self.attention, y, seeds))
         x = x + dropout(y, seeds, 1, base.residual_dropout)
         if self.written is not None and self.written_norm is not None:
-            y = self.written(self.written_norm(x), view.places.segment, segments)
+            y = view.remember(self.written, self.written_norm(x), segments)
             x = x + dropout(y, seeds, 4, base.residual_dropout)
         if self.banks is not None:
             x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
@@ -214,14 +223,10 @@ class Encoder(nnx.Module):
         self.fusion = Fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
-        base = self.config.encoder
         segments = batch.segment_user.shape[1]
         h, loss = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        codes = {}
-        if self.fusion is None:
-            assert self.final_norm is not None
-            h = self.final_norm(h)
-        else:
+        own, codes = None, {}
+        if self.fusion is not None:
             view = InDomain.of(batch, self.domains)
             path = 1 + jnp.asarray(view.batch.domain)
             own_seeds = fold_seeds(seeds, jnp.uint32(1000))
@@ -229,8 +234,32 @@ class Encoder(nnx.Module):
             column = jnp.asarray(batch.previous_in_target_domain)
             own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
             codes = {"mixed": h, "in_domain": own}
-            h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
-        return Encoded(items.scored_states(h, base.scores, base.temperature), {"parts": loss}, {}, codes)
+        h = self.scored(h, own, jnp.asarray(batch.target_domain), seeds)
+        return Encoded(h, {"parts": loss}, {}, codes)
+
+    def scored(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"] | None,
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> Float[Array, "R T D"]:
+        """What items are scored with, from the views' states before the last norm."""
+        base = self.config.encoder
+        if self.fusion is None or own is None:
+            assert self.final_norm is not None
+            h = self.final_norm(mixed)
+        else:
+            h = self.fusion(mixed, own, target_domain, seeds)
+        return items.scored_states(h, base.scores, base.temperature)
+
+    def embedded(
+        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        """What the first block reads."""
+        x = self.inputs(item, batch)
+        x = x if self.input_norm is None else self.input_norm(x)
+        return dropout(x, seeds, 0, self.config.encoder.embedding_dropout)
 
     def _encode(
         self,
@@ -242,9 +271,7 @@ class Encoder(nnx.Module):
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
         """One view's states before the last norm."""
         base = self.config.encoder
-        x = self.inputs(item, batch)
-        x = x if self.input_norm is None else self.input_norm(x)
-        x = dropout(x, seeds, 0, base.embedding_dropout)
+        x = self.embedded(item, batch, seeds)
         rotation = None
         if base.positions == "rotary":
             rotation = rotary_angles(jnp.asarray(batch.position), base.dim // base.heads)
