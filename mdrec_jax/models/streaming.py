@@ -23,7 +23,7 @@ from mdrec_jax.models.looping import Halting
 from mdrec_jax.models.mdrec import Block, Encoder
 from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.stream_state import Layers, StreamState, initial_state, state_bytes, streamable
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import AnyArray, Batch, Params, Rows
 
 __all__ = [
     "Events",
@@ -41,10 +41,10 @@ __all__ = [
 class Events:
     """The next B events of each of U users, oldest first."""
 
-    item: Int32[Array, "U B"]
+    item: Int32[AnyArray, "U B"]
     """0 = no event here (anywhere in the row); 1 = an item that the catalogue does not have."""
-    domain: Int32[Array, "U B"]
-    event: Int32[Array, "U B"]
+    domain: Int32[AnyArray, "U B"]
+    event: Int32[AnyArray, "U B"]
     """The behaviour type."""
 
 
@@ -67,9 +67,10 @@ def stream_update(
     if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be in [0, 1), found {tolerance}")
     encoder: Encoder = streamable(model)[0].module(params.dense)
-    here, domain = events.item > 0, events.domain
-    item = params.tables[ITEM_TABLE][events.item].astype(state.mixed.dtype)
-    x = encoder.embedded(item, _batch(events), None)
+    batch = _batch(events)
+    domain, here = jnp.asarray(batch.domain), jnp.asarray(batch.item) > 0
+    item = params.tables[ITEM_TABLE][jnp.asarray(batch.item)].astype(state.mixed.dtype)
+    x = encoder.embedded(item, batch, None)
     nothing = jnp.zeros_like(domain)
     at = Arrivals.of(nothing, here, state.events.sum(1, keepdims=True))
     mixed, mixed_layers = _encode(encoder, x, at, domain, nothing, state.mixed_layers, tolerance)
@@ -129,13 +130,14 @@ def stream_recommend(
 
 def _batch(events: Events) -> Batch:
     """The events as rows of a batch, of which only what an input is made of is filled in."""
-    nothing = jnp.zeros_like(events.item)
+    item = jnp.asarray(events.item)
+    nothing = jnp.zeros_like(item)
     return Batch(
-        item=events.item,
-        domain=events.domain,
-        event=events.event,
+        item=item,
+        domain=jnp.asarray(events.domain),
+        event=jnp.asarray(events.event),
         time=nothing,
-        segment=(events.item > 0).astype(jnp.int32),
+        segment=(item > 0).astype(jnp.int32),
         position=nothing,
         domain_position=nothing,
         target=nothing,
