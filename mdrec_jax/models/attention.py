@@ -64,12 +64,17 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "R T D"], places: Places, seeds: UInt32[Array, "R 2"] | None
     ) -> Float[Array, "R T D"]:
-        rows, columns, dim = x.shape
-        parts = jnp.split(self.qkv(x), 3, axis=-1)
-        q, k, v = (part.reshape(rows, columns, self.heads, dim // self.heads) for part in parts)
+        q, k, v = self.heads_of(x)
         if places.rotation is not None:
             q, k = rotate(q, places.rotation), rotate(k, places.rotation)
         mixed = packed_attention(
             q, k, v, places.segment, window=self.window, dropout_rate=self.rate, dropout_keys=seeds
         )
-        return self.out(mixed.reshape(rows, columns, dim))
+        return self.out(mixed.reshape(x.shape))
+
+    def heads_of(self, x: Float[Array, "R T D"]) -> tuple[Float[Array, "R T H K"], ...]:
+        """Queries, keys and values, not turned by positions."""
+        rows, columns, dim = x.shape
+        parts = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = (part.reshape(rows, columns, self.heads, dim // self.heads) for part in parts)
+        return q, k, v

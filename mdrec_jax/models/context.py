@@ -21,6 +21,9 @@ GAP_NAMES = (
     "< 180 days", ">= 180 days",
 )  # fmt: skip
 
+OF_A_SILO = ("domain", "event")
+"""Facts whose numbers mean something in one data set only."""
+
 type Context = dict[str, Int32[Array, "R T"]]
 """Numbers by name, those of `context_sizes`."""
 
@@ -74,11 +77,14 @@ class ContextRows(nnx.Module):
 
     def __init__(self, key: jax.Array, spec: DatasetSpec, width: int, axis: str) -> None:
         sizes = context_sizes(spec)
-        rows = {
-            name: parameter(init.embedding(key, size, width, scale=0.02), name, axis, group="embedding")
-            for key, (name, size) in zip(jax.random.split(key, len(sizes)), sizes.items(), strict=True)
-        }
-        self.rows = nnx.Dict(rows)
+        keys = dict(zip(sizes, jax.random.split(key, len(sizes)), strict=True))
+
+        def rows(name: str) -> nnx.Param:
+            scope = "private" if name in OF_A_SILO else "shared"
+            first = init.embedding(keys[name], sizes[name], width, scale=0.02)
+            return parameter(first, name, axis, group="embedding", scope=scope)
+
+        self.rows = nnx.Dict({name: rows(name) for name in sizes})
 
     def __call__(self, context: Context) -> Float[Array, "R T width"]:
         return jnp.stack([rows.get_value()[context[name]] for name, rows in self.rows.items()]).sum(0)

@@ -25,6 +25,7 @@ from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenC
 from mdrec_jax.models.mixers import Mixers, MixersConfig, check_context
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.sasrec import SasrecConfig, gated
+from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.tied import TiedModel
 from mdrec_jax.models.trace import Trace, mean_of, statistics, trace_of
 from mdrec_jax.models.views import DomainPaths, InDomain, ViewsConfig
@@ -82,6 +83,14 @@ class View:
     """Which low-rank path a token takes: 0 in the mixed view, 1 + its domain in the in-domain view."""
     context: Context
 
+    def attend(
+        self, attention: Attention, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        return attention(x, self.places, seeds)
+
+    def remember(self, memory: WrittenMemory, x: Float[Array, "R T D"], segments: int) -> Float[Array, "R T D"]:
+        return memory(x, self.places.segment, segments)
+
 
 class Block(nnx.Module):
     """SASRec's block with whatever is switched on: attention or mixers, written memory, banks, then experts or
@@ -122,18 +131,18 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
         """The new states, the losses of routers and halting (a sum over tokens), and what was done with each token."""
         if self.halting is None:
-            return self._once(x, view, shared, segments, seeds)
+            return self.once(x, view, shared, segments, seeds)
         losses, traces = [], []
 
         def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
-            y, loss, trace = self._once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
+            y, loss, trace = self.once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
             losses.append(loss)
             traces.append(trace)
             return y - x
@@ -144,24 +153,24 @@ class Block(nnx.Module):
         trace = mean_of(traces) | {"loops": jax.lax.stop_gradient(passes)}
         return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder, trace
 
-    def _once(
+    def once(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
         base, total, trace = self.config.encoder, jnp.float32(0.0), {}
         y = self.attention_norm(x)
-        out = None if self.attention is None else self.attention(y, view.places, seeds)
+        out = None if self.attention is None else view.attend(self.attention, y, seeds)
         if self.mixers is not None:
             out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
             total, trace = total + loss, trace | trace_of("mixers", routed)
         assert out is not None
         x = x + dropout(gated(self.attention_gate, y, out), seeds, 1, base.residual_dropout)
         if self.written is not None and self.written_norm is not None:
-            y = self.written(self.written_norm(x), view.places.segment, segments)
+            y = view.remember(self.written, self.written_norm(x), segments)
             x = x + dropout(y, seeds, 4, base.residual_dropout)
         if self.banks is not None:
             x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
@@ -238,14 +247,10 @@ class Encoder(nnx.Module):
         self.fusion = Fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
-        base = self.config.encoder
         segments = batch.segment_user.shape[1]
         h, loss, trace = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        codes, details = {}, {f"mixed/{name}": value for name, value in trace.items()}
-        if self.fusion is None:
-            assert self.final_norm is not None
-            h = self.final_norm(h)
-        else:
+        own, codes, details = None, {}, {f"mixed/{name}": value for name, value in trace.items()}
+        if self.fusion is not None:
             view = InDomain.of(batch, self.domains)
             path = 1 + jnp.asarray(view.batch.domain)
             own_seeds = fold_seeds(seeds, jnp.uint32(1000))
@@ -254,10 +259,33 @@ class Encoder(nnx.Module):
             column = jnp.asarray(batch.previous_in_target_domain)
             own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
             codes = {"mixed": h, "in_domain": own}
-            h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
         shown = statistics(details, jnp.asarray(batch.segment), self.config.gates)
-        h = items.scored_states(h, base.scores, base.temperature)
+        h = self.scored(h, own, jnp.asarray(batch.target_domain), seeds)
         return Encoded(h, {"parts": loss}, shown, codes, details)
+
+    def scored(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"] | None,
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> Float[Array, "R T D"]:
+        """What items are scored with, from the views' states before the last norm."""
+        base = self.config.encoder
+        if self.fusion is None or own is None:
+            assert self.final_norm is not None
+            h = self.final_norm(mixed)
+        else:
+            h = self.fusion(mixed, own, target_domain, seeds)
+        return items.scored_states(h, base.scores, base.temperature)
+
+    def embedded(
+        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        """What the first block reads."""
+        x = self.inputs(item, batch)
+        x = x if self.input_norm is None else self.input_norm(x)
+        return dropout(x, seeds, 0, self.config.encoder.embedding_dropout)
 
     def _encode(
         self,
@@ -269,9 +297,7 @@ class Encoder(nnx.Module):
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
         """One view's states before the last norm, the losses of all layers, and their traces."""
         base = self.config.encoder
-        x = self.inputs(item, batch)
-        x = x if self.input_norm is None else self.input_norm(x)
-        x = dropout(x, seeds, 0, base.embedding_dropout)
+        x = self.embedded(item, batch, seeds)
         rotation = None
         if base.positions == "rotary":
             rotation = rotary_angles(jnp.asarray(batch.position), base.dim // base.heads)
