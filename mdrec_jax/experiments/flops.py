@@ -12,7 +12,6 @@ different machines may be compared.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int32
 from mdrec_kernels.dispatch import compiling_for
 
-from mdrec_jax.config import RunConfig
+from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, replicated
 from mdrec_jax.train.config import PrecisionConfig
@@ -35,8 +34,8 @@ BATCHES = 4
 
 
 def step_flops(config: RunConfig, dataset: Dataset, *, batches: int = BATCHES) -> float:
-    """FLOPs of one training step over the whole batch, the mean of the run's first `batches`."""
-    alone = replace(config, hardware=MeshConfig(1), precision=PrecisionConfig("float32"))
+    """FLOPs of one training step, its rows taken at once, the mean over the run's first `batches`."""
+    alone = replace(config, hardware=MeshConfig(1), precision=PrecisionConfig("float32"), train={"accumulate": 1})
     setup = Setup.of(alone, dataset)
     state, key = setup.initial_state(), seed_key(config.seed)
     first = list(itertools.islice(setup.batches_from(0), batches))
@@ -158,19 +157,23 @@ def _none(jaxpr: Jaxpr) -> Int32[Array, " P"]:
 
 def _scan(equation: Any, inner: list[Jaxpr], inputs: list) -> tuple[Sequence[Any], Array]:
     # What goes along the loop has an axis more outside than inside; of the rest, what comes out is carried.
-    inside, along = inner[0], [v.aval.ndim for v in equation.invars]
-    constants_and_moved = sum(n == v.aval.ndim for n, v in zip(along, inside.invars, strict=True))
-    moved = sum(v.aval.ndim == w.aval.ndim for v, w in zip(equation.outvars, inside.outvars, strict=True))
-    fixed, start = inputs[: constants_and_moved - moved], inputs[constants_and_moved - moved : constants_and_moved]
+    inside = inner[0]
+    kept = [_axes(v) == _axes(w) for v, w in zip(equation.invars, inside.invars, strict=True)]
+    moved = sum(_axes(v) == _axes(w) for v, w in zip(equation.outvars, inside.outvars, strict=True))
+    constants, kept = sum(kept) - moved, sum(kept)
+    fixed, start, xs = inputs[:constants], inputs[constants:kept], inputs[kept:]
 
     def body(state: tuple, x: Sequence[Any]) -> tuple:
         results, count = _passes(inside, [*fixed, *state[0], *x])
         return (results[:moved], state[1] + count), results[moved:]
 
     length, reverse = equation.params["length"], equation.params["reverse"]
-    xs = inputs[constants_and_moved:]
     (end, count), ys = jax.lax.scan(body, (start, _none(inside)), xs, length=length, reverse=reverse)
     return [*end, *ys], count
+
+
+def _axes(variable: Any) -> int:
+    return variable.aval.ndim
 
 
 def _while(equation: Any, inner: list[Jaxpr], inputs: list) -> tuple[Sequence[Any], Array]:
