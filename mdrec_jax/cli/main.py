@@ -7,10 +7,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdrec_jax.cli import bench, compare, evaluate, floors, inspect, prepare, recommend, stream, synthetic, train
+from mdrec_jax.cli import (
+    ablate,
+    bench,
+    compare,
+    evaluate,
+    floors,
+    inspect,
+    prepare,
+    recommend,
+    stream,
+    synthetic,
+    train,
+)
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, MdrecError
 
-COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, bench)
+COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, bench)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -227,11 +227,15 @@ def model_name(config: RunConfig) -> str:
     return type(config.model).__name__.removesuffix("Config").lower()
 
 
+def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:
+    """Where a run's results under a protocol, by its name, stand: `evaluation/SPLIT-PROTOCOL.json`."""
+    return folder.evaluation / f"{split}-{protocol.replace(':', '-').replace('/', '-')}.json"
+
+
 def write_evaluation(
     folder: RunFolder, results: Results, ranks: dict[str, list[Ranks]], path: Path | None = None
 ) -> Path:
-    """Write a results file, by default into the run folder: `evaluation/SPLIT-PROTOCOL.json`."""
-    name = results.protocol.name.replace(":", "-").replace("/", "-")
-    path = path or folder.evaluation / f"{results.split}-{name}.json"
+    """Write a results file, by default into the run folder (`evaluation_file`)."""
+    path = path or evaluation_file(folder, results.split, results.protocol.name)
     write_results(path, results, ranks)
     return path
