@@ -5,6 +5,7 @@ adaptive depth: a block is applied until a token stops                    models
 external memory: learned banks, and a user's written memory               models/memory.py
 routed mixers: attention, convolution, recurrence, context                models/mixers.py
 feed-forward experts of several widths                                    models/experts.py
+a shared and a specific code                                              models/disentangle.py
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
+from mdrec_jax.models.checks import check
 from mdrec_jax.models.context import Context, context_of
+from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled
 from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
@@ -44,6 +47,7 @@ class MdrecConfig:
         written: a user's written memory.
         mixers: routed mixers in place of attention alone.
         experts: routed experts in place of the dense feed-forward layer.
+        disentangle: a shared and a specific code in place of the views' fusion.
     """
 
     encoder: SasrecConfig = field(default_factory=SasrecConfig)
@@ -53,6 +57,11 @@ class MdrecConfig:
     written: WrittenConfig = field(default_factory=WrittenConfig)
     mixers: MixersConfig = field(default_factory=MixersConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    disentangle: DisentangleConfig = field(default_factory=DisentangleConfig)
+
+    def __post_init__(self) -> None:
+        codes = self.disentangle.codes
+        check("disentangle.codes", codes, self.views.in_domain or not codes, "False without views.in_domain")
 
     @property
     def dim(self) -> int:
@@ -221,6 +230,16 @@ class Fusion(nnx.Module):
         return self.mixed_norm(parts) + self.own_norm(own)
 
 
+def _fusion(key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> Fusion | Disentangled:
+    if not config.disentangle.codes:
+        return Fusion(key, config, spec)
+    base, rank = config.encoder, config.views.invariant_rank
+    return Disentangled(
+        key, base.dim, spec.num_domains, config.disentangle,
+        norm=base.norm, rate=base.residual_dropout, path_rank=rank,
+    )  # fmt: skip
+
+
 class Encoder(nnx.Module):
     """Everything but the item table."""
 
@@ -244,39 +263,47 @@ class Encoder(nnx.Module):
         self.shared_bank = SharedBank(bank_key, slots, base.dim, scope="shared") if slots else None
         two = config.views.in_domain
         self.final_norm = None if two else Norm(base.dim, base.norm)
-        self.fusion = Fusion(fusion_key, config, spec) if two else None
+        self.fusion = _fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         segments = batch.segment_user.shape[1]
+        base = self.config.encoder
         h, loss, trace = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        own, codes, details = None, {}, {f"mixed/{name}": value for name, value in trace.items()}
-        if self.fusion is not None:
+        losses, codes, details = {}, {}, {f"mixed/{name}": value for name, value in trace.items()}
+        if self.fusion is None:
+            assert self.final_norm is not None
+            h = self.final_norm(h)
+        else:
             view = InDomain.of(batch, self.domains)
             path = 1 + jnp.asarray(view.batch.domain)
             own_seeds = fold_seeds(seeds, jnp.uint32(1000))
             own, own_loss, trace = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
             details |= {f"in_domain/{name}": jax.vmap(view.back)(value) for name, value in trace.items()}
             column = jnp.asarray(batch.previous_in_target_domain)
-            own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
-            codes = {"mixed": h, "in_domain": own}
+            last, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
+            codes = {"mixed": h, "in_domain": last}
+            if isinstance(self.fusion, Disentangled):
+                h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
+                codes |= {name: items.scored_states(x, base.scores, base.temperature) for name, x in pair.items()}
+            else:
+                h = self.fusion(h, last, jnp.asarray(batch.target_domain), seeds)
         shown = statistics(details, jnp.asarray(batch.segment), self.config.gates)
-        h = self.scored(h, own, jnp.asarray(batch.target_domain), seeds)
-        return Encoded(h, {"parts": loss}, shown, codes, details)
+        h = items.scored_states(h, base.scores, base.temperature)
+        return Encoded(h, {"parts": loss} | losses, shown, codes, self.config.disentangle.scored, details)
 
     def scored(
-        self,
-        mixed: Float[Array, "R T D"],
-        own: Float[Array, "R T D"] | None,
-        target_domain: Int32[Array, "R T"],
-        seeds: UInt32[Array, "R 2"] | None,
+        self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]
     ) -> Float[Array, "R T D"]:
-        """What items are scored with, from the views' states before the last norm."""
+        """What items are scored with when serving, from the views' states before the last norm."""
         base = self.config.encoder
-        if self.fusion is None or own is None:
-            assert self.final_norm is not None
-            h = self.final_norm(mixed)
-        else:
-            h = self.fusion(mixed, own, target_domain, seeds)
+        match self.fusion:
+            case Fusion() as fusion if own is not None:
+                h = fusion(mixed, own, target_domain, None)
+            case Disentangled() as fusion if own is not None:
+                h = fusion.state(mixed, own, target_domain, None)[0]
+            case _:
+                assert self.final_norm is not None
+                h = self.final_norm(mixed)
         return items.scored_states(h, base.scores, base.temperature)
 
     def embedded(

@@ -113,5 +113,7 @@ def streamable(model: Any) -> tuple[TiedModel, MdrecConfig]:
         raise ConfigError("cannot be streamed", column="model.mixers.kinds", found=found, expected=expected)
     if config.experts.each and flagship.spec.has_time:
         expected = "0: the router reads the time since the event before, which is not kept"
-        raise ConfigError("cannot be streamed", column="model.experts.each", found=config.experts.each, expected=expected)
+        raise ConfigError(
+            "cannot be streamed", column="model.experts.each", found=config.experts.each, expected=expected
+        )
     return flagship, config

@@ -102,7 +102,7 @@ def stream_queries(model: Model, params: Params, state: StreamState, domain: Int
         known = state.events[user, domain] > 0
         null = encoder.fusion.null.get_value().astype(state.own.dtype)
         own = jnp.where(known[:, None], state.own[user, domain], null[None])[:, None]
-    return encoder.scored(state.mixed[:, None], own, domain[:, None], None)[:, 0]
+    return encoder.scored(state.mixed[:, None], own, domain[:, None])[:, 0]
 
 
 def stream_recommend(

@@ -16,6 +16,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
@@ -220,6 +221,13 @@ def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Rou
     run = load_run(path)
     asked = ask(run.setup.dataset, _protocol("full", run.setup.dataset, run.setup.model, split), at_most=at_most)
     return measure_routing(run.scorer, asked, config.gates)
+
+
+def probe_run(run: TrainedRun, protocol_name: str = "full", split: str = "test", *, seed: int = 0) -> Probes:
+    """What a disentangled run's codes give away and are worth. Raises InputError for a model without codes."""
+    setup = run.setup
+    asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
+    return probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
 
 
 def model_name(config: RunConfig) -> str:

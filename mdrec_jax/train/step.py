@@ -5,6 +5,7 @@ the batch as a plain local array and the whole of the parameters. What is global
 sampled losses, one gather of ids), so that models, objectives and kernels need to know nothing of devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +50,9 @@ class _Lookup:
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
     """The compiled step: (state, batch, objectives, seed key) -> (state, metrics). The state is donated.
 
-    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective by name, `targets`,
-    `gradient_norm` (dense parameters) and what the model reports.
+    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective and each of the
+    model's own losses by name (with its weight), `targets`, `gradient_norm` (dense parameters) and what the model
+    reports.
     """
 
     def local_step(state: TrainState, batch: Batch, objectives: Objectives, seed_key: jax.Array) -> Any:
@@ -71,11 +73,15 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             encoded = encode(dropout_key)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
             loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
-            extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
+            parts = {name: value / jnp.maximum(targets, 1.0) for name, value in encoded.losses.items()}
+            for name, share in encoded.scored.items():
+                alone = dataclasses.replace(encoded, h=encoded.codes[name])
+                parts[f"{name}_alone"] = share * objective.loss(model, dense, rows, alone, part, weight, candidates)
             seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
             further, shown = objectives.further(seen)
             statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
-            return loss + extra + further, {"loss": loss, **shown, **statistics}
+            total = loss + further + sum(parts.values(), jnp.float32(0.0))
+            return total, {"loss": loss, **parts, **shown, **statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,
