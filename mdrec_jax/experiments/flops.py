@@ -40,8 +40,8 @@ def step_flops(config: RunConfig, dataset: Dataset, *, batches: int = BATCHES) -
     state, key = setup.initial_state(), seed_key(config.seed)
     first = list(itertools.islice(setup.batches_from(0), batches))
     with compiling_for("cpu"):
-        count = counted(setup.step, state, first[0], setup.objective, key)
-        return float(np.mean([count(state, batch, setup.objective, key) for batch in first]))
+        count = counted(setup.step, state, first[0], setup.objectives, key)
+        return float(np.mean([count(state, batch, setup.objectives, key) for batch in first]))
 
 
 def counted(function: Callable[..., Any], *examples: Any) -> Callable[..., float]:

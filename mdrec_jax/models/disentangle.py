@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from mdrec_jax.models.checks import check, check_fields
 from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.pure import Scope, parameter
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.parallel.mesh import DATA
@@ -87,10 +87,10 @@ class DisentangleConfig:
 class Perceptron(nnx.Module):
     """A map with one hidden layer, in float32."""
 
-    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int, *, scope: Scope = "shared") -> None:
         keys = jax.random.split(key)
-        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"))
-        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"))
+        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"), scope=scope)
+        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"), scope=scope)
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
         return self.down(jax.nn.gelu(self.up(x), approximate=True))
@@ -139,7 +139,9 @@ class Disentangled(nnx.Module):
         self.gate = Linear(keys[4], 2 * dim, dim, axes, gain=0.1) if config.fusion == "gate" else None
         spreads = (Linear(key, dim, dim, axes, gain=0.1, bias_value=-3.0) for key in keys[5:7])
         self.shared_spread, self.specific_spread = spreads if config.variational else (None, None)
-        self.classifier = Perceptron(keys[7], dim, config.hidden, domains) if config.adversary else None
+        # It tells a silo's own domains apart.
+        adversary = config.adversary > 0
+        self.classifier = Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
         self.guess = Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
@@ -261,9 +263,9 @@ def _club(
 ) -> Float[Array, ""]:
     """The bound moves the codes and leaves the guess alone; the guess learns from codes that it leaves alone."""
 
-    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> list[Float[Array, "N D"]]:
+    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
         mean, spread = jnp.split(guess(x), 2, axis=-1)
-        return [mean, jnp.tanh(spread)]
+        return mean, jnp.tanh(spread)
 
     bound = formulas.club(*guessed(jax.tree.map(jax.lax.stop_gradient, guess), shared), specific, real)
     fixed_shared, fixed_specific = jax.lax.stop_gradient((shared, specific))
