@@ -1,6 +1,6 @@
 """Contrast of a user's states with other users' states, within a domain and between two of them.
 
-Decoupled (Yeh et al. 2022, arXiv 2110.06848, eq. 6, as FedSCOPE, doi 10.1038/s41598-026-38628-y, has it): the positive
+Decoupled (Yeh et al. 2022, arXiv 2110.06848, as FedSCOPE, doi 10.1038/s41598-026-38628-y, has it): the positive
 is no part of the denominator,
 
     l(z, z+) = -<z, z+> / tau + log sum_{z-} exp(<z, z-> / tau),   all of length 1.
@@ -41,7 +41,7 @@ class ContrastiveConfig:
         second: what `intra` compares with: the `in_domain` view with the mixed one, or the final state with itself
             under another `dropout` mask, which any model has.
         form: `decoupled`; `infonce`, with the positive in the denominator (van den Oord et al. 2018); `robust`, which
-            gives less weight to pairs that do not fit, such as false ones (RINCE, Chuang et al. 2022, eq. 5).
+            gives less weight to pairs that do not fit, such as false ones (RINCE, arXiv 2201.04309).
         temperature: tau.
         negatives: at most this many states of the global batch are compared with, the first of its rows.
         robust_power: q of `robust`; towards 0 it is InfoNCE, at 1 it is symmetric against noise.

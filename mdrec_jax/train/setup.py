@@ -14,8 +14,9 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.models.api import Model, make_model
-from mdrec_jax.objectives.balance import Objectives
+from mdrec_jax.objectives.balance import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
 from mdrec_jax.train.plan import Plan
@@ -44,8 +45,15 @@ class Setup:
         counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
         next_item = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
         views = getattr(config.model, "views", None)
-        config.objectives.check(views=views is not None and views.in_domain, micro_batches=config.train.accumulate)
-        objectives = jax.device_put(Objectives(next_item, config.objectives), replicated(mesh))
+        check_objectives(
+            config.objectives,
+            config.loss,
+            views=views is not None and views.in_domain,
+            micro_batches=config.train.accumulate,
+        )
+        taxonomy = config.objectives.taxonomy
+        categories = jnp.asarray(category_numbers(dataset, taxonomy.levels)) if taxonomy.weight else None
+        objectives = jax.device_put(Objectives(next_item, categories, config.objectives), replicated(mesh))
         batches = TrainBatches(dataset, config.batching, config.seed)
         plan = Plan.of(config, batches.batches_per_epoch())
         how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)

@@ -8,6 +8,7 @@ sampled losses, one gather of ids), so that models, objectives and kernels need 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -60,24 +61,29 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
         tokens = jax.lax.psum(jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32), DATA)
-        candidates = objective.candidates(batch, negatives_key, DATA)
+        candidates = objectives.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
 
         def loss_of(dense: Any, values: dict[str, jax.Array], part: Batch, index: Any, row: jax.Array) -> Any:
             rows = {name: Rows(values[name], index[name]) for name in values}
 
-            def encode(key: jax.Array) -> Encoded:
-                return model.encode(dense, rows, part, key=key, train=True, dtype=config.dtype, row_offset=row)
+            def encode(batch: Batch, rows: dict[str, Rows], number: int = 0) -> Encoded:
+                key = jax.random.fold_in(dropout_key, number) if number else dropout_key
+                return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
 
-            encoded = encode(dropout_key)
+            encoded = encode(part, rows)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
-            loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
+
+            def next_item(encoded: Encoded) -> jax.Array:
+                return objective.loss(model, dense, rows, encoded, part, weight, candidates, state.step, DATA)
+
+            loss = next_item(encoded)
             parts = {name: value / jnp.maximum(targets, 1.0) for name, value in encoded.losses.items()}
             for name, share in encoded.scored.items():
-                alone = dataclasses.replace(encoded, h=encoded.codes[name])
-                parts[f"{name}_alone"] = share * objective.loss(model, dense, rows, alone, part, weight, candidates)
-            seen = Pass(part, encoded, lambda number: encode(jax.random.fold_in(dropout_key, number)), DATA)
+                parts[f"{name}_alone"] = share * next_item(dataclasses.replace(encoded, h=encoded.codes[name]))
+            vectors = partial(model.item_vectors, dense, rows)
+            seen = Pass(part, rows, encoded, candidates, vectors, encode, DATA)
             further, shown = objectives.further(seen)
             statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
             total = loss + further + sum(parts.values(), jnp.float32(0.0))

@@ -15,14 +15,27 @@ from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.balance import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
+from mdrec_jax.objectives.denoise import DenoiseConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 
 ENCODER = SasrecConfig(dim=16, layers=1, max_length=24)
 VIEWS = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2))
 CASES = {
-    "views": (VIEWS, ObjectivesConfig(ContrastiveConfig(intra=0.2, inter=0.1))),
-    "dropout": (ENCODER, ObjectivesConfig(ContrastiveConfig(intra=0.2, second="dropout", form="robust"))),
+    "views": {"model": VIEWS, "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.2, inter=0.1))},
+    "sampled, taxonomy": {
+        "loss": NextItemConfig("sampled_softmax", negatives=32),
+        "objectives": ObjectivesConfig(taxonomy=TaxonomyConfig(weight=0.3, items=40)),
+    },
+    "dropout, denoised": {
+        "model": ENCODER,
+        "objectives": ObjectivesConfig(
+            ContrastiveConfig(intra=0.2, second="dropout", form="robust"), TaxonomyConfig(weight=0.3, items=40)
+        ),
+        "loss": NextItemConfig(denoise=DenoiseConfig(trim=0.2, trim_steps=3, robust="symmetric")),
+    },
 }
 
 
@@ -37,12 +50,13 @@ def metrics_of(config: RunConfig, world: Path, steps: int) -> list[dict[str, flo
 
 @pytest.mark.parametrize("case", CASES)
 def test_metrics_do_not_depend_on_how_the_rows_are_spread(case: str, small_run: RunConfig, small_world: Path) -> None:
-    model, objectives = CASES[case]
-    config = replace(small_run, model=model, objectives=objectives, batching={"rows": 5}, hardware=MeshConfig(1))
+    config = replace(small_run, **CASES[case], batching={"rows": 5}, hardware=MeshConfig(1))
     expected = metrics_of(config, small_world, 4)
     found = metrics_of(replace(config, hardware=MeshConfig(2)), small_world, 4)
     names = set(expected[0]) - {"loss", "targets", "gradient_norm"}
-    assert names >= {f"contrastive_{name}" for name in ("intra", "inter") if getattr(objectives.contrastive, name)}
+    asked = config.objectives.contrastive.intra, config.objectives.contrastive.inter, config.objectives.taxonomy.weight
+    wanted = zip(("contrastive_intra", "contrastive_inter", "taxonomy"), asked, strict=True)
+    assert names == {name for name, weight in wanted if weight}
     for one, other in zip(expected, found, strict=True):
         assert one.keys() == other.keys()
         np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=2e-5)
@@ -66,6 +80,7 @@ def test_views_that_the_model_does_not_have_are_refused(small_run: RunConfig, sm
 
 
 def test_micro_batches_are_refused(small_run: RunConfig, small_world: Path) -> None:
-    config = replace(small_run, model=VIEWS, objectives=CASES["views"][1], train={"accumulate": 2})
-    with pytest.raises(ConfigError, match=r"train\.accumulate"):
-        Setup.of(config, open_dataset(small_world))
+    trimmed = {"loss": NextItemConfig(denoise=DenoiseConfig(trim=0.1))}
+    for parts in (CASES["views"], trimmed):
+        with pytest.raises(ConfigError, match=r"train\.accumulate"):
+            Setup.of(replace(small_run, **parts, train={"accumulate": 2}), open_dataset(small_world))
