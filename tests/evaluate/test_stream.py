@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def scorer(world: Dataset) -> Scorer:
     config = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), written=WrittenConfig(slots=3, chunk=4))
     model = make_model(config, world.spec)
-    batching = BatchingConfig(rows=4, row_length=96, max_length=48)
+    batching = BatchingConfig(rows=4, row_length=48, max_length=24)
     return make_scorer(model, model.init(jax.random.key(0)), batching, mesh=make_mesh(MeshConfig(data=2)))
 
 
@@ -69,10 +69,10 @@ def answers(path: Path) -> dict[tuple[str, str], list[tuple]]:
 def test_calls_with_a_file_of_states_answer_as_one_call_with_everything(
     world: Dataset, scorer: Scorer, tmp_path: Path
 ) -> None:
-    rows = log(world, [45, 30, 12, 3, 1])
+    rows = log(world, [20, 15, 12, 3, 1])
     states, out = tmp_path / "states.npz", tmp_path / "out.csv"
     found = {}
-    for number, part in enumerate((rows[:20], rows[20:24], rows[24:])):
+    for number, part in enumerate((rows[:16], rows[16:20], rows[20:])):
         file = written(tmp_path / f"{number}.csv", part)
         stream_files(scorer, world, "a run", file, out, state=states, k=5)
         found |= answers(out)
@@ -102,7 +102,7 @@ def test_a_person_may_be_asked_about_without_a_new_event(world: Dataset, scorer:
 
 
 def test_the_file_of_states_holds_plain_arrays_of_one_size(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    rows, sizes = log(world, [40, 40]), []
+    rows, sizes = log(world, [20, 20]), []
     for number, part in enumerate((rows[:10], rows[10:])):
         stream_files(
             scorer, world, "a run", written(tmp_path / "e.csv", part), tmp_path / "o.csv", state=tmp_path / "s.npz"
