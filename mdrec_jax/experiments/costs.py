@@ -14,7 +14,6 @@ from mdrec_jax.experiments.flops import step_flops
 from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model
 
-
 NO_COST = ("train", "hardware", "logging", "precision")
 """Fields that do not change what a step costs, as it is counted."""
 
