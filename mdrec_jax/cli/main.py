@@ -17,12 +17,13 @@ from mdrec_jax.cli import (
     prepare,
     recommend,
     stream,
+    sweep,
     synthetic,
     train,
 )
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, MdrecError
 
-COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, bench)
+COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import FLOORS, Results, Row, model_rows
 from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, Costs, parameters
-from mdrec_jax.experiments.runs import check_runs, course_of, finish, ranks_of, seed_folder
+from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
 from mdrec_jax.experiments.switches import all_off, switches_on, without
 
 SPLITS = ("validation", "test")
@@ -155,13 +155,7 @@ def _together(rows: Sequence[Variant], out: Path, seeds: tuple[int, ...], protoc
 
 def _metrics(config: RunConfig) -> tuple[str, ...]:
     """What is measured: the metric that checkpoints are chosen by, and the usual ones."""
-    return tuple(dict.fromkeys((config.train.metric.rsplit("/", 1)[-1], "hr@10", "ndcg@10", "mrr")))
-
-
-def place_of(metric: str) -> tuple[str, str]:
-    """The row and the column of a results table where a validation metric stands: `macro/mrr` -> (`macro`, `mrr`)."""
-    domain, _, name = metric.rpartition("/")
-    return domain or "all", name
+    return tuple(dict.fromkeys((place_of(config.train.metric)[1], "hr@10", "ndcg@10", "mrr")))
 
 
 def to_json(tables: Sequence[Ablation]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from mdrec_jax.evaluate.compare import Difference
 from mdrec_jax.evaluate.protocol import describe
 from mdrec_jax.evaluate.results import FLOORS, Row
-from mdrec_jax.experiments.ablation import Ablation, Measured, Variant, place_of
+from mdrec_jax.experiments.ablation import Ablation, Measured, Variant
 from mdrec_jax.experiments.costs import Cost
-from mdrec_jax.experiments.tables import TextTable
+from mdrec_jax.experiments.runs import place_of
+from mdrec_jax.experiments.tables import TextTable, figure
 
 COSTS = ("dense", "table", "GFLOP/step")
 
@@ -69,14 +70,10 @@ def _row(one: Measured, metric: str) -> tuple[str, ...]:
 def _figure(rows: Sequence[Row], model: str, metric: str) -> str:
     domain, name = place_of(metric)
     row = next(row for row in rows if (row.model, row.domain) == (model, domain))
-    return f"{_short(row.metrics[name])} [{' '.join(_short(end) for end in row.interval[name])}]"
+    return figure(row.metrics[name], row.interval[name])
 
 
 def _difference(gap: Difference) -> str:
     signed = (f"{value:+.4f}".replace("0.", ".", 1) for value in (gap.difference, *gap.interval))
     value, low, high = signed
     return f"{value} [{low} {high}]" + ("*" if gap.clear else "")
-
-
-def _short(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")

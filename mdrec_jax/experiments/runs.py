@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
@@ -72,7 +73,13 @@ def ranks_of(paths: Sequence[Path], split: str, protocol: str) -> tuple[Results,
 
 
 def course_of(paths: Sequence[Path]) -> tuple[float, float]:
-    """Steps that the runs took and targets a second that they trained on: means over the runs."""
+    """Steps that the runs took, and targets a second that they trained on: means over the runs."""
     summaries = [summarise_run(path) for path in paths]
     rates = [one.targets_per_second or 0.0 for one in summaries]
-    return sum(one.step for one in summaries) / len(paths), sum(rates) / len(paths)
+    return mean([one.step for one in summaries]), mean(rates)
+
+
+def place_of(metric: str) -> tuple[str, str]:
+    """The row and the column of a results table where a validation metric stands: `macro/mrr` -> (`macro`, `mrr`)."""
+    domain, _, name = metric.rpartition("/")
+    return domain or "all", name

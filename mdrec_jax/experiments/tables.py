@@ -44,3 +44,13 @@ def show(table: TextTable) -> None:
     console.print(shown)
     for note in table.notes:
         console.print(note, style="dim", highlight=False)
+
+
+def figure(value: float, interval: tuple[float, float]) -> str:
+    """A metric with its interval: `.1234 [.1100 .1300]`."""
+    return f"{short(value)} [{' '.join(map(short, interval))}]"
+
+
+def short(value: float) -> str:
+    """Four decimals and no leading zero, as published tables have them."""
+    return f"{value:.4f}".removeprefix("0")

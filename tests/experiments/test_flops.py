@@ -9,7 +9,6 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.experiments.flops import counted, step_flops
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.train.setup import Setup
@@ -58,13 +57,6 @@ def test_of_branches_with_loops_the_one_that_is_taken_counts() -> None:
         assert count(X, jnp.int32(which)) == pytest.approx(products * PRODUCT, rel=0.01)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("flops") / "world"
-    write_world(SyntheticConfig(users=150, items=260, domains=2, seed=3), folder)
-    return folder
-
-
 ROWS, T, D, F = 8, 32, 64, 256
 
 
@@ -74,8 +66,8 @@ def run_of(**model: object) -> RunConfig:
     return replace(RunConfig(), batching=batching, model=SasrecConfig(**(sizes | model)))
 
 
-def test_a_step_of_two_layers_costs_what_its_products_say(world: Path) -> None:
-    config, dataset = run_of(), open_dataset(world)
+def test_a_step_of_two_layers_costs_what_its_products_say(small_world: Path) -> None:
+    config, dataset = run_of(), open_dataset(small_world)
     setup = Setup.of(config, dataset)
     tokens = ROWS * T
     weights = 2 * (4 * D * D + 2 * D * F)  # of two layers: queries, keys, values, output; feed-forward
@@ -87,7 +79,7 @@ def test_a_step_of_two_layers_costs_what_its_products_say(world: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_scanned_stack_costs_what_an_unrolled_one_does(world: Path) -> None:
-    dataset = open_dataset(world)
+def test_a_scanned_stack_costs_what_an_unrolled_one_does(small_world: Path) -> None:
+    dataset = open_dataset(small_world)
     unrolled, scanned = (step_flops(run_of(scan_layers=how), dataset, batches=1) for how in ("off", "on"))
     assert scanned == pytest.approx(unrolled, rel=0.02)
