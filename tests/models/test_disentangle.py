@@ -13,8 +13,8 @@ from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled
 from mdrec_jax.models.layers import row_seeds
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.views import ViewsConfig
-from mdrec_jax.parallel.mesh import DATA, MeshConfig, make_mesh
-from mdrec_jax.types import Batch, Encoded
+from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated
+from mdrec_jax.types import Batch, Encoded, Params
 from tests.models.make import FLAGSHIP, PARTS, SPEC, built, pack, random_sequences, rows_of
 
 LENGTHS = [5, 7, 3, 9, 1, 12, 4, 6]
@@ -82,7 +82,7 @@ def spread(batch: Batch, devices: int) -> tuple[Any, Any]:
     """The sum of all losses and its gradient, the batch's rows spread over some devices."""
     model, params = built(config(EVERYTHING))
 
-    def local(dense: Any, part: Batch) -> Any:
+    def local(params: Params, part: Batch) -> Any:
         row = jax.lax.axis_index(DATA) * part.item.shape[0]
 
         def loss(dense: Any) -> Any:
@@ -90,14 +90,14 @@ def spread(batch: Batch, devices: int) -> tuple[Any, Any]:
             found = model.encode(dense, rows, part, key=jax.random.key(7), train=True, row_offset=row)
             return sum(found.losses.values(), jnp.float32(0.0)) + 1e-3 * found.h.sum(), found.losses
 
-        (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(dense)
+        (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(params.dense)
         return jax.lax.psum((losses, gradient), DATA)
 
     mesh = make_mesh(MeshConfig(devices))
     body = jax.shard_map(
         local, mesh=mesh, in_specs=(jax.P(), jax.P(DATA)), out_specs=(jax.P(), jax.P()), check_vma=False
     )
-    return jax.jit(body)(params.dense, jax.tree.map(jnp.asarray, batch))
+    return jax.jit(body)(jax.device_put(params, replicated(mesh)), jax.device_put(batch, by_row(mesh)))
 
 
 def test_losses_and_gradients_do_not_depend_on_how_the_rows_are_spread() -> None:
