@@ -67,7 +67,7 @@ def encode(model: Model, params: Params, batch: Batch) -> jax.Array:
 
 def events_of(item: np.ndarray) -> Events:
     item = jnp.asarray(item, jnp.int32)
-    return Events(item, item % SPEC.num_domains, jnp.zeros_like(item))
+    return Events(item, item % SPEC.num_domains, jnp.zeros_like(item), jnp.zeros_like(item))
 
 
 def history_batch(item: np.ndarray) -> Batch:

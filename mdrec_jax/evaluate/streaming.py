@@ -71,7 +71,7 @@ def stream_files(
     people = read_histories(events, dataset)
     person, after = before.including(people.names, scorer.model)
     _check_order(after.time[person], people.histories, events)
-    after = _advanced(scorer, after, person, people.histories, tolerance)
+    after = _advanced(scorer, after, person, people.histories, int(dataset.manifest.time_origin or 0), tolerance)
     counts, frames = Counter(people.counts), []
     counts["new people"] = len(after.names) - len(before.names)
     for one in chosen:
@@ -105,14 +105,24 @@ def _check_order(time: Int64[np.ndarray, "P"], histories: Histories, path: Path)
 
 
 def _advanced(
-    scorer: Scorer, states: States, person: Int64[np.ndarray, "P"], histories: Histories, tolerance: float | None
+    scorer: Scorer,
+    states: States,
+    person: Int64[np.ndarray, "P"],
+    histories: Histories,
+    origin: int,
+    tolerance: float | None,
 ) -> States:
-    """The states after the histories; history p is that of person `person[p]`. Those handed in are written over."""
+    """The states after the histories; history p is that of person `person[p]`. Those handed in are written over.
+
+    `origin` is the time, in seconds since the epoch, of the data set's first event.
+    """
     offsets = np.asarray(histories.offsets, np.int64)
     length = np.diff(offsets)
     by_length = np.argsort(-length, kind="stable")
     by_length = by_length[length[by_length] > 0]
     columns = [np.asarray(getattr(histories, name), np.int32) for name in ("item", "domain", "event")]
+    times = np.zeros(len(columns[0]), np.int64) if histories.time is None else np.asarray(histories.time) - origin
+    columns.append(times.astype(np.int32))
     step = _update(scorer.model, scorer.mesh, tolerance)
     for low in range(0, len(by_length), PEOPLE):
         some = by_length[low : low + PEOPLE]

@@ -57,9 +57,13 @@ def context_of(batch: Batch, spec: DatasetSpec) -> Context:
 
 def gap_bucket(segment: Int32[Array, "R T"], time: Int32[Array, "R T"]) -> Int32[Array, "R T"]:
     """Which of GAP_NAMES the time since the segment's previous event is."""
-    gap = jnp.diff(time, axis=1, prepend=time[:, :1])
+    return bucket(jnp.diff(time, axis=1, prepend=time[:, :1]), begins(segment))
+
+
+def bucket(gap: Int32[Array, "R T"], first: Bool[Array, "R T"]) -> Int32[Array, "R T"]:
+    """Which of GAP_NAMES so many seconds since the event before are; 0 where there is none before."""
     longer = gap[..., None] >= jnp.asarray(GAP_EDGES, jnp.int32)[None, None, :]
-    return jnp.where(begins(segment), 0, 1 + longer.sum(-1, dtype=jnp.int32))
+    return jnp.where(first, 0, 1 + longer.sum(-1, dtype=jnp.int32))
 
 
 def begins(segment: Int32[Array, "R T"]) -> Bool[Array, "R T"]:

@@ -31,6 +31,10 @@ class StreamState:
     """The mixed view's state after the last event, before the last norm; zeros before the first."""
     own: Float[Array, "U G D"]
     """The in-domain view's state after the last event of each domain."""
+    mixed_time: Int32[Array, "U 1"]
+    """The time of the last event, in seconds since the data set's first."""
+    own_time: Int32[Array, "U G"]
+    """The time of the last event of each domain."""
 
 
 def initial_state(model: Model, users: int, dtype: Any = jnp.float32) -> StreamState:
@@ -68,6 +72,8 @@ def initial_state(model: Model, users: int, dtype: Any = jnp.float32) -> StreamS
         own_layers=layers(domains) if two else (),
         mixed=jnp.zeros((users, base.dim), dtype),
         own=jnp.zeros((users, domains if two else 0, base.dim), dtype),
+        mixed_time=jnp.zeros((users, 1), jnp.int32),
+        own_time=jnp.zeros((users, domains), jnp.int32),
     )
 
 
@@ -90,7 +96,7 @@ def state_bytes(model: Model, dtype: Any = jnp.float32) -> dict[str, int]:
         "windows": size([(one.key, one.value) for one in lanes]),
         "memory": size([one.slots for one in lanes]),
         "open_chunk": size([(one.keep, one.added) for one in lanes]),
-        "rest": size((state.events, state.mixed, state.own)),
+        "rest": size((state.events, state.mixed, state.own, state.mixed_time, state.own_time)),
     }
 
 
@@ -111,9 +117,4 @@ def streamable(model: Any) -> tuple[TiedModel, MdrecConfig]:
     if config.mixers.kinds:
         found, expected = ", ".join(config.mixers.kinds), "attention alone: a state of the other mixers is not kept"
         raise ConfigError("cannot be streamed", column="model.mixers.kinds", found=found, expected=expected)
-    if config.experts.each and flagship.spec.has_time:
-        expected = "0: the router reads the time since the event before, which is not kept"
-        raise ConfigError(
-            "cannot be streamed", column="model.experts.each", found=config.experts.each, expected=expected
-        )
     return flagship, config

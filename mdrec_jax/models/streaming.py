@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32, Shaped
 from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.context import Context, context_of
+from mdrec_jax.models.context import Context, bucket, context_of
 from mdrec_jax.models.items import ITEM_TABLE
 from mdrec_jax.models.lanes import Arrivals, Lanes
 from mdrec_jax.models.looping import Halting
 from mdrec_jax.models.mdrec import Block, Encoder
 from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.stream_state import Layers, StreamState, initial_state, state_bytes, streamable
-from mdrec_jax.types import AnyArray, Batch, Params, Rows
+from mdrec_jax.types import AnyArray, Batch, DatasetSpec, Params, Rows
 
 __all__ = [
     "Events",
@@ -47,6 +47,8 @@ class Events:
     domain: Int32[AnyArray, "U B"]
     event: Int32[AnyArray, "U B"]
     """The behaviour type."""
+    time: Int32[AnyArray, "U B"]
+    """Seconds since the data set's first event; 0 where the data set has no times."""
 
 
 def stream_update(
@@ -72,11 +74,12 @@ def stream_update(
     domain, here = jnp.asarray(batch.domain), jnp.asarray(batch.item) > 0
     item = params.tables[ITEM_TABLE][jnp.asarray(batch.item)].astype(state.mixed.dtype)
     x = encoder.embedded(item, batch, None)
-    nothing, context = jnp.zeros_like(domain), context_of(batch, encoder.spec)
+    nothing, time = jnp.zeros_like(domain), jnp.asarray(batch.time)
     at = Arrivals.of(nothing, here, state.events.sum(1, keepdims=True))
+    context = _context(batch, encoder.spec, at, state.mixed_time)
     mixed, mixed_layers = _encode(encoder, x, at, context, nothing, state.mixed_layers, tolerance)
     at = Arrivals.of(domain, here, state.events)
-    own, own_layers = state.own, state.own_layers
+    own, own_layers, context = state.own, state.own_layers, _context(batch, encoder.spec, at, state.own_time)
     if encoder.fusion is not None:
         h, own_layers = _encode(encoder, x, at, context, 1 + domain, own_layers, tolerance)
         own = _latest(h, at.lane, here, own)
@@ -86,6 +89,8 @@ def stream_update(
         own_layers=own_layers,
         mixed=_latest(mixed, nothing, here, state.mixed[:, None])[:, 0],
         own=own,
+        mixed_time=_latest(time[..., None], nothing, here, state.mixed_time[..., None])[..., 0],
+        own_time=_latest(time[..., None], domain, here, state.own_time[..., None])[..., 0],
     )
 
 
@@ -137,7 +142,7 @@ def _batch(events: Events) -> Batch:
         item=item,
         domain=jnp.asarray(events.domain),
         event=jnp.asarray(events.event),
-        time=nothing,
+        time=jnp.asarray(events.time),
         segment=(item > 0).astype(jnp.int32),
         position=nothing,
         domain_position=nothing,
@@ -246,10 +251,28 @@ def _counted(counts: Int32[Array, "U G"], at: Arrivals) -> Int32[Array, "U G"]:
     return counts.at[user, at.into].add(1, mode="drop")
 
 
+def _context(batch: Batch, spec: DatasetSpec, at: Arrivals, last: Int32[Array, "U N"]) -> Context:
+    """What is known about the new events; the gap is that to the event before in the lane.
+
+    Args:
+        last: the time of each lane's last event before all of these.
+    """
+    context = context_of(batch, spec)
+    if "gap" in context:
+        time, column = jnp.asarray(batch.time), jnp.arange(batch.item.shape[1], dtype=jnp.int32)
+        same = (at.lane[:, :, None] == at.lane[:, None, :]) & at.here[:, None, :]
+        earlier = same & (column[None, None, :] < column[None, :, None])
+        previous = jnp.max(jnp.where(earlier, column[None, None, :], -1), axis=2)
+        kept = jnp.take_along_axis(last, at.lane, axis=1)
+        before = jnp.where(previous >= 0, jnp.take_along_axis(time, jnp.maximum(previous, 0), axis=1), kept)
+        context["gap"] = bucket(time - before, at.before == 0)
+    return context
+
+
 def _latest(
-    h: Float[Array, "U B D"], lane: Int32[Array, "U B"], here: Bool[Array, "U B"], before: Float[Array, "U N D"]
-) -> Float[Array, "U N D"]:
-    """The state after each lane's last event: among the new ones, or the one before."""
+    h: Shaped[Array, "U B D"], lane: Int32[Array, "U B"], here: Bool[Array, "U B"], before: Shaped[Array, "U N D"]
+) -> Shaped[Array, "U N D"]:
+    """What each lane's last event left: one of the new ones, or the one before."""
     mine = (lane[:, :, None] == jnp.arange(before.shape[1], dtype=jnp.int32)[None, None, :]) & here[:, :, None]
     column = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :, None]
     last = jnp.max(jnp.where(mine, column, -1), axis=1)
