@@ -106,6 +106,7 @@ def _next_free(parent: Path, name: str) -> Path:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that `0,1,2` names. Raises InputError for anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -184,6 +184,7 @@ def _table_to_json(table: Ablation) -> dict[str, Any]:
                 "table": one.variant.cost.table,
                 "flops_a_step": one.variant.cost.flops,
                 "steps": one.steps,
+                "flops": one.variant.cost.flops * one.steps,
                 "targets_per_second": one.targets_per_second,
                 **{split: [row.to_json() for row in rows] for split, rows in one.rows.items()},
                 "minus_full": [difference.to_json() for difference in one.differences],

@@ -50,7 +50,8 @@ _COST_NOTE = (
 
 
 def cost_cells(cost: Cost) -> tuple[str, str, str]:
-    return f"{cost.dense:,}", f"{cost.table:,}", f"{cost.flops / 1e9:.3g}"
+    giga = cost.flops / 1e9
+    return f"{cost.dense:,}", f"{cost.table:,}", f"{giga:.3g}" if giga < 1000 else f"{giga:,.0f}"
 
 
 def _row(one: Measured, metric: str) -> tuple[str, ...]:
@@ -70,6 +71,8 @@ def _row(one: Measured, metric: str) -> tuple[str, ...]:
 def _figure(rows: Sequence[Row], model: str, metric: str) -> str:
     domain, name = place_of(metric)
     row = next(row for row in rows if (row.model, row.domain) == (model, domain))
+    if name not in row.metrics:  # floors are measured by the usual metrics
+        return "-"
     return figure(row.metrics[name], row.interval[name])
 
 

@@ -12,6 +12,7 @@ from mdrec_jax.evaluate.compare import load_runs
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results
 from mdrec_jax.train.inspect import summarise_run
+from mdrec_jax.train.loop import Interrupted
 from mdrec_jax.train.run import evaluate_runs, evaluation_file, fit, load_run, write_evaluation
 from mdrec_jax.train.run_folder import RunFolder, differences
 
@@ -59,7 +60,10 @@ def finish(config: RunConfig, dataset: Dataset, path: Path, splits: Sequence[str
     wanted = [(split, protocol) for split in splits for protocol in protocols]
     missing = [one for one in wanted if not evaluation_file(folder, *one).exists()]
     if missing:
-        fit(config, dataset, folder, resume=folder.holds_a_run())
+        try:
+            fit(config, dataset, folder, resume=folder.holds_a_run())
+        except Interrupted as stop:
+            raise Interrupted(f"{path}: interrupted; the same command again goes on from here") from stop
         run = load_run(path, dataset)
         for split, protocol in missing:
             write_evaluation(folder, *evaluate_runs([run], protocol, split))
