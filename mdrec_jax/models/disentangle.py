@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from mdrec_jax.models.checks import check, check_fields
 from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds, unit_rms
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.pure import Scope, parameter
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.parallel.mesh import DATA
@@ -87,13 +87,17 @@ class DisentangleConfig:
 class Perceptron(nnx.Module):
     """A map with one hidden layer, in float32."""
 
-    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int, *, scope: Scope = "shared") -> None:
         keys = jax.random.split(key)
-        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"))
-        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"))
+        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"), scope=scope)
+        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"), scope=scope)
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
         return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+type Codes = dict[str, Float[Array, "R T D"]]
+"""`shared` and `specific`."""
 
 
 class Disentangled(nnx.Module):
@@ -135,7 +139,9 @@ class Disentangled(nnx.Module):
         self.gate = Linear(keys[4], 2 * dim, dim, axes, gain=0.1) if config.fusion == "gate" else None
         spreads = (Linear(key, dim, dim, axes, gain=0.1, bias_value=-3.0) for key in keys[5:7])
         self.shared_spread, self.specific_spread = spreads if config.variational else (None, None)
-        self.classifier = Perceptron(keys[7], dim, config.hidden, domains) if config.adversary else None
+        # It tells a silo's own domains apart.
+        adversary = config.adversary > 0
+        self.classifier = Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
         self.guess = Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
@@ -154,19 +160,7 @@ class Disentangled(nnx.Module):
             own: d, the in-domain view's state after the last event in the target's domain.
             here: the in-domain view's state after the token's own event.
         """
-        means = {"shared": self._shared(mixed, seeds), "specific": self._specific(own, batch, seeds)}
-        codes, spread = means, {}
-        if self.shared_spread is not None and self.specific_spread is not None:
-            spread = {"shared": self.shared_spread(mixed), "specific": self.specific_spread(own)}
-            codes = {
-                name: _drawn(means[name], spread[name], fold_seeds(seeds, jnp.uint32(number)))
-                for number, name in enumerate(means, start=2000)
-            }
-        shared, specific = codes["shared"], codes["specific"]
-        state = shared + specific
-        if self.gate is not None:
-            open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
-            state = 2.0 * (open_ * shared + (1.0 - open_) * specific)
+        state, codes, means, spread = self.state(mixed, own, jnp.asarray(batch.target_domain), seeds)
         if seeds is None:
             return state, codes, {}
         pair = (self._shared(here, seeds), self._shared(own, seeds)) if self.config.info_nce else None
@@ -180,17 +174,39 @@ class Disentangled(nnx.Module):
             losses["kl"] = self.config.kl * _over(divergence, _targets(batch))
         return state, codes, losses
 
+    def state(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"],
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Codes, Codes, Codes]:
+        """The state that is scored, the codes, and, of variational ones, their means and logarithms of variance."""
+        means = {"shared": self._shared(mixed, seeds), "specific": self._specific(own, target_domain, seeds)}
+        codes, spread = means, {}
+        if self.shared_spread is not None and self.specific_spread is not None:
+            spread = {"shared": self.shared_spread(mixed), "specific": self.specific_spread(own)}
+            codes = {
+                name: _drawn(means[name], spread[name], fold_seeds(seeds, jnp.uint32(number)))
+                for number, name in enumerate(means, start=2000)
+            }
+        shared, specific = codes["shared"], codes["specific"]
+        if self.gate is None:
+            return shared + specific, codes, means, spread
+        open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
+        return 2.0 * (open_ * shared + (1.0 - open_) * specific), codes, means, spread
+
     def _shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
         if self.shared_in is not None:
             return self.shared_norm(self.shared_map(self.shared_in(x)))
         return self.shared_norm(x + dropout(self.shared_map(x), seeds, 7, self.rate))
 
     def _specific(
-        self, own: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+        self, own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"], seeds: UInt32[Array, "R 2"] | None
     ) -> Float[Array, "R T D"]:
         y = own + dropout(self.specific_map(own), seeds, 9, self.rate)
         if self.paths is not None:
-            y = y + dropout(self.paths(own, jnp.asarray(batch.target_domain)), seeds, 8, self.rate)
+            y = y + dropout(self.paths(own, target_domain), seeds, 8, self.rate)
         return self.specific_norm(y)
 
     def _token_losses(self, codes: dict[str, Float[Array, "R T D"]], batch: Batch) -> dict[str, Float[Array, ""]]:

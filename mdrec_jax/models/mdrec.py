@@ -3,6 +3,7 @@
 two views of the same tokens, with low-rank paths of the domains          models/views.py
 adaptive depth: a block is applied until a token stops                    models/looping.py
 external memory: learned banks, and a user's written memory               models/memory.py
+routed mixers: attention, convolution, recurrence, context                models/mixers.py
 feed-forward experts of several widths                                    models/experts.py
 a shared and a specific code                                              models/disentangle.py
 """
@@ -17,15 +18,19 @@ from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
 from mdrec_jax.models.checks import check
+from mdrec_jax.models.context import Context, context_of
 from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled
 from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
 from mdrec_jax.models.looping import Halting, LoopConfig
 from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, WrittenMemory
+from mdrec_jax.models.mixers import Mixers, MixersConfig, check_context
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.sasrec import SasrecConfig, gated
+from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.tied import TiedModel
+from mdrec_jax.models.trace import Trace, mean_of, statistics, trace_of
 from mdrec_jax.models.views import DomainPaths, InDomain, ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Encoded
 
@@ -40,6 +45,7 @@ class MdrecConfig:
         loop: how often a block may be applied.
         banks: learned memory banks.
         written: a user's written memory.
+        mixers: routed mixers in place of attention alone.
         experts: routed experts in place of the dense feed-forward layer.
         disentangle: a shared and a specific code in place of the views' fusion.
     """
@@ -49,6 +55,7 @@ class MdrecConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     banks: BanksConfig = field(default_factory=BanksConfig)
     written: WrittenConfig = field(default_factory=WrittenConfig)
+    mixers: MixersConfig = field(default_factory=MixersConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     disentangle: DisentangleConfig = field(default_factory=DisentangleConfig)
 
@@ -68,6 +75,12 @@ class MdrecConfig:
     def scores(self) -> ScoreKind:
         return self.encoder.scores
 
+    @property
+    def gates(self) -> dict[str, tuple[str, ...]]:
+        """The routed layers that are on, and the names of what each chooses from."""
+        experts = self.experts.names if self.experts.each else ()
+        return {name: each for name, each in (("mixers", self.mixers.kinds), ("experts", experts)) if each}
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -75,13 +88,22 @@ class View:
     """What a block needs to know of the tokens it runs over."""
 
     places: Places
-    domain: Int32[Array, "R T"]
     path: Int32[Array, "R T"]
     """Which low-rank path a token takes: 0 in the mixed view, 1 + its domain in the in-domain view."""
+    context: Context
+
+    def attend(
+        self, attention: Attention, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        return attention(x, self.places, seeds)
+
+    def remember(self, memory: WrittenMemory, x: Float[Array, "R T D"], segments: int) -> Float[Array, "R T D"]:
+        return memory(x, self.places.segment, segments)
 
 
 class Block(nnx.Module):
-    """SASRec's block with whatever is switched on: attention, written memory, banks, then experts or feed-forward."""
+    """SASRec's block with whatever is switched on: attention or mixers, written memory, banks, then experts or
+    feed-forward."""
 
     def __init__(self, key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> None:
         base = config.encoder
@@ -90,15 +112,20 @@ class Block(nnx.Module):
         more = jax.random.split(jax.random.fold_in(key, 1), 5)
         gain = (2 * base.layers) ** -0.5
         self.attention_norm = Norm(base.dim, base.norm)
-        self.attention = Attention(
-            keys[0], base.dim, base.heads, window=base.max_length, rate=base.attention_dropout, output_gain=gain
+        window, kinds = base.max_length, config.mixers.kinds
+        self.attention = (
+            Attention(keys[0], base.dim, base.heads, window=window, rate=base.attention_dropout, output_gain=gain)
+            if not kinds or "attention" in kinds
+            else None
+        )
+        mixers_key = jax.random.fold_in(key, 2)
+        self.mixers = (
+            Mixers(mixers_key, base.dim, spec, config.mixers, window=window, output_gain=gain) if kinds else None
         )
         self.ffn_norm = Norm(base.dim, base.norm)
         routed = config.experts.each > 0
         self.ffn = None if routed else FeedForward(keys[1], base.dim, base.ffn_width, base.activation, output_gain=gain)
-        self.experts = (
-            Experts(more[0], base.dim, spec.num_domains, config.experts, output_gain=gain) if routed else None
-        )
+        self.experts = Experts(more[0], base.dim, spec, config.experts, output_gain=gain) if routed else None
         gates = (Linear(key, base.dim, base.dim, ("embed", "embed")) for key in keys[2:])
         self.attention_gate, self.ffn_gate = gates if base.gated_residual else (None, None)
         self.banks = BankReads(more[1], base.dim, config.banks, output_gain=gain) if config.banks.used else None
@@ -113,54 +140,60 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
-        """The new states, and the losses of router and halting: a sum over tokens."""
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
+        """The new states, the losses of routers and halting (a sum over tokens), and what was done with each token."""
         if self.halting is None:
-            y, loss = self._once(x, view, shared, segments, seeds)
-            return y, loss
-        losses = []
+            return self.once(x, view, shared, segments, seeds)
+        losses, traces = [], []
 
         def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
-            y, loss = self._once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
+            y, loss, trace = self.once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
             losses.append(loss)
+            traces.append(trace)
             return y - x
 
         mixed, passes = self.halting(change, x)
         most, real = self.config.loop.most, view.places.segment > 0
         ponder = jnp.where(real, (passes - 1.0) / (most - 1), 0.0).sum().astype(jnp.float32)
-        return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder
+        trace = mean_of(traces) | {"loops": jax.lax.stop_gradient(passes)}
+        return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder, trace
 
-    def _once(
+    def once(
         self,
         x: Float[Array, "R T D"],
-        view: View,
+        view: View | Step,
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
-        base = self.config.encoder
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
+        base, total, trace = self.config.encoder, jnp.float32(0.0), {}
         y = self.attention_norm(x)
-        y = gated(self.attention_gate, y, self.attention(y, view.places, seeds))
-        x = x + dropout(y, seeds, 1, base.residual_dropout)
+        out = None if self.attention is None else view.attend(self.attention, y, seeds)
+        if self.mixers is not None:
+            out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
+            total, trace = total + loss, trace | trace_of("mixers", routed)
+        assert out is not None
+        x = x + dropout(gated(self.attention_gate, y, out), seeds, 1, base.residual_dropout)
         if self.written is not None and self.written_norm is not None:
-            y = self.written(self.written_norm(x), view.places.segment, segments)
+            y = view.remember(self.written, self.written_norm(x), segments)
             x = x + dropout(y, seeds, 4, base.residual_dropout)
         if self.banks is not None:
             x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
-        y, loss = self.ffn_norm(x), jnp.float32(0.0)
+        y = self.ffn_norm(x)
         if self.experts is not None:
-            out, loss = self.experts(y, view.places.segment, view.domain)
+            out, loss, routed = self.experts(y, view.places.segment, view.context)
+            total, trace = total + loss, trace | trace_of("experts", routed)
         else:
             assert self.ffn is not None
             out = self.ffn(y, seeds, site=2, rate=base.ffn_dropout)
         new = dropout(gated(self.ffn_gate, y, out), seeds, 3, base.residual_dropout)
         if self.paths is not None:
             new = new + dropout(self.paths(y, view.path), seeds, 6, base.residual_dropout)
-        return x + new, loss.astype(jnp.float32)
+        return x + new, total, trace
 
 
 class Fusion(nnx.Module):
@@ -214,7 +247,7 @@ class Encoder(nnx.Module):
         base = config.encoder
         input_key, block_key = jax.random.split(key)
         bank_key, fusion_key = jax.random.split(jax.random.fold_in(key, 1))
-        self.config, self.domains = config, spec.num_domains
+        self.config, self.spec, self.domains = config, spec, spec.num_domains
         self.inputs = Inputs(
             input_key,
             base.dim,
@@ -233,10 +266,10 @@ class Encoder(nnx.Module):
         self.fusion = _fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
-        base = self.config.encoder
         segments = batch.segment_user.shape[1]
-        h, loss = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        losses, codes = {}, {}
+        base = self.config.encoder
+        h, loss, trace = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
+        losses, codes, details = {}, {}, {f"mixed/{name}": value for name, value in trace.items()}
         if self.fusion is None:
             assert self.final_norm is not None
             h = self.final_norm(h)
@@ -244,7 +277,8 @@ class Encoder(nnx.Module):
             view = InDomain.of(batch, self.domains)
             path = 1 + jnp.asarray(view.batch.domain)
             own_seeds = fold_seeds(seeds, jnp.uint32(1000))
-            own, own_loss = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
+            own, own_loss, trace = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
+            details |= {f"in_domain/{name}": jax.vmap(view.back)(value) for name, value in trace.items()}
             column = jnp.asarray(batch.previous_in_target_domain)
             last, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
             codes = {"mixed": h, "in_domain": last}
@@ -253,8 +287,32 @@ class Encoder(nnx.Module):
                 codes |= {name: items.scored_states(x, base.scores, base.temperature) for name, x in pair.items()}
             else:
                 h = self.fusion(h, last, jnp.asarray(batch.target_domain), seeds)
+        shown = statistics(details, jnp.asarray(batch.segment), self.config.gates)
         h = items.scored_states(h, base.scores, base.temperature)
-        return Encoded(h, {"parts": loss} | losses, {}, codes, self.config.disentangle.scored)
+        return Encoded(h, {"parts": loss} | losses, shown, codes, self.config.disentangle.scored, details)
+
+    def scored(
+        self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]
+    ) -> Float[Array, "R T D"]:
+        """What items are scored with when serving, from the views' states before the last norm."""
+        base = self.config.encoder
+        match self.fusion:
+            case Fusion() as fusion if own is not None:
+                h = fusion(mixed, own, target_domain, None)
+            case Disentangled() as fusion if own is not None:
+                h = fusion.state(mixed, own, target_domain, None)[0]
+            case _:
+                assert self.final_norm is not None
+                h = self.final_norm(mixed)
+        return items.scored_states(h, base.scores, base.temperature)
+
+    def embedded(
+        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        """What the first block reads."""
+        x = self.inputs(item, batch)
+        x = x if self.input_norm is None else self.input_norm(x)
+        return dropout(x, seeds, 0, self.config.encoder.embedding_dropout)
 
     def _encode(
         self,
@@ -263,26 +321,30 @@ class Encoder(nnx.Module):
         path: Int32[Array, "R T"],
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
-        """One view's states before the last norm."""
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
+        """One view's states before the last norm, the losses of all layers, and their traces."""
         base = self.config.encoder
-        x = self.inputs(item, batch)
-        x = x if self.input_norm is None else self.input_norm(x)
-        x = dropout(x, seeds, 0, base.embedding_dropout)
+        x = self.embedded(item, batch, seeds)
         rotation = None
         if base.positions == "rotary":
             rotation = rotary_angles(jnp.asarray(batch.position), base.dim // base.heads)
-        view = View(Places(jnp.asarray(batch.segment), rotation), jnp.asarray(batch.domain), path)
+        view = View(Places(jnp.asarray(batch.segment), rotation), path, context_of(batch, self.spec))
 
-        def step(block: Block, carry: tuple, layer: jax.Array) -> tuple:
+        def step(block: Block, carry: tuple, layer: jax.Array) -> tuple[tuple, Trace]:
             x, total = carry
-            x, loss = block(x, view, self.shared_bank, segments, fold_seeds(seeds, layer))
-            return x, total + loss
+            x, loss, trace = block(x, view, self.shared_bank, segments, fold_seeds(seeds, layer))
+            return (x, total + loss), trace
 
         start = (x, jnp.float32(0.0))
-        return run_stack(self.blocks, step, start, layers=base.layers, scan=base.scanned, remat=base.remat)
+        (x, loss), trace = run_stack(self.blocks, step, start, layers=base.layers, scan=base.scanned, remat=base.remat)
+        return x, loss, trace
 
 
 def make_mdrec(config: MdrecConfig, spec: DatasetSpec) -> TiedModel:
-    """The model for a data set. Raises InputError for data without an order of events."""
+    """The model for a data set.
+
+    Raises:
+        InputError: for data without an order of events, or without times where a part needs them.
+    """
+    check_context(config.mixers, spec)
     return TiedModel(config, spec, Encoder)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
 from mdrec_kernels import embedding_rows as er
 from mdrec_kernels import tpu
 from mdrec_kernels.embedding_rows import xla
@@ -247,6 +248,16 @@ def test_the_kernels_give_the_formulas_table_and_touch_no_other_row(name):
 def test_the_kernels_take_any_number_of_ids(seed, names):
     ids = np.random.default_rng(seed).integers(0, 2 * KERNEL_ROWS, (1, names))
     got, expected = (steps("adagrad", form, ids) for form in ("pallas_tpu", "reference"))
+    assert_close(got, expected, 1e-6)
+
+
+@pytest.mark.slow
+def test_the_kernels_wait_for_every_copy_before_they_use_it(monkeypatch):
+    # The simulator moves bytes when a copy is waited for, and not before.
+    simulator = pltpu.InterpretParams(dma_execution_mode="on_wait", detect_races=True)
+    monkeypatch.setattr(tpu, "interpret", lambda: simulator)
+    ids = np.random.default_rng(0).integers(0, 2 * KERNEL_ROWS, (1, 900))
+    got, expected = (steps("sgd", form, ids) for form in ("pallas_tpu", "reference"))
     assert_close(got, expected, 1e-6)
 
 
