@@ -66,8 +66,8 @@ def encode(model: Model, params: Params, batch: Batch) -> jax.Array:
 
 
 def events_of(item: np.ndarray) -> Events:
-    item = jnp.asarray(item, jnp.int32)
-    return Events(item, item % SPEC.num_domains, jnp.zeros_like(item), jnp.zeros_like(item))
+    ids = jnp.asarray(item, jnp.int32)
+    return Events(ids, ids % SPEC.num_domains, jnp.zeros_like(ids), jnp.zeros_like(ids))
 
 
 def history_batch(item: np.ndarray) -> Batch:

@@ -27,8 +27,8 @@ def config() -> RunConfig:
         ),
         loss=NextItemConfig(softmax_over="target_domain"),
         optim=OptimConfig(
-            dense=DenseConfig(beta2=0.999, weight_decay=1.0),
-            table=TableConfig(beta2=0.999, weight_decay=1.0),
+            dense=DenseConfig(beta2=0.999, weight_decay=2.0),
+            table=TableConfig(beta2=0.999, weight_decay=2.0),
             schedule=ScheduleConfig(kind="linear"),
         ),
         precision=PrecisionConfig(compute="bfloat16"),

@@ -186,16 +186,16 @@ def without_domain_embedding(scorer: Scorer) -> Scorer:
 
 def probes_table(probes: Probes) -> RenderableType:
     """The figures as a table for people."""
-    names = list(dict.fromkeys(name for row in probes.codes.values() for name in row))
     table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    table.add_column("code", overflow="fold")
-    for name in names:
+    for name in ("code", "measure"):
+        table.add_column(name)
+    for name in ("value", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("95 %", justify="right", no_wrap=True, style="dim")
     for code, row in probes.codes.items():
-        found = [row.get(name) for name in names]
-        cells = [("-", "") if f is None else (f"{f.value:.3f}", f"{f.low:.3f}-{f.high:.3f}") for f in found]
-        table.add_row(code, *(cell for pair in cells for cell in pair))
+        for place, (name, found) in enumerate(row.items()):
+            last = place == len(row) - 1
+            cells = f"{found.value:.3f}", f"{found.low:.3f}-{found.high:.3f}"
+            table.add_row("" if place else code, name, *cells, end_section=last)
     title = Text(f"Probes of codes at {probes.histories:,} histories of {probes.users:,} users", style="bold")
     embedding = "" if probes.domain_embedding else "; the model has no domain embedding to remove"
     caption = (

@@ -6,6 +6,7 @@ from typing import Any
 from mdrec_jax.config import RunConfig
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.experiments.fields import value_of, with_fields
+from mdrec_jax.models.disentangle import WEIGHTS
 from mdrec_jax.models.mdrec import MdrecConfig
 
 
@@ -28,14 +29,17 @@ class Switch:
 
 
 RANKS = {"model.views.domain_rank": 0, "model.views.invariant_rank": 0}
+CODES = {"model.disentangle.codes": False} | {f"model.disentangle.{name}": 0.0 for name in WEIGHTS}
 SWITCHES = (
-    Switch("in-domain view", {"model.views.in_domain": False, **RANKS}),
+    Switch("in-domain view", {"model.views.in_domain": False, **RANKS, **CODES}),
     Switch("domain paths", RANKS),
     Switch("projectors", {"model.views.projectors": False}, within="model.views.in_domain"),
+    Switch("shared and specific codes", CODES, within="model.disentangle.codes"),
     Switch("loop", {"model.loop.most": 1}),
     Switch("local banks", {"model.banks.local": 0}),
     Switch("shared bank", {"model.banks.shared": 0}),
     Switch("written memory", {"model.written.slots": 0}),
+    Switch("mixers", {"model.mixers.kinds": ()}),
     Switch("experts", {"model.experts.each": 0}),
 )
 

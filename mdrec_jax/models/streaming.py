@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool, Float, Int32, Shaped
 from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.models.api import Model
+from mdrec_jax.models.block import Block
 from mdrec_jax.models.context import Context, bucket, context_of
 from mdrec_jax.models.items import ITEM_TABLE
 from mdrec_jax.models.lanes import Arrivals, Lanes
 from mdrec_jax.models.looping import Halting
-from mdrec_jax.models.mdrec import Block, Encoder
+from mdrec_jax.models.mdrec import Encoder
 from mdrec_jax.models.stepping import Step
 from mdrec_jax.models.stream_state import Layers, StreamState, initial_state, state_bytes, streamable
 from mdrec_jax.types import AnyArray, Batch, DatasetSpec, Params, Rows

@@ -15,10 +15,12 @@ from mdrec_jax.experiments.ablation import variants
 from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, parameters
 from mdrec_jax.experiments.switches import SWITCHES, all_off, switches_on, without
+from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.looping import LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BanksConfig, WrittenConfig
+from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 
@@ -29,7 +31,9 @@ EVERYTHING = MdrecConfig(
     loop=LoopConfig(most=2),
     banks=BanksConfig(local=3, shared=3),
     written=WrittenConfig(slots=4),
+    mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
+    disentangle=DisentangleConfig(codes=True, orthogonal=0.1),
 )
 
 
@@ -56,7 +60,7 @@ def test_each_switch_turns_off_its_part_and_no_other() -> None:
     config = replace(RunConfig(), model=EVERYTHING)
     assert switches_on(config) == list(SWITCHES)
     for switch in SWITCHES:
-        inside = {"in-domain view": {"domain paths", "projectors"}}.get(switch.name, set())
+        inside = {"in-domain view": {"domain paths", "projectors", "shared and specific codes"}}.get(switch.name, set())
         left = {other.name for other in switches_on(without(config, switch))}
         assert left == {other.name for other in SWITCHES} - {switch.name} - inside
 
