@@ -118,10 +118,16 @@ class Encoded:
     losses: dict[str, jax.Array]
     """Auxiliary losses by name: sums over tokens."""
     statistics: dict[str, jax.Array]
+    """Numbers by name: sums over the real tokens (segment > 0); the step shows their means."""
     codes: dict[str, jax.Array] = field(default_factory=dict)
     """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
-    each target, as they stand before they are put together; `critic`, what a critic makes of the in-domain one;
-    `single`, the in-domain one as a state that is scored like `h`."""
+    each target, as they stand before they are put together; `critic`, what a critic makes of the in-domain one. Scored
+    like `h` are `single`, the in-domain view by itself, and a disentangled model's codes `shared` and `specific`."""
+    scored: dict[str, float] = field(default_factory=dict)
+    """Codes that the next-item loss scores too, each by itself, and its weights."""
+    details: dict[str, jax.Array] = field(default_factory=dict)
+    """[L, R, T] or [L, R, T, E] by name: what each layer did with each token. Where nobody reads them, the compiler
+    leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,8 @@ class DatasetSpec:
         num_events: behaviour types, at least 1.
         has_time: whether `Batch.time` means anything.
         ordered: whether the source knew an order of events; sequence models refuse data without one.
+        week_second: seconds between Monday 00:00 UTC and `Batch.time` 0, within a week; None where there are no times,
+            or nothing but dates (every event at the same second of its day).
     """
 
     num_items: int
@@ -141,6 +149,7 @@ class DatasetSpec:
     num_events: int
     has_time: bool
     ordered: bool = True
+    week_second: int | None = None
 
 
 def table_length(num_items: int) -> int:

@@ -1,10 +1,12 @@
-"""`mdrec inspect`: what a prepared dataset is like, or how a run went."""
+"""`mdrec inspect`: what a prepared dataset is like, how a run went, or what its layers do with events."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.errors import EXIT_OK, InputError
 
 
 def add_parser(subparsers: Any) -> None:
@@ -15,12 +17,26 @@ def add_parser(subparsers: Any) -> None:
         "leak answers. Of a run: its configuration, steps, validation, speed, checkpoints and results.",
     )
     parser.add_argument("path", type=Path, metavar="DIR|RUN", help="a prepared dataset or a run folder")
+    parser.add_argument(
+        "--routing",
+        action="store_true",
+        help="of a run: mean loops by layer, domain and history length, and the shares of mixers and experts by "
+        "domain, behaviour type, time gap and history length, over the histories of evaluation queries",
+    )
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="of the queries")
+    parser.add_argument("--at-most", type=int, default=10_000, metavar="N", help="queries; 0 = all (default: 10,000)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures, layer by layer; - = standard output")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw them")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.train.run_folder import RunFolder
 
+    if args.routing:
+        return _routing(args)
+    if args.json or args.plot:
+        raise InputError("nothing to write", column="--json, --plot", expected="--routing before them")
     return _inspect_run(args.path) if RunFolder(args.path).holds_a_run() else _inspect_dataset(args.path)
 
 
@@ -42,4 +58,28 @@ def _inspect_run(path: Path) -> int:
     for line in run_lines(path, summary):
         print(line)
     show_results(list(summary.results))
+    return EXIT_OK
+
+
+def _routing(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from mdrec_jax.files import write_json
+    from mdrec_jax.report.routing import plot_routing, routing_tables
+    from mdrec_jax.train.run import inspect_routing
+
+    routing = inspect_routing(args.path, args.split, at_most=args.at_most)
+    if args.plot:
+        plot_routing(routing, args.plot)
+        print(f"wrote {args.plot}", file=sys.stderr)
+    if args.json == "-":
+        print(json.dumps(routing.to_json(), indent=2, ensure_ascii=False))
+        return EXIT_OK
+    if args.json:
+        write_json(Path(args.json), routing.to_json())
+        print(f"wrote {args.json}", file=sys.stderr)
+    left_out = "".join(f"; {reason}: {number:,}" for reason, number in routing.counts.items())
+    print(f"{routing.events:,} events of the histories of {routing.queries:,} {routing.split} queries{left_out}")
+    for table in routing_tables(routing):
+        Console().print(table)
     return EXIT_OK

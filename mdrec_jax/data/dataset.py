@@ -93,7 +93,17 @@ class Dataset:
             num_events=len(manifest.event_types),
             has_time=manifest.has_time,
             ordered=manifest.ordered,
+            week_second=self._week_second(),
         )
+
+    def _week_second(self) -> int | None:
+        """As in `DatasetSpec`; looks at times until two differ in their second of the day."""
+        day, blocks = 24 * 3600, range(0, len(self.time), 1 << 16)
+        first = self.time[:1] % day
+        if not self.manifest.has_time or not any((self.time[i : i + (1 << 16)] % day != first).any() for i in blocks):
+            return None
+        # The epoch began on a Thursday.
+        return (self.manifest.time_origin + 3 * day) % (7 * day)
 
     def domain_index(self, name: str) -> int:
         """The number of the domain `name`.

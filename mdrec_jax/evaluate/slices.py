@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool
@@ -30,17 +31,18 @@ def domain_groups(questions: QuestionMetrics, domains: Sequence[str]) -> list[Gr
     return [*(group for group in groups if group.member.any()), everything]
 
 
+def span_names(edges: Sequence[int]) -> tuple[str, ...]:
+    """`5-9` for the whole numbers from one edge to below the next; `200+` behind the last."""
+    spans = (f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges))
+    return (*spans, f"{edges[-1]}+")
+
+
 def slice_groups(questions: QuestionMetrics, edges: Sequence[int] = HISTORY_EDGES) -> list[Group]:
     """All questions by length of the visible history, and by warm and cold targets; empty slices are left out."""
     length = questions.history_length
     groups = []
-    for low, high in zip(edges, [*edges[1:], None], strict=True):
-        if high is None:
-            name, member = f"history {low}+", length >= low
-        else:
-            name = f"history {low}" if high == low + 1 else f"history {low}-{high - 1}"
-            member = (length >= low) & (length < high)
-        groups.append(Group("all", name, member))
+    for low, high, name in zip(edges, [*edges[1:], np.inf], span_names(edges), strict=True):
+        groups.append(Group("all", f"history {name}", (length >= low) & (length < high)))
     groups.append(Group("all", "warm target", ~questions.cold))
     groups.append(Group("all", "cold target", questions.cold))
     return [group for group in groups if group.member.any()]

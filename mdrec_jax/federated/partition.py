@@ -42,7 +42,7 @@ def with_shared_part(params: Params, facts: Params, shared: Mapping[str, jax.Arr
             "not this model's shared part",
             column=wrong[0],
             found=found.get(wrong[0], "nothing"),
-            expected=expected.get(wrong[0], "no such parameter"),
+            expected=str(expected.get(wrong[0], "no such parameter")),
         )
     return jax.tree_util.tree_map_with_path(lambda path, leaf: shared.get(_name(path), leaf), params)
 

@@ -1,8 +1,7 @@
 """A mixture of feed-forward experts of several widths in place of a block's feed-forward layer.
 
-Experts of different size after HMoE (arXiv 2408.10681); top-k routing with the load-balance loss of Switch Transformers
-(arXiv 2101.03961, equation 4) and the router z-loss of ST-MoE (arXiv 2202.08906, equation 5). Dispatch is exact: there
-is no capacity and no token is dropped.
+Experts of different size after HMoE (arXiv 2408.10681), chosen by a top-k router. Dispatch is exact: there is no
+capacity and no token is dropped.
 """
 
 from dataclasses import dataclass
@@ -10,13 +9,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 from mdrec_kernels import grouped_ffn
 
-from mdrec_jax.models import init
+from mdrec_jax.models import init, routing
 from mdrec_jax.models.checks import check
-from mdrec_jax.models.layers import Linear, at_least_float32
+from mdrec_jax.models.context import Context
 from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.routing import Routed, Router
+from mdrec_jax.types import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ class ExpertsConfig:
         check("experts.each", self.each, self.each >= 0, "a number of experts, >= 0")
         positive = bool(self.multiples) and all(multiple > 0 for multiple in self.multiples)
         check("experts.multiples", self.multiples, positive, "widths > 0")
-        most = max(self.number, 1)
-        check("experts.top_k", self.top_k, self.top_k >= 1 and (not self.each or self.top_k <= most), f"1 to {most}")
-        for name in ("balance", "z", "cost"):
-            check(f"experts.{name}", getattr(self, name), getattr(self, name) >= 0, ">= 0")
+        routing.check_routing("experts", self, self.number)
 
     @property
     def number(self) -> int:
         return self.each * len(self.multiples)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the experts, in the order in which they are numbered: the width's multiple, and which of that width."""
+        return tuple(f"{multiple:g}x.{which}" for multiple in self.multiples for which in range(self.each))
 
 
 class WidthClass(nnx.Module):
@@ -70,15 +73,15 @@ class WidthClass(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """The routed layer. Its router sees a token's state and domain, and nothing of other users."""
+    """The routed layer."""
 
-    def __init__(self, key: jax.Array, dim: int, domains: int, config: ExpertsConfig, *, output_gain: float) -> None:
-        router_key, domain_key, *class_keys = jax.random.split(key, 2 + len(config.multiples))
+    def __init__(
+        self, key: jax.Array, dim: int, spec: DatasetSpec, config: ExpertsConfig, *, output_gain: float
+    ) -> None:
+        router_key, *class_keys = jax.random.split(key, 1 + len(config.multiples))
         self.config = config
         self.widths = tuple(max(8, 8 * round(dim * multiple / 8)) for multiple in config.multiples)
-        self.router = Linear(router_key, dim, config.number, ("embed", "expert"))
-        bias = init.embedding(domain_key, domains, config.number, scale=0.02)
-        self.domain = parameter(bias, "domain", "expert", group="embedding", scope="private")
+        self.router = Router(router_key, dim, spec, config.number, config.top_k)
         self.classes = nnx.Dict(
             {
                 f"width_{number}": WidthClass(key, config.each, dim, width, output_gain=output_gain)
@@ -87,36 +90,23 @@ class Experts(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "R T D"], segment: Int32[Array, "R T"], domain: Int32[Array, "R T"]
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
-        """The layer's output, and its losses: a sum over tokens."""
-        logits = at_least_float32(self.router(x))
-        logits = logits + self.domain.get_value().astype(logits.dtype)[domain]
-        best, expert = jax.lax.top_k(logits, self.config.top_k)
-        real = segment > 0
-        order = grouped_ffn.sort_by_expert(
-            jnp.where(real[..., None], expert, -1).reshape(-1, self.config.top_k), self.config.number
-        )
+        self, x: Float[Array, "R T D"], segment: Int32[Array, "R T"], context: Context
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Routed]:
+        """The layer's output (0 at padding), its losses (a sum over tokens), and where tokens went."""
+        routed, real = self.router(x, context), segment > 0
+        order = self.dispatch(routed, real)
         rows = grouped_ffn.take(x.reshape(-1, x.shape[-1]), order)
         rows = grouped_ffn.grouped_ffn(rows, order.counts, self.weights())
-        weight = jax.nn.softmax(best, axis=-1).astype(x.dtype).reshape(-1, self.config.top_k)
-        weight = jnp.where(real.reshape(-1, 1), weight, jnp.zeros((), x.dtype))
-        y = grouped_ffn.combine(rows, order, weight).reshape(x.shape)
-        return y, self._losses(logits, expert, real)
+        weight = jnp.where(real[..., None], routed.weight, 0.0).astype(x.dtype)
+        y = grouped_ffn.combine(rows, order, weight.reshape(-1, self.config.top_k)).reshape(x.shape)
+        widths = [float(width) for width in self.widths for _ in range(self.config.each)]
+        return y, routing.losses(routed, segment, self.config, widths), routed
+
+    def dispatch(self, routed: Routed, real: Bool[Array, "R T"]) -> grouped_ffn.Order:
+        """Every choice of every real token is a row of its expert's; padding is no one's."""
+        chosen = jnp.where(real[..., None], routed.chosen, -1)
+        return grouped_ffn.sort_by_expert(chosen.reshape(-1, self.config.top_k), self.config.number)
 
     def weights(self) -> list[grouped_ffn.Experts]:
         """The experts' weights, one record a width class, in the order in which they are numbered."""
         return [self.classes[f"width_{number}"].weights() for number in range(len(self.widths))]
-
-    def _losses(self, logits: Float[Array, "R T E"], expert: Int32[Array, "R T k"], real: Array) -> Float[Array, ""]:
-        """The balance is taken row by row, so that the sum does not depend on how rows are spread over devices."""
-        config, number = self.config, self.config.number
-        tokens = real.astype(logits.dtype)
-        count = jnp.maximum(tokens.sum(1), 1.0)[:, None]
-        probability = jax.nn.softmax(logits, axis=-1) * tokens[..., None]
-        sent = jax.nn.one_hot(expert, number, dtype=logits.dtype).sum(2) * tokens[..., None] / config.top_k
-        balance = number * (sent.sum(1) / count * (probability.sum(1) / count)).sum(-1) * tokens.sum(1)
-        z = jnp.square(jax.nn.logsumexp(logits, axis=-1)) * tokens
-        wide = jnp.repeat(jnp.asarray(self.widths, logits.dtype) / max(self.widths), config.each)
-        cost = (probability * wide[None, None, :]).sum()
-        return config.balance * balance.sum() + config.z * z.sum() + config.cost * cost

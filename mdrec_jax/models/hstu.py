@@ -187,10 +187,10 @@ class Encoder(nnx.Module):
         x = dropout(self.inputs(item, batch), seeds, 0, config.embedding_dropout)
         moments = moments_of(batch, query_time_visible=config.query_time_visible)
 
-        def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> Float[Array, "R T D"]:
-            return block(x, moments, fold_seeds(seeds, layer))
+        def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> tuple[Float[Array, "R T D"], None]:
+            return block(x, moments, fold_seeds(seeds, layer)), None
 
-        x = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
+        x, _ = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
         return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt32
 
 from mdrec_jax.models import init
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.pure import Scope, parameter
 
 NormKind = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "relu", "swiglu"]
@@ -32,10 +32,11 @@ class Linear(nnx.Module):
         bias: bool = True,
         gain: float = 1.0,
         bias_value: float | tuple[float, ...] = 0.0,
+        scope: Scope = "shared",
     ) -> None:
-        self.kernel = parameter(init.matrix(key, inputs, outputs, gain=gain), *axes)
+        self.kernel = parameter(init.matrix(key, inputs, outputs, gain=gain), *axes, scope=scope)
         start = jnp.broadcast_to(jnp.asarray(bias_value, jnp.float32), (outputs,))
-        self.bias = parameter(start, axes[1], group="vector") if bias else None
+        self.bias = parameter(start, axes[1], group="vector", scope=scope) if bias else None
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         y = matmul(x.reshape(-1, x.shape[-1]), self.kernel.get_value().astype(x.dtype))
@@ -181,16 +182,18 @@ def stack(build: Callable[[jax.Array], Any], key: jax.Array, layers: int) -> Any
     return jax.vmap(build)(jax.random.split(key, layers))
 
 
-def run_stack[Carry](
+def run_stack[Carry, Out](
     blocks: Any,
-    step: Callable[[Any, Carry, jax.Array], Carry],
+    step: Callable[[Any, Carry, jax.Array], tuple[Carry, Out]],
     x: Carry,
     *,
     layers: int,
     scan: bool,
     remat: bool,
-) -> Carry:
-    """x, arrays of any tree, after `step(block, x, number)` for each block of a stack.
+) -> tuple[Carry, Out]:
+    """x after `x, out = step(block, x, number)` for each block of a stack, and all outs, layers as their first axis.
+
+    x and out are arrays of any tree.
 
     Args:
         scan: one compiled block run in a loop, whose compile time does not grow with depth; otherwise unrolled.
@@ -200,7 +203,9 @@ def run_stack[Carry](
         step = jax.checkpoint(step, prevent_cse=not scan)
     numbers = jnp.arange(layers, dtype=jnp.uint32)
     if scan:
-        return jax.lax.scan(lambda x, block: (step(block[0], x, block[1]), None), x, (blocks, numbers))[0]
+        return jax.lax.scan(lambda x, block: step(block[0], x, block[1]), x, (blocks, numbers))
+    outs = []
     for layer in range(layers):
-        x = step(jax.tree.map(lambda p, layer=layer: p[layer], blocks), x, numbers[layer])
-    return x
+        x, out = step(jax.tree.map(lambda p, layer=layer: p[layer], blocks), x, numbers[layer])
+        outs.append(out)
+    return x, jax.tree.map(lambda *out: jnp.stack(out), *outs)

@@ -175,10 +175,10 @@ class Encoder(nnx.Module):
             rotation = rotary_angles(jnp.asarray(batch.position), config.dim // config.heads)
         places = Places(jnp.asarray(batch.segment), rotation)
 
-        def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> Float[Array, "R T D"]:
-            return block(x, places, fold_seeds(seeds, layer))
+        def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> tuple[Float[Array, "R T D"], None]:
+            return block(x, places, fold_seeds(seeds, layer)), None
 
-        x = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
+        x, _ = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
         return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
 
 

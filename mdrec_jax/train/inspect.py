@@ -22,6 +22,7 @@ class RunSummary:
         checkpoints: steps, ascending.
         step: the last step that the journal knows.
         loss: of the last window of steps; None before the first.
+        told: what the model tells of itself, means over the last window's events.
         validation: metric -> value at each look: (step, values).
         targets_per_second: at the end of the journal; None before the first window.
         results: the evaluations in the folder.
@@ -34,6 +35,7 @@ class RunSummary:
     checkpoints: tuple[int, ...]
     step: int
     loss: float | None
+    told: dict[str, float]
     validation: tuple[tuple[int, dict[str, float]], ...]
     targets_per_second: float | None
     results: tuple[Results, ...]
@@ -59,7 +61,7 @@ def summarise_run(path: Path) -> RunSummary:
     record = json.loads(folder.config.read_text(encoding="utf-8"))
     lines = _lines(folder.metrics)
     looks = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
-    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    last = next((_values(line) for line in reversed(lines) if line["kind"] == "train"), {})
     rates = [line["targets_per_second"] for line in _lines(folder.timing) if line["kind"] == "train"]
     steps = sorted(int(p.name) for p in folder.checkpoints.glob("*") if p.name.isdigit())
     changed = differences(RunConfig().to_plain(), record["config"])
@@ -70,7 +72,8 @@ def summarise_run(path: Path) -> RunSummary:
         changed={name: new for name, (_, new) in changed.items()},
         checkpoints=tuple(steps),
         step=max((line["step"] for line in lines), default=0),
-        loss=losses[-1] if losses else None,
+        loss=last.get("loss"),
+        told={name: last[name] for name in last if name not in ("loss", "targets", "gradient_norm")},
         validation=looks,
         targets_per_second=rates[-1] if rates else None,
         results=tuple(read_results(file) for file in sorted(folder.evaluation.glob("*.json"))),
@@ -98,6 +101,8 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
     ]
     if summary.loss is not None and summary.targets_per_second is not None:
         lines.append(f"last loss {summary.loss:.4f}, {summary.targets_per_second:,.0f} targets/s")
+    if summary.told:
+        lines.append("last means: " + ", ".join(f"{name} {value:.3f}" for name, value in summary.told.items()))
     if best is not None:
         course = " ".join(f"{values[metric]:.4f}" for _, values in summary.validation)
         lines += [f"validation {metric}: best {best[1]:.4f} at step {best[0]:,}", f"  {course}"]

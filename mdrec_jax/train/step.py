@@ -51,14 +51,16 @@ class _Lookup:
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
     """The compiled step: (state, batch, objectives, seed key) -> (state, metrics). The state is donated.
 
-    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective by name, `targets`,
-    `gradient_norm` (dense parameters) and what the model reports.
+    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective and each of the
+    model's own losses by name (with its weight), `targets`, `gradient_norm` (dense parameters) and what the model
+    reports.
     """
 
     def local_step(state: TrainState, batch: Batch, objectives: Objectives, seed_key: jax.Array) -> Any:
         objective, key = objectives.next_item, jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
+        tokens = jax.lax.psum(jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32), DATA)
         candidates = objectives.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
@@ -70,6 +72,9 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
                 key = jax.random.fold_in(dropout_key, number) if number else dropout_key
                 return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
 
+            encoded = encode(part, rows)
+            weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
+
             def score(h: jax.Array, weight: jax.Array) -> jax.Array:
                 states = dataclasses.replace(encoded, h=h)
                 return objective.loss(model, dense, rows, states, part, weight, candidates, state.step, DATA)
@@ -77,12 +82,14 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             def each(h: jax.Array) -> jax.Array:
                 return objective.each(model, dense, rows, dataclasses.replace(encoded, h=h), part, candidates)
 
-            encoded, vectors = encode(part, rows), partial(model.item_vectors, dense, rows)
-            draws = jax.random.fold_in(negatives_key, 1)
+            parts = {name: value / jnp.maximum(targets, 1.0) for name, value in encoded.losses.items()}
+            for name, share in encoded.scored.items():
+                parts[f"{name}_alone"] = share * score(encoded.codes[name], weight)
+            vectors, draws = partial(model.item_vectors, dense, rows), jax.random.fold_in(negatives_key, 1)
             seen = Pass(part, rows, encoded, candidates, vectors, encode, score, each, draws, DATA)
-            loss, shown = objectives.losses(seen, jnp.asarray(part.weight) / jnp.maximum(targets, 1.0))
-            extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
-            return loss + extra, {**shown, **encoded.statistics}
+            loss, shown = objectives.losses(seen, weight)
+            statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
+            return loss + sum(parts.values(), jnp.float32(0.0)), {**shown, **parts, **statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,

@@ -22,7 +22,7 @@ from mdrec_jax.train.state import TrainState
 from tests.models.make import PARTS
 
 ENCODER = SasrecConfig(dim=16, layers=2, heads=2, max_length=24, domain_embedding=True, event_embedding=True)
-EVERYTHING = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["experts"]
+EVERYTHING = PARTS["codes"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
 RUN = RunConfig(
     batching=BatchingConfig(rows=8, row_length=32, max_length=24),
     model=MdrecConfig(ENCODER, **PARTS["views"]),

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.looping import LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BanksConfig, WrittenConfig
+from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
@@ -33,7 +35,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "banks": {"banks": BanksConfig(local=5, shared=3)},
     "slots": {"written": WrittenConfig(slots=4, chunk=2)},
     "delta": {"written": WrittenConfig(slots=4, chunk=2, mode="delta")},
-    "experts": {"experts": ExpertsConfig(each=2, multiples=(1.0, 2.0))},
+    "mixers": {"mixers": MixersConfig(("attention", "convolution", "recurrence", "context"), width=3)},
+    "experts": {"experts": ExpertsConfig(each=1, multiples=(1.0, 2.0, 3.0))},
+    "codes": {
+        "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+        "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
+    },
 }
 """The parts of the flagship, each by itself."""
 
@@ -59,9 +66,11 @@ VARIANTS: dict[str, ModelConfig] = {
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
     "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
+    "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),
     "mdrec, loop, banks, delta rule, experts": MdrecConfig(
         FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
     ),
+    "mdrec, two views, mixers": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["mixers"])),
 }
 """One model for every branch of the code."""
 

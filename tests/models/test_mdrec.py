@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.experts import Experts, ExpertsConfig
 from mdrec_jax.models.looping import Halting, LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, aligned
@@ -50,7 +49,7 @@ def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
 
 
 def test_every_parameter_of_every_part_gets_a_gradient() -> None:
-    everything = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["experts"]
+    everything = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
     model, params = built(MdrecConfig(FLAGSHIP, **everything))
     goal = jax.random.normal(jax.random.key(5), (*BATCH.item.shape, SASREC.dim))
 
@@ -99,34 +98,6 @@ def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
     np.testing.assert_allclose(left, 0.0, atol=1e-12)
     np.testing.assert_allclose(mixed, expected, rtol=1e-5)
     np.testing.assert_allclose(passes, total, rtol=1e-5)
-
-
-def test_experts_are_the_weighted_sum_of_the_chosen_ones() -> None:
-    config = ExpertsConfig(each=2, multiples=(1.0, 3.0), top_k=2)
-    layer = Experts(jax.random.key(0), 8, SPEC.num_domains, config, output_gain=1.0)
-    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
-    segment = jnp.asarray([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]])
-    domain = jnp.asarray([[0, 1, 2, 0, 1, 0], [2, 2, 0, 0, 0, 0]])
-    y, _ = layer(x, segment, domain)
-    logits = layer.router(x) + layer.domain.get_value()[domain]
-    each = layer.weights()
-    outputs = jnp.stack(
-        [(jax.nn.silu(x @ w.gate[e]) * (x @ w.up[e])) @ w.down[e] for w in each for e in range(2)], axis=2
-    )
-    chosen = logits >= jnp.sort(logits, axis=-1)[..., -2:-1]
-    weight = jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-1) * (segment > 0)[..., None]
-    np.testing.assert_allclose(y, (outputs * weight[..., None]).sum(2), rtol=2e-4, atol=1e-6)
-
-
-def test_a_balanced_router_has_the_least_balance_loss() -> None:
-    config = ExpertsConfig(each=2, multiples=(1.0, 2.0), top_k=1, balance=1.0, z=0.0)
-    layer = Experts(jax.random.key(0), 8, 1, config, output_gain=1.0)
-    segment = jnp.ones((1, 8), jnp.int32)
-    even = jnp.tile(10.0 * jnp.eye(4), (2, 1))[None]
-    loss = layer._losses(even, jnp.argmax(even, -1)[..., None], segment > 0)
-    np.testing.assert_allclose(loss, 8.0, rtol=1e-4)
-    one_sided = jnp.broadcast_to(even[:, :1], even.shape)
-    assert layer._losses(one_sided, jnp.argmax(one_sided, -1)[..., None], segment > 0) > 3 * loss
 
 
 def test_banks_are_read_by_attention_behind_their_gates() -> None:
