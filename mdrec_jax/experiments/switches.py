@@ -1,4 +1,4 @@
-"""The parts of `mdrec` that an ablation turns off, one line each."""
+"""The parts of `mdrec` and of its training that an ablation turns off, one line each."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ class Switch:
     Args:
         name: of the part.
         off: the fields that turn it off, and their values then. Any other value of one of them means that it is on.
-        within: the field of another part that this one is nothing without.
+        within: the field without which this part is nothing.
     """
 
     name: str
@@ -30,8 +30,15 @@ class Switch:
 
 RANKS = {"model.views.domain_rank": 0, "model.views.invariant_rank": 0}
 CODES = {"model.disentangle.codes": False} | {f"model.disentangle.{name}": 0.0 for name in WEIGHTS}
+CONTRAST = {"objectives.contrastive.intra": 0.0, "objectives.contrastive.inter": 0.0}
+INFOMAX = {"objectives.infomax.weight": 0.0, "model.views.critic": False}
+TRANSFER = {"objectives.transfer.weight": 0.0}
 SWITCHES = (
-    Switch("in-domain view", {"model.views.in_domain": False, **RANKS, **CODES}),
+    Switch(
+        "in-domain view",
+        {"model.views.in_domain": False, **RANKS, **CODES, **CONTRAST, **INFOMAX, **TRANSFER},
+        within="model.views.in_domain",
+    ),
     Switch("domain paths", RANKS),
     Switch("projectors", {"model.views.projectors": False}, within="model.views.in_domain"),
     Switch("shared and specific codes", CODES, within="model.disentangle.codes"),
@@ -41,6 +48,11 @@ SWITCHES = (
     Switch("written memory", {"model.written.slots": 0}),
     Switch("mixers", {"model.mixers.kinds": ()}),
     Switch("experts", {"model.experts.each": 0}),
+    Switch("contrast of states", CONTRAST),
+    Switch("infomax", INFOMAX),
+    Switch("taxonomy", {"objectives.taxonomy.weight": 0.0}),
+    Switch("transfer weights", TRANSFER),
+    Switch("denoising", {"loss.denoise.trim": 0.0, "loss.denoise.robust": "none"}),
 )
 
 

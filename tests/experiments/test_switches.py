@@ -23,17 +23,36 @@ from mdrec_jax.models.memory import BanksConfig, WrittenConfig
 from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
+from mdrec_jax.objectives.balance import ObjectivesConfig
+from mdrec_jax.objectives.contrastive import ContrastiveConfig
+from mdrec_jax.objectives.denoise import DenoiseConfig
+from mdrec_jax.objectives.infomax import InfomaxConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.objectives.taxonomy import TaxonomyConfig
+from mdrec_jax.objectives.transfer import TransferConfig
 
+INSIDE = {
+    "domain paths", "projectors", "shared and specific codes", "contrast of states", "infomax", "transfer weights",
+}  # fmt: skip
+"""What the in-domain view takes with it."""
 ENCODER = SasrecConfig(dim=16, layers=2, max_length=24)
 EVERYTHING = MdrecConfig(
     ENCODER,
-    views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+    views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2, critic=True),
     loop=LoopConfig(most=2),
     banks=BanksConfig(local=3, shared=3),
     written=WrittenConfig(slots=4),
     mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
     disentangle=DisentangleConfig(codes=True, orthogonal=0.1),
+)
+RUN = replace(
+    RunConfig(),
+    model=EVERYTHING,
+    objectives=ObjectivesConfig(
+        ContrastiveConfig(intra=0.1, inter=0.1), InfomaxConfig(0.1), TaxonomyConfig(0.1), TransferConfig(0.1)
+    ),
+    loss=NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
 )
 
 
@@ -57,16 +76,16 @@ def test_every_part_has_a_switch() -> None:
 
 
 def test_each_switch_turns_off_its_part_and_no_other() -> None:
-    config = replace(RunConfig(), model=EVERYTHING)
+    config = RUN
     assert switches_on(config) == list(SWITCHES)
     for switch in SWITCHES:
-        inside = {"in-domain view": {"domain paths", "projectors", "shared and specific codes"}}.get(switch.name, set())
+        inside = INSIDE if switch.name == "in-domain view" else set()
         left = {other.name for other in switches_on(without(config, switch))}
         assert left == {other.name for other in SWITCHES} - {switch.name} - inside
 
 
 def test_all_off_is_sasrec() -> None:
-    assert all_off(replace(RunConfig(), model=EVERYTHING, seed=3)) == replace(RunConfig(), model=ENCODER, seed=3)
+    assert all_off(replace(RUN, seed=3)) == replace(RunConfig(), model=ENCODER, seed=3)
 
 
 def test_the_rows_of_an_ablation(small_world: Path) -> None:
@@ -88,7 +107,7 @@ def test_a_run_without_parts_is_refused(model: object, said: str, small_world: P
 
 def test_controls_cost_what_the_full_run_does(small_world: Path) -> None:
     linear = Linear(open_dataset(small_world))
-    config = replace(RunConfig(), model=EVERYTHING, train={"epochs": 6.0, "steps": 30, "evaluate_every": 2.0})
+    config = replace(RUN, train={"epochs": 6.0, "steps": 30, "evaluate_every": 2.0})
     base, full = all_off(config), linear.of(config)
     assert full.flops == 120 + 7 * len(SWITCHES)
     deep, long, wide = deeper(base, full, linear.of), longer(base, full, linear.of), wider(base, full, _dense(linear))
