@@ -23,6 +23,12 @@ from mdrec_jax.models.memory import BanksConfig, WrittenConfig
 from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
+from mdrec_jax.objectives.balance import ObjectivesConfig
+from mdrec_jax.objectives.contrastive import ContrastiveConfig
+from mdrec_jax.objectives.denoise import DenoiseConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+from mdrec_jax.objectives.taxonomy import TaxonomyConfig
+from mdrec_jax.train.setup import Setup
 
 ENCODER = SasrecConfig(dim=16, layers=2, max_length=24)
 EVERYTHING = MdrecConfig(
@@ -33,8 +39,16 @@ EVERYTHING = MdrecConfig(
     written=WrittenConfig(slots=4),
     mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
-    disentangle=DisentangleConfig(codes=True, orthogonal=0.1),
+    disentangle=DisentangleConfig(codes=True, variational=True, kl=0.1, shared_alone=0.1, mmd=0.1, orthogonal=0.1),
 )
+LEARNED = {
+    "loss": NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
+    "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.1, inter=0.1), TaxonomyConfig(weight=0.1)),
+}
+CODES = "shared and specific codes"
+WITHIN = {CODES: {"variational codes", "sufficiency", "alignment", "independence"}}
+CONTRASTS = {"contrast within domains", "contrast between domains"}
+WITHIN["in-domain view"] = {"domain paths", "projectors", CODES} | WITHIN[CODES] | CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -51,22 +65,32 @@ class Linear:
 
 
 def test_every_part_has_a_switch() -> None:
-    parts = {field.name for field in dataclasses.fields(MdrecConfig)} - {"encoder"}
-    switched = {name.split(".")[1] for switch in SWITCHES for name in switch.off if name.startswith("model.")}
-    assert switched == parts
+    model = {f"model.{field.name}" for field in dataclasses.fields(MdrecConfig)} - {"model.encoder"}
+    objectives = {f"objectives.{field.name}" for field in dataclasses.fields(ObjectivesConfig)}
+    switched = {".".join(name.split(".")[:2]) for switch in SWITCHES for name in switch.off}
+    assert switched == model | objectives | {"loss.denoise"}
 
 
-def test_each_switch_turns_off_its_part_and_no_other() -> None:
-    config = replace(RunConfig(), model=EVERYTHING)
+def test_each_switch_turns_off_its_part_and_what_is_built_on_it(small_world: Path) -> None:
+    config = replace(RunConfig(), model=EVERYTHING, **LEARNED)
+    dataset = open_dataset(small_world)
     assert switches_on(config) == list(SWITCHES)
     for switch in SWITCHES:
-        inside = {"in-domain view": {"domain paths", "projectors", "shared and specific codes"}}.get(switch.name, set())
-        left = {other.name for other in switches_on(without(config, switch))}
-        assert left == {other.name for other in SWITCHES} - {switch.name} - inside
+        less = without(config, switch)
+        left = {other.name for other in switches_on(less)}
+        assert left == {other.name for other in SWITCHES} - {switch.name} - WITHIN.get(switch.name, set())
+        Setup.of(less, dataset)  # a run that can be
+
+
+def test_a_contrast_that_needs_no_view_stays_without_it() -> None:
+    contrast = ContrastiveConfig(intra=0.1, second="dropout")
+    config = replace(RunConfig(), model=EVERYTHING, objectives=ObjectivesConfig(contrast))
+    assert without(config, SWITCHES[0]).objectives.contrastive == contrast
 
 
 def test_all_off_is_sasrec() -> None:
-    assert all_off(replace(RunConfig(), model=EVERYTHING, seed=3)) == replace(RunConfig(), model=ENCODER, seed=3)
+    config = replace(RunConfig(), model=EVERYTHING, seed=3, **LEARNED)
+    assert all_off(config) == replace(RunConfig(), model=ENCODER, seed=3)
 
 
 def test_the_rows_of_an_ablation(small_world: Path) -> None:
@@ -90,7 +114,7 @@ def test_controls_cost_what_the_full_run_does(small_world: Path) -> None:
     linear = Linear(open_dataset(small_world))
     config = replace(RunConfig(), model=EVERYTHING, train={"epochs": 6.0, "steps": 30, "evaluate_every": 2.0})
     base, full = all_off(config), linear.of(config)
-    assert full.flops == 120 + 7 * len(SWITCHES)
+    assert full.flops == 120 + 7 * len(switches_on(config))
     deep, long, wide = deeper(base, full, linear.of), longer(base, full, linear.of), wider(base, full, _dense(linear))
     assert deep is not None
     assert full.flops <= linear.of(deep.config).flops < full.flops + 10
