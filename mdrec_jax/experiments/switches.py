@@ -1,5 +1,6 @@
 """The parts of `mdrec` and of its training that an ablation turns off, one line each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,13 @@ class Switch:
     Args:
         name: of the part.
         off: the fields that turn it off, and their values then. Any other value of one of them means that it is on.
-        within: the field without which this part is nothing.
+        also: of a run, further fields and values that have to go with it: what is built on the part.
+        within: the field of another part that this one is nothing without.
     """
 
     name: str
     off: dict[str, Any]
+    also: Callable[[RunConfig], dict[str, Any]] = lambda _: {}
     within: str | None = None
 
     def is_on(self, config: RunConfig) -> bool:
@@ -28,30 +31,42 @@ class Switch:
         return bool(there) and any(value_of(config, name) != value for name, value in self.off.items())
 
 
+VIEW, CODES = "model.views.in_domain", "model.disentangle.codes"
 RANKS = {"model.views.domain_rank": 0, "model.views.invariant_rank": 0}
-CODES = {"model.disentangle.codes": False} | {f"model.disentangle.{name}": 0.0 for name in WEIGHTS}
-CONTRAST = {"objectives.contrastive.intra": 0.0, "objectives.contrastive.inter": 0.0}
+INTRA, INTER = "objectives.contrastive.intra", "objectives.contrastive.inter"
 INFOMAX = {"objectives.infomax.weight": 0.0, "model.views.critic": False}
 TRANSFER = {"objectives.transfer.weight": 0.0}
+
+
+def _losses(*names: str) -> dict[str, Any]:
+    return {f"model.disentangle.{name}": 0.0 for name in names}
+
+
+def _on_the_view(config: RunConfig) -> dict[str, Any]:
+    contrast = {INTRA: 0.0, INTER: 0.0} if config.objectives.contrastive.needs_views else {}
+    return {**RANKS, CODES: False, **_losses(*WEIGHTS), **contrast, **INFOMAX, **TRANSFER}
+
+
 SWITCHES = (
-    Switch(
-        "in-domain view",
-        {"model.views.in_domain": False, **RANKS, **CODES, **CONTRAST, **INFOMAX, **TRANSFER},
-        within="model.views.in_domain",
-    ),
+    Switch("in-domain view", {VIEW: False}, _on_the_view),
     Switch("domain paths", RANKS),
-    Switch("projectors", {"model.views.projectors": False}, within="model.views.in_domain"),
-    Switch("shared and specific codes", CODES, within="model.disentangle.codes"),
+    Switch("projectors", {"model.views.projectors": False}, within=VIEW),
+    Switch("shared and specific codes", {CODES: False}, lambda _: _losses(*WEIGHTS)),
+    Switch("variational codes", {"model.disentangle.variational": False}, lambda _: _losses("kl"), within=CODES),
+    Switch("sufficiency", _losses("shared_alone", "specific_alone"), within=CODES),
+    Switch("alignment", _losses("info_nce", "mmd", "adversary"), within=CODES),
+    Switch("independence", _losses("orthogonal", "hsic", "club"), within=CODES),
     Switch("loop", {"model.loop.most": 1}),
     Switch("local banks", {"model.banks.local": 0}),
     Switch("shared bank", {"model.banks.shared": 0}),
     Switch("written memory", {"model.written.slots": 0}),
     Switch("mixers", {"model.mixers.kinds": ()}),
     Switch("experts", {"model.experts.each": 0}),
-    Switch("contrast of states", CONTRAST),
+    Switch("contrast within domains", {INTRA: 0.0}),
+    Switch("contrast between domains", {INTER: 0.0}),
     Switch("infomax", INFOMAX),
-    Switch("taxonomy", {"objectives.taxonomy.weight": 0.0}),
     Switch("transfer weights", TRANSFER),
+    Switch("contrast of categories", {"objectives.taxonomy.weight": 0.0}),
     Switch("denoising", {"loss.denoise.trim": 0.0, "loss.denoise.robust": "none"}),
 )
 
@@ -74,7 +89,10 @@ def switches_on(config: RunConfig) -> list[Switch]:
 
 def without(config: RunConfig, *switches: Switch) -> RunConfig:
     """The run with some parts turned off."""
-    return with_fields(config, {name: value for switch in switches for name, value in switch.off.items()})
+    values = {}
+    for switch in switches:
+        values |= switch.off | switch.also(config)
+    return with_fields(config, values)
 
 
 def all_off(config: RunConfig) -> RunConfig:

@@ -30,11 +30,8 @@ from mdrec_jax.objectives.infomax import InfomaxConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.objectives.transfer import TransferConfig
+from mdrec_jax.train.setup import Setup
 
-INSIDE = {
-    "domain paths", "projectors", "shared and specific codes", "contrast of states", "infomax", "transfer weights",
-}  # fmt: skip
-"""What the in-domain view takes with it."""
 ENCODER = SasrecConfig(dim=16, layers=2, max_length=24)
 EVERYTHING = MdrecConfig(
     ENCODER,
@@ -44,7 +41,7 @@ EVERYTHING = MdrecConfig(
     written=WrittenConfig(slots=4),
     mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
-    disentangle=DisentangleConfig(codes=True, orthogonal=0.1),
+    disentangle=DisentangleConfig(codes=True, variational=True, kl=0.1, shared_alone=0.1, mmd=0.1, orthogonal=0.1),
 )
 RUN = replace(
     RunConfig(),
@@ -53,6 +50,12 @@ RUN = replace(
         ContrastiveConfig(intra=0.1, inter=0.1), InfomaxConfig(0.1), TaxonomyConfig(0.1), TransferConfig(0.1)
     ),
     loss=NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
+)
+CODES = "shared and specific codes"
+WITHIN = {CODES: {"variational codes", "sufficiency", "alignment", "independence"}}
+CONTRASTS = {"contrast within domains", "contrast between domains"}
+WITHIN["in-domain view"] = (
+    {"domain paths", "projectors", CODES} | WITHIN[CODES] | CONTRASTS | {"infomax", "transfer weights"}
 )
 
 
@@ -70,18 +73,27 @@ class Linear:
 
 
 def test_every_part_has_a_switch() -> None:
-    parts = {field.name for field in dataclasses.fields(MdrecConfig)} - {"encoder"}
-    switched = {name.split(".")[1] for switch in SWITCHES for name in switch.off if name.startswith("model.")}
-    assert switched == parts
+    model = {f"model.{field.name}" for field in dataclasses.fields(MdrecConfig)} - {"model.encoder"}
+    objectives = {f"objectives.{field.name}" for field in dataclasses.fields(ObjectivesConfig)}
+    switched = {".".join(name.split(".")[:2]) for switch in SWITCHES for name in switch.off}
+    assert switched == model | objectives | {"loss.denoise"}
 
 
-def test_each_switch_turns_off_its_part_and_no_other() -> None:
+def test_each_switch_turns_off_its_part_and_what_is_built_on_it(small_world: Path) -> None:
     config = RUN
+    dataset = open_dataset(small_world)
     assert switches_on(config) == list(SWITCHES)
     for switch in SWITCHES:
-        inside = INSIDE if switch.name == "in-domain view" else set()
-        left = {other.name for other in switches_on(without(config, switch))}
-        assert left == {other.name for other in SWITCHES} - {switch.name} - inside
+        less = without(config, switch)
+        left = {other.name for other in switches_on(less)}
+        assert left == {other.name for other in SWITCHES} - {switch.name} - WITHIN.get(switch.name, set())
+        Setup.of(less, dataset)  # a run that can be
+
+
+def test_a_contrast_that_needs_no_view_stays_without_it() -> None:
+    contrast = ContrastiveConfig(intra=0.1, second="dropout")
+    config = replace(RunConfig(), model=EVERYTHING, objectives=ObjectivesConfig(contrast))
+    assert without(config, SWITCHES[0]).objectives.contrastive == contrast
 
 
 def test_all_off_is_sasrec() -> None:
@@ -109,7 +121,7 @@ def test_controls_cost_what_the_full_run_does(small_world: Path) -> None:
     linear = Linear(open_dataset(small_world))
     config = replace(RUN, train={"epochs": 6.0, "steps": 30, "evaluate_every": 2.0})
     base, full = all_off(config), linear.of(config)
-    assert full.flops == 120 + 7 * len(SWITCHES)
+    assert full.flops == 120 + 7 * len(switches_on(config))
     deep, long, wide = deeper(base, full, linear.of), longer(base, full, linear.of), wider(base, full, _dense(linear))
     assert deep is not None
     assert full.flops <= linear.of(deep.config).flops < full.flops + 10
