@@ -10,7 +10,7 @@ from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
-from mdrec_jax.train.config import TrainConfig
+from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 
 
 def config() -> RunConfig:
@@ -27,10 +27,11 @@ def config() -> RunConfig:
         ),
         loss=NextItemConfig(softmax_over="target_domain"),
         optim=OptimConfig(
-            dense=DenseConfig(weight_decay=0.2),
-            table=TableConfig(weight_decay=0.2),
+            dense=DenseConfig(beta2=0.999, weight_decay=2.0),
+            table=TableConfig(beta2=0.999, weight_decay=2.0),
             schedule=ScheduleConfig(kind="linear"),
         ),
+        precision=PrecisionConfig(compute="bfloat16"),
         train=TrainConfig(epochs=24, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 

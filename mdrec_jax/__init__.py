@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mdrec_jax.models.hstu import HstuConfig
     from mdrec_jax.models.mdrec import MdrecConfig
     from mdrec_jax.models.sasrec import SasrecConfig
+    from mdrec_jax.models.streaming import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.run import fit, load_run
     from mdrec_jax.train.run_folder import RunFolder
@@ -30,6 +31,7 @@ _HOMES = {
     "models.hstu": ("HstuConfig",),
     "models.mdrec": ("MdrecConfig",),
     "models.sasrec": ("SasrecConfig",),
+    "models.streaming": ("Events", "StreamState", "initial_state", "stream_recommend", "stream_update"),
     "objectives.next_item": ("NextItemConfig", "make_objective"),
     "train.run": ("fit", "load_run"),
     "train.run_folder": ("RunFolder",),
@@ -44,6 +46,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "Encoded",
+    "Events",
     "HstuConfig",
     "MdrecConfig",
     "Model",
@@ -54,8 +57,10 @@ __all__ = [
     "RunFolder",
     "SasrecConfig",
     "Setup",
+    "StreamState",
     "TrainBatches",
     "fit",
+    "initial_state",
     "load_preset",
     "load_run",
     "make_model",
@@ -63,6 +68,8 @@ __all__ = [
     "open_dataset",
     "prepare",
     "replace",
+    "stream_recommend",
+    "stream_update",
 ]
 
 

@@ -15,6 +15,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.objectives.balance import ObjectivesConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.parallel.mesh import MeshConfig
@@ -32,6 +33,7 @@ class RunConfig:
         batching: how sequences become packed batches.
         model: which model, and its sizes.
         loss: the next-item objective.
+        objectives: what is learned besides it.
         optim: optimisers of the dense parameters and of the tables, and the schedule.
         train: how long, and how the best checkpoint is chosen.
         precision: the type that activations are computed in.
@@ -43,6 +45,7 @@ class RunConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     model: ModelConfig = field(default_factory=SasrecConfig)
     loss: NextItemConfig = field(default_factory=NextItemConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)

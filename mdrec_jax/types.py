@@ -121,7 +121,10 @@ class Encoded:
     """Numbers by name: sums over the real tokens (segment > 0); the step shows their means."""
     codes: dict[str, jax.Array] = field(default_factory=dict)
     """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
-    each target, as they stand before they are put together."""
+    each target, as they stand before they are put together; `shared` and `specific`, a disentangled model's two codes,
+    each a state that is scored like `h`."""
+    scored: dict[str, float] = field(default_factory=dict)
+    """Codes that the next-item loss scores too, each by itself, and its weights."""
     details: dict[str, jax.Array] = field(default_factory=dict)
     """[L, R, T] or [L, R, T, E] by name: what each layer did with each token. Where nobody reads them, the compiler
     leaves them out."""

@@ -20,6 +20,11 @@ def add_parser(commands: Any) -> None:
     add_protocol_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
     parser.add_argument("--slices", action="store_true", help="also by history length, and warm and cold targets")
+    parser.add_argument(
+        "--probes",
+        action="store_true",
+        help="instead of the table: what the shared and the specific code give away, and how each ranks by itself",
+    )
     parser.add_argument("--json", metavar="FILE", help="where the results file goes; - = standard output")
     parser.set_defaults(run=run)
 
@@ -31,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = open_dataset(args.data) if args.data else None
     runs = [load_run(path, dataset) for path in args.runs]
+    if args.probes:
+        return _probe(runs, args)
     results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed)
     if args.json == "-":
         print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
@@ -38,4 +45,26 @@ def run(args: argparse.Namespace) -> int:
     path = write_evaluation(RunFolder(args.runs[0]), results, ranks, Path(args.json) if args.json else None)
     print(f"wrote {path}", file=sys.stderr)
     show_results([results], slices=args.slices)
+    return EXIT_OK
+
+
+def _probe(runs: list[Any], args: argparse.Namespace) -> int:
+    """A table for each run; the file holds a list with what each of them gave."""
+    from rich.console import Console
+
+    from mdrec_jax.evaluate.probes import probes_table
+    from mdrec_jax.files import write_json
+    from mdrec_jax.train.run import probe_run
+    from mdrec_jax.train.run_folder import RunFolder
+
+    found = [probe_run(run, args.protocol, args.split, seed=args.seed) for run in runs]
+    values = [{"run": str(path), **one.to_json()} for path, one in zip(args.runs, found, strict=True)]
+    if args.json == "-":
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+        return EXIT_OK
+    path = Path(args.json) if args.json else RunFolder(args.runs[0]).evaluation / f"{args.split}-probes.json"
+    write_json(path, values)
+    print(f"wrote {path}", file=sys.stderr)
+    for one in found:
+        Console().print(probes_table(one))
     return EXIT_OK

@@ -7,10 +7,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdrec_jax.cli import bench, compare, evaluate, floors, inspect, prepare, recommend, synthetic, train
+from mdrec_jax.cli import (
+    ablate,
+    bench,
+    compare,
+    evaluate,
+    floors,
+    inspect,
+    prepare,
+    recommend,
+    stream,
+    sweep,
+    synthetic,
+    train,
+)
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, MdrecError
 
-COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, bench)
+COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
 
 
 def parser() -> argparse.ArgumentParser:

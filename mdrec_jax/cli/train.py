@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--resume needs to know which run", column="--run", expected="the folder of the run")
     if not args.seeds:
         return _train_and_evaluate({folder: config}, data, args)
-    seeds = _seeds(args.seeds)
+    seeds = parse_seeds(args.seeds)
     return _train_and_evaluate({folder / f"seed-{s}": dataclasses.replace(config, seed=s) for s in seeds}, data, args)
 
 
@@ -75,7 +75,7 @@ def configure(args: argparse.Namespace) -> "RunConfig":
     from mdrec_jax.config import RunConfig, load_preset, read_config
 
     if args.resume and args.run_folder is not None:
-        first = args.run_folder / f"seed-{_seeds(args.seeds)[0]}" if args.seeds else args.run_folder
+        first = args.run_folder / f"seed-{parse_seeds(args.seeds)[0]}" if args.seeds else args.run_folder
         base = read_config(first / "config.json")
     else:
         base = load_preset(args.preset, smoke=args.smoke)
@@ -105,7 +105,8 @@ def _next_free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that `0,1,2` names. Raises InputError for anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -5,7 +5,7 @@ which is itself such a function: batches may be asked for in any order, from any
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 
 from mdrec_jax.data.layout import Block, fill_inputs, fill_targets, lay_out, segment_table, segment_users, slots_of
 from mdrec_jax.data.mixing import mix, wanted_shares
+from mdrec_jax.data.noise import NoiseConfig, noisy_stream
 from mdrec_jax.data.packing import EpochPlan, make_pool, pack, plan_epoch, slot_lengths
 from mdrec_jax.data.streams import train_stream
 from mdrec_jax.data.windows import MAX_LENGTH, count_targets, count_targets_by_domain, cut_windows, domain_geometry
@@ -40,6 +41,7 @@ class BatchingConfig:
         mixing: "proportional" (every window once an epoch), "temperature" or "explicit": see `mixing.py`.
         temperature: 1 keeps the shares of the data, larger evens the domains out.
         domain_weights: wanted shares of the domains, in the order of the manifest ("explicit").
+        noise: put into training events on purpose.
 
     Raises:
         ConfigError: a value out of its range.
@@ -54,6 +56,7 @@ class BatchingConfig:
     mixing: Literal["proportional", "temperature", "explicit"] = "proportional"
     temperature: float = 1.0
     domain_weights: tuple[float, ...] = ()
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
     def __post_init__(self) -> None:
         _require(self.rows >= 1, "rows", self.rows, "at least 1")
@@ -111,7 +114,8 @@ class TrainBatches:
         self.local_rows = local_rows or (0, config.rows)
         if not 0 <= self.local_rows[0] < self.local_rows[1] <= config.rows:
             raise ValueError(f"local_rows {local_rows} is no part of {config.rows} rows")
-        self.stream, self.sequences_left_out = train_stream(dataset)
+        stream, self.sequences_left_out = train_stream(dataset)
+        self.stream = noisy_stream(stream, dataset.domain_items, config.noise)
         self.windows = cut_windows(
             self.stream, window=config.window, max_length=config.max_length, context=config.context
         )

@@ -61,7 +61,7 @@ def compare(
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
 ) -> list[Difference]:
-    """first - second for every metric, in every domain (or slice).
+    """first - second for every metric: in every domain, over all questions, and as the domains' mean; or by slice.
 
     Args:
         first, second: the ranks of two models, one entry a seed, for the same queries.
@@ -85,23 +85,38 @@ def compare(
     drawn = bootstrap.ratio(sums, counts).reshape(shape)
     generator = np.random.default_rng(np.random.SeedSequence([seed, len(first), len(second)]))
     gap = _seed_mean(drawn[:, :, : len(first)], generator) - _seed_mean(drawn[:, :, len(first) :], generator)
+    means = np.asarray(
+        [[np.mean([p.values[group.member].mean(0) for p in parts], axis=0) for parts in measured] for group in groups]
+    )
     out = []
     for at, group in enumerate(groups):
-        one, other = (np.mean([part.values[group.member].mean(0) for part in parts], axis=0) for parts in measured)
-        low, high = bootstrap.percentile_interval(gap[:, at])
-        for column, metric in enumerate(metrics):
-            out.append(
-                Difference(
-                    where=group.slice or group.domain,
-                    metric=metric,
-                    first=float(one[column]),
-                    second=float(other[column]),
-                    interval=(float(low[column]), float(high[column])),
-                    chance=_two_sided(gap[:, at, column]),
-                    queries=int(group.member.sum()),
-                )
-            )
+        out += _differences(group.slice or group.domain, metrics, means[at], gap[:, at], int(group.member.sum()))
+    if len(groups) > 1 and not slices:
+        here = slice(len(groups) - 1)  # all but `all`
+        out += _differences("macro", metrics, means[here].mean(0), gap[:, here].mean(1), out[-1].queries)
     return out
+
+
+def _differences(
+    where: str,
+    metrics: Sequence[str],
+    means: Float64[np.ndarray, "2 M"],
+    gap: Float64[np.ndarray, "B M"],
+    queries: int,
+) -> list[Difference]:
+    low, high = bootstrap.percentile_interval(gap)
+    return [
+        Difference(
+            where=where,
+            metric=metric,
+            first=float(means[0, column]),
+            second=float(means[1, column]),
+            interval=(float(low[column]), float(high[column])),
+            chance=_two_sided(gap[:, column]),
+            queries=queries,
+        )
+        for column, metric in enumerate(metrics)
+    ]
 
 
 def _seed_mean(values: Float64[np.ndarray, "B C S M"], generator: np.random.Generator) -> Float64[np.ndarray, "B C M"]:

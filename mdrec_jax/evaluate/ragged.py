@@ -31,6 +31,11 @@ class Ragged:
         """The lists without the values whose mask is False, in the same order."""
         return Ragged(from_lengths(np.bincount(self.owner[mask], minlength=len(self))), self.values[mask])
 
+    def take(self, index: Int[np.ndarray, "b"]) -> "Ragged":
+        """Lists `index`, in that order."""
+        events = spans(self.offsets[index], self.offsets[index + 1])
+        return Ragged(events.offsets, self.values[events.values])
+
     def unique(self) -> "Ragged":
         """Every list sorted, each value once. Values must be at least 0."""
         span = int(self.values.max(initial=0)) + 1

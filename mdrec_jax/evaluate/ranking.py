@@ -16,7 +16,7 @@ from mdrec_jax.data.queries import query_batches
 from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
-from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
+from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 CHUNK = 1 << 17
@@ -29,10 +29,14 @@ WIDTHS = (16, 64, 256, 1024)
 """Numbers of left-out items that a block is filled up to: few, since each is compiled once."""
 
 
-def rank_queries(scorer: Scorer, asked: Asked) -> Ranks:
+def rank_queries(scorer: Scorer, asked: Asked, code: str = STATE) -> Ranks:
     """The rank of every query's target.
 
+    Args:
+        code: what is scored: the model's state, or one of its codes by itself.
+
     Raises:
+        InputError: a model without that code.
         ValueError: a protocol that does not say whether the model sees the query's time.
     """
     if scorer.sees_query_time != asked.protocol.query_time_visible:
@@ -42,17 +46,19 @@ def rank_queries(scorer: Scorer, asked: Asked) -> Ranks:
     )
     parts = [
         part
-        for some, state in _chunks(scorer, source)
+        for some, state in _chunks(scorer, source, code)
         for domain in np.unique(asked.queries.domain[some]).tolist()
         for part in _rank_domain(scorer, asked, domain, some, state)
     ]
     return concatenate(parts)
 
 
-def _chunks(scorer: Scorer, source: Any) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
+def _chunks(
+    scorer: Scorer, source: Any, code: str
+) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
     """Many queries and their states at a time."""
     held: list[tuple[np.ndarray, np.ndarray]] = []
-    for one in states(scorer, source):
+    for one in states(scorer, source, code):
         held.append(one)
         if sum(len(query) for query, _ in held) >= CHUNK:
             yield _joined(held)

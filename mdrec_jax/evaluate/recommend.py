@@ -1,6 +1,6 @@
 """The k best items for people; popularity where the model has nothing to go by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
-from mdrec_jax.evaluate.ragged import Ragged, spans
+from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranking import fill, widened
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
@@ -78,19 +78,49 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
     Raises:
         InputError: nothing may be recommended, or the model needs times and the histories have none.
     """
-    universe = choice.universe(plain(dataset.domain_items[domain]))
-    k = min(choice.k, len(universe))
     history = people.history[:, domain]
     known = known_items(people.histories)
     asked = np.flatnonzero((history >= 0) & (known.lengths[history] > 0)) if len(known) else np.zeros(0, np.int64)
-    item, score = np.zeros((len(history), k), np.int32), np.zeros((len(history), k), np.float32)
+
+    def answers() -> Iterator[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]]:
+        for some, state in states(scorer, _source(scorer, dataset, people, history[asked], domain)):
+            yield asked[some], state
+
+    return choose(
+        scorer, dataset, domain, choice, len(history), asked, answers(), lambda some: known.take(history[some])
+    )
+
+
+def choose(
+    scorer: Scorer,
+    dataset: Dataset,
+    domain: int,
+    choice: Choice,
+    people: int,
+    asked: Int64[np.ndarray, "A"],
+    answers: Iterable[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]],
+    seen: Callable[[Int64[np.ndarray, "B"]], Ragged],
+) -> Lists:
+    """The best items of one domain for people whose states are known; popularity for the others.
+
+    Args:
+        people: P, how many there are.
+        asked: those whom the model can say something about.
+        answers: (some of `asked`, what their items are scored with), each once.
+        seen: the items that some people had.
+
+    Raises:
+        InputError: nothing may be recommended.
+    """
+    universe = choice.universe(plain(dataset.domain_items[domain]))
+    k = min(choice.k, len(universe))
+    item, score = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32)
     if len(asked):
-        source = _source(scorer, dataset, people, history[asked], domain)
         placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
-        for some, state in states(scorer, source):
-            seen = _taken(known, history[asked[some]]) if not choice.keep_seen else None
-            for part, ids, values in _best(scorer, placed, state, seen, k):
-                item[asked[some[part]]], score[asked[some[part]]] = ids, values
+        for some, state in answers:
+            left_out = None if choice.keep_seen else seen(some)
+            for part, ids, values in _best(scorer, placed, state, left_out, k):
+                item[some[part]], score[some[part]] = ids, values
     return _with_popularity(dataset, domain, universe, item, score, asked)
 
 
@@ -117,11 +147,6 @@ def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, doma
         time=time,
         time_origin=manifest.time_origin,
     )
-
-
-def _taken(lists: Ragged, index: Int64[np.ndarray, "B"]) -> Ragged:
-    events = spans(lists.offsets[index], lists.offsets[index + 1])
-    return Ragged(events.offsets, lists.values[events.values])
 
 
 def _best(

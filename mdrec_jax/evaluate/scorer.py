@@ -13,12 +13,15 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
+from mdrec_jax.errors import InputError
 from mdrec_jax.models.api import Model
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
-from mdrec_jax.types import Batch, Params, Queries, Rows
+from mdrec_jax.types import Batch, Encoded, Params, Queries, Rows
 
 AHEAD = 4
 """Batches whose states are awaited at once: the next ones are packed while these are worked out."""
+STATE = "h"
+"""The name of the state that is scored, where a code may be named."""
 FEW_DOMAINS = 4
 """Up to so many domains each have programs compiled for their own number of items."""
 
@@ -59,9 +62,18 @@ def make_scorer(
     return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype)
 
 
-def states(scorer: Scorer, source: QueryBatches) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
-    """(indices of queries, their states in float32) of a source, batch by batch."""
-    encode = _encoder(scorer.model, scorer.mesh, scorer.dtype)
+def states(
+    scorer: Scorer, source: QueryBatches, code: str = STATE
+) -> Iterator[tuple[Int64[np.ndarray, "Q"], Float[np.ndarray, "Q D"]]]:
+    """(indices of queries, their states in float32) of a source, batch by batch.
+
+    Args:
+        code: `h`, the state that is scored, or one of the model's `Encoded.codes`.
+
+    Raises:
+        InputError: a model without that code.
+    """
+    encode = _encoder(scorer.model, scorer.mesh, scorer.dtype, code)
     waiting: list[tuple[np.ndarray, Array]] = []
     rows = by_row(scorer.mesh)
     for i in range(len(source)):
@@ -80,13 +92,13 @@ def _arrived(query: Int32[np.ndarray, "Q"], state: Float[Array, "Q D"]) -> tuple
 
 
 @lru_cache(maxsize=16)
-def _encoder(model: Model, mesh: Mesh, dtype: Any) -> Any:
+def _encoder(model: Model, mesh: Mesh, dtype: Any, code: str) -> Any:
     """Compiled: (parameters, batch, queries) -> the state at each query, on every device."""
 
     def local(params: Params, batch: Batch, queries: Queries) -> Float[Array, "Q D"]:
         ids = model.row_ids(batch, {})
         rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
-        h = model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype).h
+        h = _code(model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype), code)
         row = queries.row - jax.lax.axis_index(DATA) * h.shape[0]
         here = (row >= 0) & (row < h.shape[0])
         state = h[jnp.where(here, row, 0), queries.column].astype(jnp.float32)
@@ -94,6 +106,16 @@ def _encoder(model: Model, mesh: Mesh, dtype: Any) -> Any:
 
     whole, split = jax.P(), jax.P(DATA)
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False))
+
+
+def _code(encoded: Encoded, code: str) -> Float[Array, "R T D"]:
+    if code == STATE:
+        return encoded.h
+    if code not in encoded.codes:
+        found = ", ".join([STATE, *encoded.codes])
+        hint = "shared and specific codes: mdrec train mdrec --model.disentangle.codes"
+        raise InputError(f"the model has no code '{code}'", found=found, expected=code, hint=hint)
+    return encoded.codes[code]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_kernels.packed_attention import packed_attention
@@ -34,10 +35,11 @@ def rotary_angles(position: Int32[Array, "R T"], width: int, *, base: float = 10
         position: below the row's length T.
         width: of a head, K; even.
     """
-    frequency = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    # T cosines a frequency are enough for all R * T tokens.
-    angle = jnp.arange(position.shape[1], dtype=jnp.float32)[:, None] * frequency[None, :]
-    return jnp.cos(angle)[position][:, :, None], jnp.sin(angle)[position][:, :, None]
+    # T cosines a frequency are enough for all R * T tokens. They are worked out here, in float64: a float32 angle is
+    # off by 1e-3 at position 10,000, and what counts is the difference of two.
+    angle = np.arange(position.shape[1])[:, None] * base ** (-np.arange(0, width, 2) / width)
+    cos, sin = (jnp.asarray(table.astype(np.float32)) for table in (np.cos(angle), np.sin(angle)))
+    return cos[position][:, :, None], sin[position][:, :, None]
 
 
 def rotate(x: Float[Array, "R T H K"], rotation: Rotation) -> Float[Array, "R T H K"]:
@@ -64,12 +66,17 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "R T D"], places: Places, seeds: UInt32[Array, "R 2"] | None
     ) -> Float[Array, "R T D"]:
-        rows, columns, dim = x.shape
-        parts = jnp.split(self.qkv(x), 3, axis=-1)
-        q, k, v = (part.reshape(rows, columns, self.heads, dim // self.heads) for part in parts)
+        q, k, v = self.heads_of(x)
         if places.rotation is not None:
             q, k = rotate(q, places.rotation), rotate(k, places.rotation)
         mixed = packed_attention(
             q, k, v, places.segment, window=self.window, dropout_rate=self.rate, dropout_keys=seeds
         )
-        return self.out(mixed.reshape(rows, columns, dim))
+        return self.out(mixed.reshape(x.shape))
+
+    def heads_of(self, x: Float[Array, "R T D"]) -> tuple[Float[Array, "R T H K"], ...]:
+        """Queries, keys and values, not turned by positions."""
+        rows, columns, dim = x.shape
+        parts = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = (part.reshape(rows, columns, self.heads, dim // self.heads) for part in parts)
+        return q, k, v

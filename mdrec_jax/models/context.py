@@ -21,6 +21,9 @@ GAP_NAMES = (
     "< 180 days", ">= 180 days",
 )  # fmt: skip
 
+OF_A_SILO = ("domain", "event")
+"""Facts whose numbers mean something in one data set only."""
+
 type Context = dict[str, Int32[Array, "R T"]]
 """Numbers by name, those of `context_sizes`."""
 
@@ -54,9 +57,13 @@ def context_of(batch: Batch, spec: DatasetSpec) -> Context:
 
 def gap_bucket(segment: Int32[Array, "R T"], time: Int32[Array, "R T"]) -> Int32[Array, "R T"]:
     """Which of GAP_NAMES the time since the segment's previous event is."""
-    gap = jnp.diff(time, axis=1, prepend=time[:, :1])
+    return bucket(jnp.diff(time, axis=1, prepend=time[:, :1]), begins(segment))
+
+
+def bucket(gap: Int32[Array, "R T"], first: Bool[Array, "R T"]) -> Int32[Array, "R T"]:
+    """Which of GAP_NAMES so many seconds since the event before are; 0 where there is none before."""
     longer = gap[..., None] >= jnp.asarray(GAP_EDGES, jnp.int32)[None, None, :]
-    return jnp.where(begins(segment), 0, 1 + longer.sum(-1, dtype=jnp.int32))
+    return jnp.where(first, 0, 1 + longer.sum(-1, dtype=jnp.int32))
 
 
 def begins(segment: Int32[Array, "R T"]) -> Bool[Array, "R T"]:
@@ -74,11 +81,14 @@ class ContextRows(nnx.Module):
 
     def __init__(self, key: jax.Array, spec: DatasetSpec, width: int, axis: str) -> None:
         sizes = context_sizes(spec)
-        rows = {
-            name: parameter(init.embedding(key, size, width, scale=0.02), name, axis, group="embedding")
-            for key, (name, size) in zip(jax.random.split(key, len(sizes)), sizes.items(), strict=True)
-        }
-        self.rows = nnx.Dict(rows)
+        keys = dict(zip(sizes, jax.random.split(key, len(sizes)), strict=True))
+
+        def rows(name: str) -> nnx.Param:
+            scope = "private" if name in OF_A_SILO else "shared"
+            first = init.embedding(keys[name], sizes[name], width, scale=0.02)
+            return parameter(first, name, axis, group="embedding", scope=scope)
+
+        self.rows = nnx.Dict({name: rows(name) for name in sizes})
 
     def __call__(self, context: Context) -> Float[Array, "R T width"]:
         return jnp.stack([rows.get_value()[context[name]] for name, rows in self.rows.items()]).sum(0)

@@ -48,7 +48,9 @@ class Inputs(nnx.Module):
 def _embedding(key: jax.Array, length: int, dim: int, axis: str, scale: float) -> nnx.Param | None:
     if length == 0:
         return None
-    return parameter(init.embedding(key, length, dim, scale=scale), axis, "embed", group="embedding")
+    # A silo's domains and behaviour types are its own; positions mean the same everywhere.
+    scope = "shared" if axis == "position" else "private"
+    return parameter(init.embedding(key, length, dim, scale=scale), axis, "embed", group="embedding", scope=scope)
 
 
 def item_facts(spec: DatasetSpec, dim: int) -> ParameterFacts:

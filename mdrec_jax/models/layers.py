@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt32
 
 from mdrec_jax.models import init
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.pure import Scope, parameter
 
 NormKind = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "relu", "swiglu"]
@@ -32,10 +32,11 @@ class Linear(nnx.Module):
         bias: bool = True,
         gain: float = 1.0,
         bias_value: float | tuple[float, ...] = 0.0,
+        scope: Scope = "shared",
     ) -> None:
-        self.kernel = parameter(init.matrix(key, inputs, outputs, gain=gain), *axes)
+        self.kernel = parameter(init.matrix(key, inputs, outputs, gain=gain), *axes, scope=scope)
         start = jnp.broadcast_to(jnp.asarray(bias_value, jnp.float32), (outputs,))
-        self.bias = parameter(start, axes[1], group="vector") if bias else None
+        self.bias = parameter(start, axes[1], group="vector", scope=scope) if bias else None
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         y = matmul(x.reshape(-1, x.shape[-1]), self.kernel.get_value().astype(x.dtype))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import Linear, at_least_float32
@@ -70,6 +70,47 @@ class Halting(nnx.Module):
             left = left - weight
         return mixed.astype(x.dtype), passes
 
-    def _stops(self, x: Float[Array, "R T D"], share: float) -> Float[Array, "R T"]:
+    def until[Carry](
+        self,
+        change: Callable[[Float[Array, "R T D"], Array, Bool[Array, "R T"], Carry], tuple[Array, Carry]],
+        x: Float[Array, "R T D"],
+        real: Bool[Array, "R T"],
+        carry: Carry,
+        tolerance: float,
+    ) -> tuple[Float[Array, "R T D"], Array, Array, Carry]:
+        """For serving: passes only while a token of the batch has more than `tolerance` of its weight left.
+
+        A token that has no more stops, and what it has left goes to its last pass; what other tokens do does not change
+        its state. With a tolerance of 0 every token takes all passes, as in a call.
+
+        Args:
+            change: as in a call, but for the pass's number, which is an array; also told which tokens still run, and
+                handing on a carry of its own.
+            real: False at padding, which never runs.
+
+        Returns:
+            The mixed state, the state as each token stopped, the number of passes, and the last carry.
+        """
+        most = self.config.most
+        size = jnp.concatenate([jnp.ones((1,)), jax.nn.softplus(self.step.get_value())])
+        left = real.astype(at_least_float32(x[:1, :1]).dtype)
+
+        def one(passed: tuple) -> tuple:
+            number, x, mixed, left, carry = passed
+            runs = left > 0
+            step, carry = change(x, number, runs, carry)
+            x = jnp.where(runs[..., None], x + size[number].astype(x.dtype) * step, x)
+            weight = left * self._stops(x, (number + 1).astype(left.dtype) / most)
+            weight = jnp.where((number == most - 1) | (left - weight <= tolerance), left, weight)
+            return number + 1, x, mixed + weight[..., None] * x.astype(mixed.dtype), left - weight, carry
+
+        def goes_on(passed: tuple) -> Array:
+            return (passed[0] < most) & jnp.any(passed[3] > 0)
+
+        start = jnp.int32(0), x, jnp.zeros(x.shape, left.dtype), left, carry
+        number, stopped, mixed, _, carry = jax.lax.while_loop(goes_on, one, start)
+        return mixed.astype(x.dtype), stopped, number, carry
+
+    def _stops(self, x: Float[Array, "R T D"], share: float | Array) -> Float[Array, "R T"]:
         logit = at_least_float32(self.stop(x)[..., 0])
         return jax.nn.sigmoid(logit + share * self.progress.get_value().astype(logit.dtype)[None])

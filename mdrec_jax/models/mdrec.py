@@ -5,9 +5,8 @@ adaptive depth: a block is applied until a token stops                    models
 external memory: learned banks, and a user's written memory               models/memory.py
 routed mixers: attention, convolution, recurrence, context                models/mixers.py
 feed-forward experts of several widths                                    models/experts.py
+a shared and a specific code                                              models/disentangle.py
 """
-
-from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -15,167 +14,20 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models import items
-from mdrec_jax.models.attention import Attention, Places, rotary_angles
-from mdrec_jax.models.context import Context, context_of
-from mdrec_jax.models.experts import Experts, ExpertsConfig
-from mdrec_jax.models.items import Inputs, ScoreKind
-from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds, run_stack, stack
-from mdrec_jax.models.looping import Halting, LoopConfig
-from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, WrittenMemory
-from mdrec_jax.models.mixers import Mixers, MixersConfig, check_context
+from mdrec_jax.models.attention import Places, rotary_angles
+from mdrec_jax.models.block import Block, View
+from mdrec_jax.models.context import context_of
+from mdrec_jax.models.disentangle import Disentangled
+from mdrec_jax.models.items import Inputs
+from mdrec_jax.models.layers import Linear, Norm, dropout, fold_seeds, run_stack, stack
+from mdrec_jax.models.mdrec_config import MdrecConfig
+from mdrec_jax.models.memory import SharedBank
+from mdrec_jax.models.mixers import check_context
 from mdrec_jax.models.pure import parameter
-from mdrec_jax.models.sasrec import SasrecConfig, gated
 from mdrec_jax.models.tied import TiedModel
-from mdrec_jax.models.trace import Trace, mean_of, statistics, trace_of
-from mdrec_jax.models.views import DomainPaths, InDomain, ViewsConfig
+from mdrec_jax.models.trace import Trace, statistics
+from mdrec_jax.models.views import DomainPaths, InDomain
 from mdrec_jax.types import Batch, DatasetSpec, Encoded
-
-
-@dataclass(frozen=True)
-class MdrecConfig:
-    """What a model of this family is.
-
-    Args:
-        encoder: sizes, norms, dropout and scores, as of SASRec.
-        views: the in-domain view and the domains' own paths.
-        loop: how often a block may be applied.
-        banks: learned memory banks.
-        written: a user's written memory.
-        mixers: routed mixers in place of attention alone.
-        experts: routed experts in place of the dense feed-forward layer.
-    """
-
-    encoder: SasrecConfig = field(default_factory=SasrecConfig)
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    banks: BanksConfig = field(default_factory=BanksConfig)
-    written: WrittenConfig = field(default_factory=WrittenConfig)
-    mixers: MixersConfig = field(default_factory=MixersConfig)
-    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
-
-    @property
-    def dim(self) -> int:
-        return self.encoder.dim
-
-    @property
-    def init_scale(self) -> float:
-        return self.encoder.init_scale
-
-    @property
-    def scores(self) -> ScoreKind:
-        return self.encoder.scores
-
-    @property
-    def gates(self) -> dict[str, tuple[str, ...]]:
-        """The routed layers that are on, and the names of what each chooses from."""
-        experts = self.experts.names if self.experts.each else ()
-        return {name: each for name, each in (("mixers", self.mixers.kinds), ("experts", experts)) if each}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class View:
-    """What a block needs to know of the tokens it runs over."""
-
-    places: Places
-    path: Int32[Array, "R T"]
-    """Which low-rank path a token takes: 0 in the mixed view, 1 + its domain in the in-domain view."""
-    context: Context
-
-
-class Block(nnx.Module):
-    """SASRec's block with whatever is switched on: attention or mixers, written memory, banks, then experts or
-    feed-forward."""
-
-    def __init__(self, key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> None:
-        base = config.encoder
-        self.config = config
-        keys = jax.random.split(key, 4)
-        more = jax.random.split(jax.random.fold_in(key, 1), 5)
-        gain = (2 * base.layers) ** -0.5
-        self.attention_norm = Norm(base.dim, base.norm)
-        window, kinds = base.max_length, config.mixers.kinds
-        self.attention = (
-            Attention(keys[0], base.dim, base.heads, window=window, rate=base.attention_dropout, output_gain=gain)
-            if not kinds or "attention" in kinds
-            else None
-        )
-        mixers_key = jax.random.fold_in(key, 2)
-        self.mixers = (
-            Mixers(mixers_key, base.dim, spec, config.mixers, window=window, output_gain=gain) if kinds else None
-        )
-        self.ffn_norm = Norm(base.dim, base.norm)
-        routed = config.experts.each > 0
-        self.ffn = None if routed else FeedForward(keys[1], base.dim, base.ffn_width, base.activation, output_gain=gain)
-        self.experts = Experts(more[0], base.dim, spec, config.experts, output_gain=gain) if routed else None
-        gates = (Linear(key, base.dim, base.dim, ("embed", "embed")) for key in keys[2:])
-        self.attention_gate, self.ffn_gate = gates if base.gated_residual else (None, None)
-        self.banks = BankReads(more[1], base.dim, config.banks, output_gain=gain) if config.banks.used else None
-        self.written_norm = Norm(base.dim, base.norm) if config.written.slots else None
-        self.written = (
-            WrittenMemory(more[2], base.dim, config.written, output_gain=gain) if config.written.slots else None
-        )
-        rank = config.views.domain_rank
-        self.paths = DomainPaths(more[3], base.dim, spec.num_domains + 1, rank) if rank else None
-        self.halting = Halting(more[4], base.dim, config.loop) if config.loop.most > 1 else None
-
-    def __call__(
-        self,
-        x: Float[Array, "R T D"],
-        view: View,
-        shared: SharedBank | None,
-        segments: int,
-        seeds: UInt32[Array, "R 2"] | None,
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
-        """The new states, the losses of routers and halting (a sum over tokens), and what was done with each token."""
-        if self.halting is None:
-            return self._once(x, view, shared, segments, seeds)
-        losses, traces = [], []
-
-        def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
-            y, loss, trace = self._once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
-            losses.append(loss)
-            traces.append(trace)
-            return y - x
-
-        mixed, passes = self.halting(change, x)
-        most, real = self.config.loop.most, view.places.segment > 0
-        ponder = jnp.where(real, (passes - 1.0) / (most - 1), 0.0).sum().astype(jnp.float32)
-        trace = mean_of(traces) | {"loops": jax.lax.stop_gradient(passes)}
-        return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder, trace
-
-    def _once(
-        self,
-        x: Float[Array, "R T D"],
-        view: View,
-        shared: SharedBank | None,
-        segments: int,
-        seeds: UInt32[Array, "R 2"] | None,
-    ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
-        base, total, trace = self.config.encoder, jnp.float32(0.0), {}
-        y = self.attention_norm(x)
-        out = None if self.attention is None else self.attention(y, view.places, seeds)
-        if self.mixers is not None:
-            out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
-            total, trace = total + loss, trace | trace_of("mixers", routed)
-        assert out is not None
-        x = x + dropout(gated(self.attention_gate, y, out), seeds, 1, base.residual_dropout)
-        if self.written is not None and self.written_norm is not None:
-            y = self.written(self.written_norm(x), view.places.segment, segments)
-            x = x + dropout(y, seeds, 4, base.residual_dropout)
-        if self.banks is not None:
-            x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
-        y = self.ffn_norm(x)
-        if self.experts is not None:
-            out, loss, routed = self.experts(y, view.places.segment, view.context)
-            total, trace = total + loss, trace | trace_of("experts", routed)
-        else:
-            assert self.ffn is not None
-            out = self.ffn(y, seeds, site=2, rate=base.ffn_dropout)
-        new = dropout(gated(self.ffn_gate, y, out), seeds, 3, base.residual_dropout)
-        if self.paths is not None:
-            new = new + dropout(self.paths(y, view.path), seeds, 6, base.residual_dropout)
-        return x + new, total, trace
 
 
 class Fusion(nnx.Module):
@@ -212,6 +64,16 @@ class Fusion(nnx.Module):
         return self.mixed_norm(parts) + self.own_norm(own)
 
 
+def _fusion(key: jax.Array, config: MdrecConfig, spec: DatasetSpec) -> Fusion | Disentangled:
+    if not config.disentangle.codes:
+        return Fusion(key, config, spec)
+    base, rank = config.encoder, config.views.invariant_rank
+    return Disentangled(
+        key, base.dim, spec.num_domains, config.disentangle,
+        norm=base.norm, rate=base.residual_dropout, path_rank=rank,
+    )  # fmt: skip
+
+
 class Encoder(nnx.Module):
     """Everything but the item table."""
 
@@ -235,13 +97,13 @@ class Encoder(nnx.Module):
         self.shared_bank = SharedBank(bank_key, slots, base.dim, scope="shared") if slots else None
         two = config.views.in_domain
         self.final_norm = None if two else Norm(base.dim, base.norm)
-        self.fusion = Fusion(fusion_key, config, spec) if two else None
+        self.fusion = _fusion(fusion_key, config, spec) if two else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
-        base = self.config.encoder
         segments = batch.segment_user.shape[1]
+        base = self.config.encoder
         h, loss, trace = self._encode(item, batch, jnp.zeros_like(jnp.asarray(batch.domain)), segments, seeds)
-        codes, details = {}, {f"mixed/{name}": value for name, value in trace.items()}
+        losses, codes, details = {}, {}, {f"mixed/{name}": value for name, value in trace.items()}
         if self.fusion is None:
             assert self.final_norm is not None
             h = self.final_norm(h)
@@ -252,12 +114,39 @@ class Encoder(nnx.Module):
             own, own_loss, trace = self._encode(view.into(item), view.batch, path, segments * self.domains, own_seeds)
             details |= {f"in_domain/{name}": jax.vmap(view.back)(value) for name, value in trace.items()}
             column = jnp.asarray(batch.previous_in_target_domain)
-            own, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
-            codes = {"mixed": h, "in_domain": own}
-            h = self.fusion(h, own, jnp.asarray(batch.target_domain), seeds)
+            last, loss = view.previous(own, column, self.fusion.null.get_value()), loss + own_loss
+            codes = {"mixed": h, "in_domain": last}
+            if isinstance(self.fusion, Disentangled):
+                h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
+                codes |= {name: items.scored_states(x, base.scores, base.temperature) for name, x in pair.items()}
+            else:
+                h = self.fusion(h, last, jnp.asarray(batch.target_domain), seeds)
         shown = statistics(details, jnp.asarray(batch.segment), self.config.gates)
         h = items.scored_states(h, base.scores, base.temperature)
-        return Encoded(h, {"parts": loss}, shown, codes, details)
+        return Encoded(h, {"parts": loss} | losses, shown, codes, self.config.disentangle.scored, details)
+
+    def scored(
+        self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]
+    ) -> Float[Array, "R T D"]:
+        """What items are scored with when serving, from the views' states before the last norm."""
+        base = self.config.encoder
+        match self.fusion:
+            case Fusion() as fusion if own is not None:
+                h = fusion(mixed, own, target_domain, None)
+            case Disentangled() as fusion if own is not None:
+                h = fusion.state(mixed, own, target_domain, None)[0]
+            case _:
+                assert self.final_norm is not None
+                h = self.final_norm(mixed)
+        return items.scored_states(h, base.scores, base.temperature)
+
+    def embedded(
+        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        """What the first block reads."""
+        x = self.inputs(item, batch)
+        x = x if self.input_norm is None else self.input_norm(x)
+        return dropout(x, seeds, 0, self.config.encoder.embedding_dropout)
 
     def _encode(
         self,
@@ -269,9 +158,7 @@ class Encoder(nnx.Module):
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
         """One view's states before the last norm, the losses of all layers, and their traces."""
         base = self.config.encoder
-        x = self.inputs(item, batch)
-        x = x if self.input_norm is None else self.input_norm(x)
-        x = dropout(x, seeds, 0, base.embedding_dropout)
+        x = self.embedded(item, batch, seeds)
         rotation = None
         if base.positions == "rotary":
             rotation = rotary_angles(jnp.asarray(batch.position), base.dim // base.heads)

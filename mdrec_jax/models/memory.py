@@ -18,7 +18,7 @@ from mdrec_kernels.slot_memory_scan import slot_memory_scan
 
 from mdrec_jax.models import init
 from mdrec_jax.models.checks import check, check_fields
-from mdrec_jax.models.layers import Linear, matmul, unit_rms
+from mdrec_jax.models.layers import Linear, at_least_float32, matmul, unit_rms
 from mdrec_jax.models.pure import Scope, parameter
 
 
@@ -133,24 +133,25 @@ class WrittenMemory(nnx.Module):
         """
         chunk = self.config.chunk
         to, back = aligned(segment, segments, chunk)
-        q, k = jnp.split(self.qk(x), 2, axis=-1)
-        write, fade = jnp.split(self.gates(x), 2, axis=-1)
-        wide = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
-        gates = (jax.nn.sigmoid(write[..., 0].astype(wide)), fade[..., 0].astype(wide))
-        q, k, value, strength, fade = (_placed(part, to) for part in (q, k, self.value(x), *gates))
+        q, k, value, write, fade = (_placed(part, to) for part in self.tokens(x))
         where = _placed(segment, to)
         if self.address is None:
-            q, k = unit_rms(q) * self.width**-0.5, unit_rms(k) * self.width**-0.5
-            read, _ = slot_memory_scan(
-                q, k, value, where, strength, log_decay=jax.nn.log_sigmoid(fade), mode="delta", chunk=chunk, scale=1.0
-            )
+            read, _ = slot_memory_scan(q, k, value, where, write, log_decay=fade, mode="delta", chunk=chunk, scale=1.0)
         else:
             slots = self.address.get_value().astype(x.dtype)
-            read, _ = slot_memory_scan(
-                unit_rms(q), unit_rms(k), value, where, strength,
-                slots=slots, erase=jax.nn.sigmoid(fade), chunk=chunk,
-            )  # fmt: skip
+            read, _ = slot_memory_scan(q, k, value, where, write, slots=slots, erase=fade, chunk=chunk)
         return self.out(jnp.take_along_axis(read, back[..., None], axis=1))
+
+    def tokens(self, x: Float[Array, "R T D"]) -> tuple[Array, Array, Array, Array, Array]:
+        """Each token's query, key [R, T, K], value [R, T, D], strength of its write, and fade [R, T]: the share that it
+        erases, or in delta mode the logarithm of the share that it keeps."""
+        q, k = (unit_rms(part) for part in jnp.split(self.qk(x), 2, axis=-1))
+        write, fade = (part[..., 0] for part in jnp.split(at_least_float32(self.gates(x)), 2, axis=-1))
+        if self.address is None:
+            q, k, fade = q * self.width**-0.5, k * self.width**-0.5, jax.nn.log_sigmoid(fade)
+        else:
+            fade = jax.nn.sigmoid(fade)
+        return q, k, self.value(x), jax.nn.sigmoid(write), fade
 
 
 def aligned(segment: Int32[Array, "R T"], segments: int, chunk: int) -> tuple[Int32[Array, "R A"], Int32[Array, "R T"]]:

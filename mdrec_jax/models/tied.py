@@ -54,6 +54,10 @@ class TiedModel:
     def _abstract(self) -> nnx.Module:
         return abstract_module(self._build)
 
+    def module(self, dense: dict[str, Any]) -> Any:
+        """The encoder's module with parameters in it."""
+        return with_parameters(self._abstract, dense)
+
     @property
     def facts(self) -> Params:
         tables: dict[str, Any] = {items.ITEM_TABLE: items.item_facts(self.spec, self.config.dim)}
@@ -83,7 +87,7 @@ class TiedModel:
             if key is None:
                 raise ValueError("training needs a key for dropout")
             seeds = row_seeds(key, batch.item.shape[0], row_offset)
-        encoder = with_parameters(self._abstract, dense)
+        encoder = self.module(dense)
         inputs = rows[items.ITEM_TABLE].take(items.INPUT).astype(dtype)
         return encoder(inputs, batch, seeds)
 

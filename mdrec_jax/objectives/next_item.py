@@ -6,15 +6,18 @@ Every loss is a sum over the batch's weighted targets; the caller puts the norma
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 from mdrec_kernels import linear_xent
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.denoise import DenoiseConfig, denoised
+from mdrec_jax.objectives.pools import Pools, make_pools
 from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch, sampler_tables
 from mdrec_jax.types import Batch, Encoded, Rows
 
@@ -32,6 +35,7 @@ class NextItemConfig:
         popularity_power: flattens `popularity`.
         correct: subtract log q from sampled logits (sampled softmax).
         calibration: gBCE's t, from 0 (BCE) to 1.
+        denoise: for logs with noise in them.
     """
 
     kind: Literal["softmax", "sampled_softmax", "bce", "gbce"] = "softmax"
@@ -41,6 +45,7 @@ class NextItemConfig:
     popularity_power: float = 1.0
     correct: bool = True
     calibration: float = 0.75
+    denoise: DenoiseConfig = dataclasses.field(default_factory=DenoiseConfig)
 
     def __post_init__(self) -> None:
         checks = {
@@ -81,6 +86,9 @@ class NextItem:
     sampler: SamplerTables | None
     beta: Float32[jax.Array, " G"]
     """Each pool's power of the positive's probability: 1 but for gBCE."""
+    domains: int = dataclasses.field(metadata={"static": True})
+    pools: Pools | None = None
+    """The pools of a softmax, where there are several and they are few."""
 
     @property
     def needs_whole_table(self) -> bool:
@@ -113,15 +121,37 @@ class NextItem:
         batch: Batch,
         weight: Float32[jax.Array, "R T"],
         candidates: Candidates,
+        step: Int32[jax.Array, ""],
+        axis: str,
     ) -> Float32[jax.Array, ""]:
-        """The weighted sum over the targets of `batch`."""
-        width = encoded.h.shape[-1]
-        x, target = encoded.h.reshape(-1, width), jnp.asarray(batch.target).reshape(-1)
-        pool = self._pool(batch).reshape(-1)
-        if self.needs_whole_table:
-            vectors = model.item_vectors(dense, rows, None)
-            return linear_xent.linear_xent_sum(x, vectors, target, weight.reshape(-1), allowed=self.allowed, group=pool)
-        return self._sampled(model, dense, rows, x, target, pool, weight.reshape(-1), candidates)
+        """The weighted sum over the targets of `batch`, the local rows of a batch spread over the mesh axis `axis`."""
+        x, weights = encoded.h.reshape(-1, encoded.h.shape[-1]), weight.reshape(-1)
+        if not self.config.denoise.used:
+            return self._sum(model, dense, rows, x, batch, weights, candidates)
+        fixed = partial(self._sum, model, *jax.lax.stop_gradient((dense, rows, x)), batch)
+        # The sum's gradient with respect to a token's weight is the token's loss.
+        each = jax.grad(fixed)((weights > 0).astype(jnp.float32), candidates)
+        domain = jnp.asarray(batch.target_domain).reshape(-1)
+        weights, offset = denoised(self.config.denoise, each, weights, domain, self.domains, step, axis)
+        return self._sum(model, dense, rows, x, batch, weights, candidates) + offset
+
+    def _sum(
+        self,
+        model: ItemVectors,
+        dense: Any,
+        rows: dict[str, Rows],
+        x: Float[jax.Array, "N D"],
+        batch: Batch,
+        weight: Float32[jax.Array, " N"],
+        candidates: Candidates,
+    ) -> Float32[jax.Array, ""]:
+        target, pool = jnp.asarray(batch.target).reshape(-1), self._pool(batch).reshape(-1)
+        if not self.needs_whole_table:
+            return self._sampled(model, dense, rows, x, target, pool, weight, candidates)
+        vectors = model.item_vectors(dense, rows, None)
+        if self.pools is not None:
+            return self.pools.loss(x, vectors, target, weight, pool)
+        return linear_xent.linear_xent_sum(x, vectors, target, weight, allowed=self.allowed, group=pool)
 
     def _sampled(
         self,
@@ -173,9 +203,9 @@ def make_objective(
         allowed[pool, items] = True
     calibration = config.calibration if config.kind == "gbce" else 0.0
     beta = [linear_xent.gbce_beta(config.negatives, max(len(items), 2), calibration) for items in pools]
-    common = config, jnp.asarray(allowed)
+    powers, domains = jnp.asarray(beta, jnp.float32), len(domain_items)
     if config.kind == "softmax":
-        return NextItem(*common, None, jnp.asarray(beta, jnp.float32))
+        return NextItem(config, jnp.asarray(allowed), None, powers, domains, make_pools(pools, table_rows))
     sampler = "popularity" if config.sampler == "in_batch" else config.sampler
     power = 1.0 if config.sampler == "in_batch" else config.popularity_power
-    return NextItem(*common, sampler_tables(pools, counts, sampler, power), jnp.asarray(beta, jnp.float32))
+    return NextItem(config, jnp.asarray(allowed), sampler_tables(pools, counts, sampler, power), powers, domains)

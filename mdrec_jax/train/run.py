@@ -16,6 +16,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
@@ -222,16 +223,27 @@ def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Rou
     return measure_routing(run.scorer, asked, config.gates)
 
 
+def probe_run(run: TrainedRun, protocol_name: str = "full", split: str = "test", *, seed: int = 0) -> Probes:
+    """What a disentangled run's codes give away and are worth. Raises InputError for a model without codes."""
+    setup = run.setup
+    asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
+    return probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
+
+
 def model_name(config: RunConfig) -> str:
     """The model's name in tables."""
     return type(config.model).__name__.removesuffix("Config").lower()
 
 
+def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:
+    """Where a run's results under a protocol, by its name, stand: `evaluation/SPLIT-PROTOCOL.json`."""
+    return folder.evaluation / f"{split}-{protocol.replace(':', '-').replace('/', '-')}.json"
+
+
 def write_evaluation(
     folder: RunFolder, results: Results, ranks: dict[str, list[Ranks]], path: Path | None = None
 ) -> Path:
-    """Write a results file, by default into the run folder: `evaluation/SPLIT-PROTOCOL.json`."""
-    name = results.protocol.name.replace(":", "-").replace("/", "-")
-    path = path or folder.evaluation / f"{results.split}-{name}.json"
+    """Write a results file, by default into the run folder (`evaluation_file`)."""
+    path = path or evaluation_file(folder, results.split, results.protocol.name)
     write_results(path, results, ranks)
     return path

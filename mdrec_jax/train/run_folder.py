@@ -94,7 +94,8 @@ def check_new(folder: RunFolder) -> None:
             hint="continue it with --resume, start from its weights with --init-from, or give another --run",
         )
     if folder.path.exists():
-        others = sorted(p.name for p in folder.path.iterdir() if p.name != LOCK)
+        # A kill before `config.json` was written leaves `state.json` alone: no run yet.
+        others = sorted(p.name for p in folder.path.iterdir() if p.name not in (LOCK, STATE))
         if others:
             raise InputError(
                 "the folder holds something else", file=folder.path, found=others[0], expected="an empty or new folder"

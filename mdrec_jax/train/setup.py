@@ -14,8 +14,10 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.models.api import Model, make_model
-from mdrec_jax.objectives.next_item import NextItem, make_objective
+from mdrec_jax.objectives.balance import Objectives, check_objectives
+from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
 from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.state import TrainState, init_state
@@ -32,7 +34,7 @@ class Setup:
     mesh: Mesh
     model: Model
     batches: TrainBatches
-    objective: NextItem
+    objectives: Objectives
     plan: Plan
     step: StepFunction
 
@@ -41,12 +43,22 @@ class Setup:
         mesh = make_mesh(config.hardware)
         model = make_model(config.model, dataset.spec)
         counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
-        objective = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
+        next_item = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
+        views = getattr(config.model, "views", None)
+        check_objectives(
+            config.objectives,
+            config.loss,
+            views=views is not None and views.in_domain,
+            micro_batches=config.train.accumulate,
+        )
+        taxonomy = config.objectives.taxonomy
+        categories = jnp.asarray(category_numbers(dataset, taxonomy.levels)) if taxonomy.weight else None
+        objectives = jax.device_put(Objectives(next_item, categories, config.objectives), replicated(mesh))
         batches = TrainBatches(dataset, config.batching, config.seed)
         plan = Plan.of(config, batches.batches_per_epoch())
         how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)
         step = make_train_step(model, config.optim, mesh, how)
-        return cls(config, dataset, mesh, model, batches, jax.device_put(objective, replicated(mesh)), plan, step)
+        return cls(config, dataset, mesh, model, batches, objectives, plan, step)
 
     def initial_state(self, params: Params | None = None) -> TrainState:
         """Fresh parameters, or `params`, with empty slots."""
@@ -59,7 +71,7 @@ class Setup:
             yield jax.device_put(with_rows(batch, rows), by_row(self.mesh))
 
     def train_step(self, state: TrainState, batch: Batch) -> Any:
-        return self.step(state, batch, self.objective, self._key)
+        return self.step(state, batch, self.objectives, self._key)
 
     @property
     def _key(self) -> jax.Array:

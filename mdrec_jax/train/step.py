@@ -5,8 +5,10 @@ the batch as a plain local array and the whole of the parameters. What is global
 sampled losses, one gather of ids), so that models, objectives and kernels need to know nothing of devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,15 +17,16 @@ from jax.sharding import Mesh
 from mdrec_kernels import embedding_rows
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.objectives.next_item import Candidates, NextItem
+from mdrec_jax.objectives.balance import Objectives, Pass
+from mdrec_jax.objectives.next_item import Candidates
 from mdrec_jax.optim import optimiser
 from mdrec_jax.optim.optimiser import OptimConfig, RowGradients
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated
 from mdrec_jax.train.state import TrainState
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Encoded, Params, Rows
 
 type Metrics = dict[str, jax.Array]
-type StepFunction = Callable[[TrainState, Batch, NextItem, jax.Array], tuple[TrainState, Metrics]]
+type StepFunction = Callable[[TrainState, Batch, Objectives, jax.Array], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -46,29 +49,45 @@ class _Lookup:
 
 
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
-    """The compiled step: (state, batch, objective, seed key) -> (state, metrics). The state is donated.
+    """The compiled step: (state, batch, objectives, seed key) -> (state, metrics). The state is donated.
 
-    Metrics: `loss` (mean over the global batch's targets), `targets`, `gradient_norm` (dense parameters) and what the
-    model reports.
+    Metrics: `loss` (of the next item, mean over the global batch's targets), each further objective and each of the
+    model's own losses by name (with its weight), `targets`, `gradient_norm` (dense parameters) and what the model
+    reports.
     """
 
-    def local_step(state: TrainState, batch: Batch, objective: NextItem, seed_key: jax.Array) -> Any:
-        key = jax.random.fold_in(seed_key, state.step)
+    def local_step(state: TrainState, batch: Batch, objectives: Objectives, seed_key: jax.Array) -> Any:
+        objective, key = objectives.next_item, jax.random.fold_in(seed_key, state.step)
         negatives_key, dropout_key = jax.random.split(key)
         targets = jax.lax.psum(jnp.sum(batch.weight), DATA)
         tokens = jax.lax.psum(jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32), DATA)
-        candidates = objective.candidates(batch, negatives_key, DATA)
+        candidates = objectives.candidates(batch, negatives_key, DATA)
         lookup = _look_up(state.params.tables, model.row_ids(batch, candidates.all()), objective.needs_whole_table)
         first_row = jax.lax.axis_index(DATA) * batch.item.shape[0]
 
         def loss_of(dense: Any, values: dict[str, jax.Array], part: Batch, index: Any, row: jax.Array) -> Any:
             rows = {name: Rows(values[name], index[name]) for name in values}
-            encoded = model.encode(dense, rows, part, key=dropout_key, train=True, dtype=config.dtype, row_offset=row)
+
+            def encode(batch: Batch, rows: dict[str, Rows], number: int = 0) -> Encoded:
+                key = jax.random.fold_in(dropout_key, number) if number else dropout_key
+                return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
+
+            encoded = encode(part, rows)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)
-            loss = objective.loss(model, dense, rows, encoded, part, weight, candidates)
-            extra = sum(encoded.losses.values(), jnp.float32(0.0)) / jnp.maximum(targets, 1.0)
+
+            def next_item(encoded: Encoded) -> jax.Array:
+                return objective.loss(model, dense, rows, encoded, part, weight, candidates, state.step, DATA)
+
+            loss = next_item(encoded)
+            parts = {name: value / jnp.maximum(targets, 1.0) for name, value in encoded.losses.items()}
+            for name, share in encoded.scored.items():
+                parts[f"{name}_alone"] = share * next_item(dataclasses.replace(encoded, h=encoded.codes[name]))
+            vectors = partial(model.item_vectors, dense, rows)
+            seen = Pass(part, rows, encoded, candidates, vectors, encode, DATA)
+            further, shown = objectives.further(seen)
             statistics = {name: value / jnp.maximum(tokens, 1.0) for name, value in encoded.statistics.items()}
-            return loss + extra, {"loss": loss, **statistics}
+            total = loss + further + sum(parts.values(), jnp.float32(0.0))
+            return total, {"loss": loss, **parts, **shown, **statistics}
 
         gradients, metrics = _accumulate(
             jax.grad(loss_of, argnums=(0, 1), has_aux=True), state.params.dense, lookup, batch, candidates,

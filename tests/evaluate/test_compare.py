@@ -62,8 +62,10 @@ def test_false_alarms_are_rare() -> None:
 
 
 def test_domains_and_slices_are_compared_too() -> None:
-    names = [one.where for one in compare([run(0, 0)], [run(0, 1)], ["mrr"], domains=("a", "b"))]
-    assert names == ["a", "b", "all"]
+    a, b, everything, macro = compare([run(-0.1, 0)], [run(0, 1)], ["mrr"], domains=("a", "b"))
+    assert [one.where for one in (a, b, everything, macro)] == ["a", "b", "all", "macro"]
+    assert macro.difference == pytest.approx((a.difference + b.difference) / 2)
+    assert macro.interval[0] < macro.difference < macro.interval[1]
     sliced = [one.where for one in compare([run(0, 0)], [run(0, 1)], ["mrr"], slices=True)]
     assert sliced == ["history 1-4", "warm target"]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.looping import LoopConfig
@@ -36,6 +37,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "delta": {"written": WrittenConfig(slots=4, chunk=2, mode="delta")},
     "mixers": {"mixers": MixersConfig(("attention", "convolution", "recurrence", "context"), width=3)},
     "experts": {"experts": ExpertsConfig(each=1, multiples=(1.0, 2.0, 3.0))},
+    "codes": {
+        "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+        "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
+    },
 }
 """The parts of the flagship, each by itself."""
 
@@ -61,6 +66,7 @@ VARIANTS: dict[str, ModelConfig] = {
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
     "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
+    "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),
     "mdrec, loop, banks, delta rule, experts": MdrecConfig(
         FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
     ),

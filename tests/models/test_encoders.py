@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import Model, ModelConfig
+from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.types import Batch, Params
 from tests.models.make import (
     HSTU,
@@ -52,7 +53,9 @@ def test_a_later_event_never_changes_an_earlier_state(config: ModelConfig) -> No
     for changed in range(len(sequence)):
         other = [*sequence[:changed], 2 + (sequence[changed] + 5) % 38, *sequence[changed + 1 :]]
         after = states(model, params, pack([[other]]))
-        np.testing.assert_array_equal(after[0, :changed], before[0, :changed])
+        # A scan brackets its sums by the place in the row, and the in-domain view moves events of other domains.
+        rounding = 1e-6 if isinstance(config, MdrecConfig) and "recurrence" in config.mixers.kinds else 0.0
+        np.testing.assert_allclose(after[0, :changed], before[0, :changed], rtol=0, atol=rounding)
         assert not np.allclose(after[0, changed], before[0, changed])
 
 
@@ -118,9 +121,10 @@ def test_every_parameter_and_every_input_row_has_a_finite_gradient_that_is_not_z
 
     def loss(dense, table):
         rows = {"item": replace(rows_of(model, params, TWO_ROWS)["item"], values=table)}
-        h = model.encode(dense, rows, TWO_ROWS, key=None, train=False).h
-        real = jnp.asarray(TWO_ROWS.segment > 0)[:, :, None]
-        return (jnp.where(real, h, 0) * jnp.cos(jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)).sum()
+        encoded = model.encode(dense, rows, TWO_ROWS, key=jax.random.key(0), train=True)
+        h, real = encoded.h, jnp.asarray(TWO_ROWS.segment > 0)[:, :, None]
+        own = sum(encoded.losses.values(), jnp.float32(0.0))
+        return (jnp.where(real, h, 0) * jnp.cos(jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)).sum() + own
 
     dense, table = jax.jit(jax.grad(loss, argnums=(0, 1)))(params.dense, params.tables["item"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(dense):

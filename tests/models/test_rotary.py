@@ -28,6 +28,13 @@ def test_scores_depend_on_the_difference_of_positions() -> None:
     assert not np.allclose(near[1, 0], near[0, 1])
 
 
+def test_differences_far_out_are_those_at_the_start() -> None:
+    cos, sin = (np.asarray(part[0, :, 0]) for part in rotary_angles(jnp.arange(20_000)[None], 16))
+    frequency = 10_000.0 ** (-np.arange(0, 16, 2) / 16)
+    turned = cos[19_900:] * cos[19_900] + sin[19_900:] * sin[19_900]
+    np.testing.assert_allclose(turned, np.cos(np.arange(100)[:, None] * frequency), atol=3e-7)
+
+
 def test_turning_keeps_lengths_and_the_first_position_as_it_is() -> None:
     x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
     position = jnp.tile(jnp.arange(5)[None], (2, 1))

@@ -31,6 +31,8 @@ def test_a_new_run_refuses_a_folder_with_a_run_or_with_something_else(folder: Ru
     other = RunFolder(tmp_path / "other")
     other.path.mkdir()
     check_new(other)
+    (other.path / "state.json").write_text("{}")  # as a kill before `config.json` leaves it
+    check_new(other)
     (other.path / "photo.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"photo\.jpg"):
         check_new(other)

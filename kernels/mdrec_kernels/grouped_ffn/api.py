@@ -10,7 +10,7 @@ from mdrec_kernels.dispatch import Implementation
 from mdrec_kernels.grouped_ffn import pallas_tpu, reference, xla
 from mdrec_kernels.grouped_ffn.blocks import Tiling, choose_tiling
 from mdrec_kernels.grouped_ffn.experts import ACTIVATIONS, Experts
-from mdrec_kernels.linear_xent.blocks import vary_together
+from mdrec_kernels.varying import vary_together
 
 
 def grouped_ffn(

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from mdrec_kernels.grouped_ffn.blocks import Tiling, Window, cut, turns
 from mdrec_kernels.grouped_ffn.experts import Experts, bounds, hidden
-from mdrec_kernels.linear_xent.blocks import zeros
+from mdrec_kernels.varying import zeros
 
 type Weights = tuple[Float[Array, "g a b"], ...]
 """The entries and `down`, of some experts."""

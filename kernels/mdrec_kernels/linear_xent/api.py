@@ -17,9 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from mdrec_kernels import dispatch, tpu
 from mdrec_kernels.dispatch import Implementation
 from mdrec_kernels.linear_xent import losses, pallas_top_k, pallas_tpu, reference, xla_ranking, xla_sampled
-from mdrec_kernels.linear_xent.blocks import Blocks, choose_blocks, vary_together
+from mdrec_kernels.linear_xent.blocks import Blocks, choose_blocks
 from mdrec_kernels.linear_xent.sampled import Sampled
 from mdrec_kernels.linear_xent.xla import XlaScores
+from mdrec_kernels.varying import vary_together
 
 
 def linear_xent_sum(

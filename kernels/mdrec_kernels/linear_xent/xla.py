@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
-from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, rows_of, zeros
+from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, rows_of
 from mdrec_kernels.linear_xent.losses import slope
 from mdrec_kernels.linear_xent.products import product, sums_in
 from mdrec_kernels.linear_xent.tokens import Tokens
+from mdrec_kernels.varying import zeros
 
 SAFE = 80.0
 """How far a row's bound may lie above its target's score before its largest score has to be looked for."""

@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, pad_rows, rows_of, token_columns, zeros
+from mdrec_kernels.linear_xent.blocks import MASKED, Blocks, item_columns, pad_rows, rows_of, token_columns
 from mdrec_kernels.linear_xent.products import product, sums_in
+from mdrec_kernels.varying import zeros
 
 SEGMENT = 128
 """Neighbouring items whose largest score stands for them in the first round of a top-k."""

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
-from mdrec_kernels.linear_xent.blocks import pad_rows, rows_of, zeros
+from mdrec_kernels.linear_xent.blocks import pad_rows, rows_of
 from mdrec_kernels.linear_xent.products import product, sums_in
 from mdrec_kernels.linear_xent.sampled import Sampled
+from mdrec_kernels.varying import zeros
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from mdrec_kernels import dispatch
 from mdrec_kernels.dispatch import Implementation
-from mdrec_kernels.linear_xent.blocks import vary_together
 from mdrec_kernels.memory_bank_read import cudnn, pallas_tpu, reference, xla
 from mdrec_kernels.memory_bank_read.banks import Bank, accumulator
+from mdrec_kernels.varying import vary_together
 
 
 def memory_bank_read(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from mdrec_kernels import dispatch
-from mdrec_kernels.linear_xent.blocks import rows_of, zeros
 from mdrec_kernels.memory_bank_read import block
 from mdrec_kernels.memory_bank_read.banks import Bank, Slots, accumulator, slots
+from mdrec_kernels.varying import zeros
 
 CPU_BYTES, ACCELERATOR_BYTES = 4 * 2**20, 32 * 2**20
 """Of a block of scores: on a CPU it is to stay in the cache."""
@@ -36,7 +36,7 @@ def _usual_rows(slots: int) -> int:
 def _read(qk_norm: bool, rows: int, q: Float[Array, "T D"], banks: tuple[Slots, ...]) -> Float[Array, "T D"]:
     def body(i: Array, out: Array) -> Array:
         start, _ = _place(i, rows, q.shape[0])
-        part = block.forward(rows_of(q, start, rows), _of_rows(banks, start, rows), qk_norm)
+        part = block.forward(lax.dynamic_slice_in_dim(q, start, rows), _of_rows(banks, start, rows), qk_norm)
         return lax.dynamic_update_slice_in_dim(out, part.astype(out.dtype), start, 0)
 
     return lax.fori_loop(0, -(-q.shape[0] // rows), body, zeros(q.shape, q.dtype, q))
@@ -50,7 +50,10 @@ def _place(i: Array, rows: int, tokens: int) -> tuple[Array, Array]:
 
 def _of_rows(banks: tuple[Slots, ...], start: Array, rows: int) -> list[Slots]:
     """The banks with the gates of a block of tokens."""
-    return [replace(one, gate=None if one.gate is None else rows_of(one.gate, start, rows)) for one in banks]
+    return [
+        replace(one, gate=None if one.gate is None else lax.dynamic_slice_in_dim(one.gate, start, rows))
+        for one in banks
+    ]
 
 
 def _forward(qk_norm: bool, rows: int, q: Array, banks: tuple[Slots, ...]) -> tuple[Array, tuple]:
@@ -65,7 +68,7 @@ def _backward(qk_norm: bool, rows: int, kept: tuple, d_out: Array) -> tuple[Arra
         dq, d_banks = state
         start, new = _place(i, rows, q.shape[0])
         # What the block before has counted already adds nothing to the slots.
-        own, d_own = rows_of(q, start, rows), rows_of(d_out, start, rows)
+        own, d_own = lax.dynamic_slice_in_dim(q, start, rows), lax.dynamic_slice_in_dim(d_out, start, rows)
         part, found = block.backward(own, jnp.where(new, d_own, 0), _of_rows(banks, start, rows), qk_norm)
         added = []
         for (d_key, d_value, d_gate), (key, value, gate) in zip(d_banks, found, strict=True):
@@ -89,7 +92,7 @@ def _put(x: Array | None, part: Array | None, start: Array, new: Array) -> Array
     """x with its new rows from `start` on set."""
     if x is None or part is None:
         return x
-    old = rows_of(x, start, part.shape[0])
+    old = lax.dynamic_slice_in_dim(x, start, part.shape[0])
     return lax.dynamic_update_slice_in_dim(x, jnp.where(new, part.astype(x.dtype), old), start, 0)
 
 

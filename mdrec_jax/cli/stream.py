@@ -1,0 +1,62 @@
+"""`mdrec stream`: recommendations from new events alone, with a file that keeps everyone's state from call to call."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdrec_jax.errors import EXIT_OK, InputError
+
+DESCRIPTION = """Read new events, bring the states of their people up to date, and write the best items for them. With
+--state a call goes on where the last one ended; what it costs depends on the new events alone. The model has to have
+rotary positions (--model.encoder.positions rotary) or none."""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("stream", help="recommend from new events, event by event", description=DESCRIPTION)
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="new events of people, known or not")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="a .npz file of states, read and written anew")
+    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
+    parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
+    parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
+    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="SHARE", help="a looping model stops a token with this share of weight left"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv, .jsonl or .parquet file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mdrec_jax.data.dataset import open_dataset
+    from mdrec_jax.evaluate.recommendations import check_ending
+    from mdrec_jax.evaluate.streaming import stream_files
+    from mdrec_jax.models.streaming import state_bytes
+    from mdrec_jax.train.run import load_run
+
+    check_ending(args.out)
+    if args.tolerance is not None and not 0 <= args.tolerance < 1:
+        raise InputError("option out of range", column="--tolerance", found=args.tolerance, expected="in [0, 1)")
+    trained = load_run(args.run_folder, open_dataset(args.data) if args.data else None)
+    setup = trained.setup
+    counts = stream_files(
+        trained.scorer,
+        setup.dataset,
+        f"config {setup.config.hash()}, step {trained.step}, data {setup.dataset.hash}",
+        args.events,
+        args.out,
+        state=args.state,
+        domain=args.domain,
+        k=args.k,
+        keep_seen=args.keep_seen,
+        tolerance=args.tolerance,
+    )
+    for reason, number in counts.items():
+        print(f"{reason}: {number:,}", file=sys.stderr)
+    parts = state_bytes(setup.model)
+    held = ", ".join(f"{what.replace('_', ' ')} {size:,}" for what, size in parts.items())
+    print(f"state of a person: {sum(parts.values()):,} bytes ({held})", file=sys.stderr)
+    written = [args.out] if args.state is None else [args.out, args.state]
+    print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
+    return EXIT_OK

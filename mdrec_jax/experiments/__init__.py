@@ -1,0 +1,1 @@
+"""Experiments of many runs: what each part of a model is worth, and which settings are best."""

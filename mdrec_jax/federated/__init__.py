@@ -1,0 +1,1 @@
+"""The same model over organisations that keep their data to themselves."""

@@ -1,0 +1,337 @@
+"""Two codes in place of one state: what a user is like everywhere, and what is peculiar to the domain asked about.
+
+The shared code is a projection of the mixed view and is never told the target's domain; the specific code is the
+in-domain view's state with the domain's low-rank path, and knows nothing of other domains. Their sum is scored. The
+shape is that of UniCDR (Cao et al., WSDM 2023) and FedDCSR (arXiv 2309.08420, whose codes may be variational), on the
+views of ABXI (arXiv 2501.15118). The losses are switches; all of them are of training alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int32, UInt32
+
+from mdrec_jax.models.checks import check, check_fields
+from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds, unit_rms
+from mdrec_jax.models.pure import Scope, parameter
+from mdrec_jax.models.views import DomainPaths
+from mdrec_jax.objectives import disentanglement as formulas
+from mdrec_jax.parallel.mesh import DATA
+from mdrec_jax.types import Batch
+
+WEIGHTS = ("shared_alone", "specific_alone", "info_nce", "mmd", "adversary", "orthogonal", "hsic", "club", "kl")
+
+
+@dataclass(frozen=True)
+class DisentangleConfig:
+    """
+    Args:
+        codes: whether the scored state is made of a shared and a specific code; the in-domain view has to be on.
+        fusion: the state is the codes' `sum`, or their sum weighted by a learned `gate` for each channel.
+        shared_rank: width that the shared code is squeezed through; 0 leaves it at D.
+        variational: codes are drawn from normal distributions in training, and are their means otherwise.
+        shared_alone, specific_alone: sufficiency: weight of the next-item loss of each code by itself. A shared code
+            that is told no domain can only do well at it among the items of the target's domain
+            (`loss.softmax_over target_domain`).
+        info_nce: alignment: weight of the contrast of a user's shared code seen from one domain with the same user's
+            seen from another.
+        mmd: alignment: weight of the discrepancy between the domains' distributions of shared codes.
+        adversary: alignment: strength of the reversed gradient of a classifier that tells the domain of the last event
+            from the shared code.
+        orthogonal, hsic, club: independence of the two codes: weight of their squared cosine, of the normalised
+            Hilbert-Schmidt criterion, and of an upper bound of their mutual information.
+        kl: weight of the divergence of variational codes from the standard normal.
+        temperature: of `info_nce`.
+        kernel: of `hsic`.
+        sample: tokens of a row that `info_nce`, `mmd`, `hsic` and `club` compare.
+        hidden: width of the classifier, and of the guess that `club` needs.
+    """
+
+    codes: bool = False
+    fusion: Literal["sum", "gate"] = "sum"
+    shared_rank: int = 0
+    variational: bool = False
+    shared_alone: float = 0.0
+    specific_alone: float = 0.0
+    info_nce: float = 0.0
+    mmd: float = 0.0
+    adversary: float = 0.0
+    orthogonal: float = 0.0
+    hsic: float = 0.0
+    club: float = 0.0
+    kl: float = 0.0
+    temperature: float = 0.2
+    kernel: formulas.Kernel = "linear"
+    sample: int = 16
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        for name in WEIGHTS:
+            value = getattr(self, name)
+            check(f"disentangle.{name}", value, value >= 0, "a weight, >= 0")
+            check(f"disentangle.{name}", value, self.codes or not value, "0 without disentangle.codes")
+        check("disentangle.kl", self.kl, self.variational or not self.kl, "0 without disentangle.variational")
+        check("disentangle.shared_rank", self.shared_rank, self.shared_rank >= 0, "a width, >= 0")
+        check_fields(self, counts=("sample", "hidden"), positives=("temperature",))
+
+    @property
+    def scored(self) -> dict[str, float]:
+        """The codes that the next-item loss scores by themselves, and its weights."""
+        weights = {"shared": self.shared_alone, "specific": self.specific_alone}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+class Perceptron(nnx.Module):
+    """A map with one hidden layer, in float32."""
+
+    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int, *, scope: Scope = "shared") -> None:
+        keys = jax.random.split(key)
+        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"), scope=scope)
+        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"), scope=scope)
+
+    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+type Codes = dict[str, Float[Array, "R T D"]]
+"""`shared` and `specific`."""
+
+
+class Disentangled(nnx.Module):
+    """The two codes and the state that is scored; what has the place of `models.mdrec.Fusion`.
+
+    shared = norm(m + P m),   specific = norm(d + Q d + C_g d),   m the mixed state, d the state after the user's last
+    event in the target's domain g. A shared code of rank r is norm(B A m) with an inner width of r.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        dim: int,
+        domains: int,
+        config: DisentangleConfig,
+        *,
+        norm: NormKind,
+        rate: float,
+        path_rank: int,
+    ) -> None:
+        """
+        Args:
+            domains: G.
+            norm: of both codes.
+            rate: of dropout on what each map adds.
+            path_rank: of the domains' low-rank paths C; 0 has none.
+        """
+        keys = jax.random.split(key, 9)
+        self.config, self.domains, self.rate = config, domains, rate
+        axes = ("embed", "embed")
+        self.shared_norm, self.specific_norm = Norm(dim, norm), Norm(dim, norm)
+        squeezed = config.shared_rank > 0
+        self.shared_in = Linear(keys[0], dim, config.shared_rank, ("embed", "code")) if squeezed else None
+        inner = ("code", "embed") if squeezed else axes
+        width, gain = (config.shared_rank, 1.0) if squeezed else (dim, 0.5)
+        self.shared_map = Linear(keys[1], width, dim, inner, gain=gain)
+        self.specific_map = Linear(keys[2], dim, dim, axes, gain=0.5)
+        self.paths = DomainPaths(keys[3], dim, domains, path_rank) if path_rank else None
+        self.gate = Linear(keys[4], 2 * dim, dim, axes, gain=0.1) if config.fusion == "gate" else None
+        spreads = (Linear(key, dim, dim, axes, gain=0.1, bias_value=-3.0) for key in keys[5:7])
+        self.shared_spread, self.specific_spread = spreads if config.variational else (None, None)
+        # It tells a silo's own domains apart.
+        adversary = config.adversary > 0
+        self.classifier = Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
+        self.guess = Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
+        self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
+
+    def __call__(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"],
+        here: Float[Array, "R T D"],
+        batch: Batch,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], dict[str, Float[Array, "R T D"]], dict[str, Float[Array, ""]]]:
+        """The state, the codes `shared` and `specific` that it is made of, and the losses: sums over targets.
+
+        Args:
+            mixed: m. Nothing here tells it the target's domain.
+            own: d, the in-domain view's state after the last event in the target's domain.
+            here: the in-domain view's state after the token's own event.
+        """
+        state, codes, means, spread = self.state(mixed, own, jnp.asarray(batch.target_domain), seeds)
+        if seeds is None:
+            return state, codes, {}
+        pair = (self._shared(here, seeds), self._shared(own, seeds)) if self.config.info_nce else None
+        wide = {name: at_least_float32(code) for name, code in codes.items()}
+        losses = self._token_losses(wide, batch) | self._batch_losses(wide, pair, batch, seeds)
+        if self.config.kl:
+            divergence = sum(
+                (formulas.gaussian_kl(at_least_float32(means[n]), at_least_float32(spread[n])) for n in means),
+                jnp.float32(0.0),
+            )
+            losses["kl"] = self.config.kl * _over(divergence, _targets(batch))
+        return state, codes, losses
+
+    def state(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"],
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Codes, Codes, Codes]:
+        """The state that is scored, the codes, and, of variational ones, their means and logarithms of variance."""
+        means = {"shared": self._shared(mixed, seeds), "specific": self._specific(own, target_domain, seeds)}
+        codes, spread = means, {}
+        if self.shared_spread is not None and self.specific_spread is not None:
+            spread = {"shared": self.shared_spread(mixed), "specific": self.specific_spread(own)}
+            codes = {
+                name: _drawn(means[name], spread[name], fold_seeds(seeds, jnp.uint32(number)))
+                for number, name in enumerate(means, start=2000)
+            }
+        shared, specific = codes["shared"], codes["specific"]
+        if self.gate is None:
+            return shared + specific, codes, means, spread
+        open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
+        return 2.0 * (open_ * shared + (1.0 - open_) * specific), codes, means, spread
+
+    def _shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
+        if self.shared_in is not None:
+            return self.shared_norm(self.shared_map(self.shared_in(x)))
+        return self.shared_norm(x + dropout(self.shared_map(x), seeds, 7, self.rate))
+
+    def _specific(
+        self, own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"], seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        y = own + dropout(self.specific_map(own), seeds, 9, self.rate)
+        if self.paths is not None:
+            y = y + dropout(self.paths(own, target_domain), seeds, 8, self.rate)
+        return self.specific_norm(y)
+
+    def _token_losses(self, codes: dict[str, Float[Array, "R T D"]], batch: Batch) -> dict[str, Float[Array, ""]]:
+        """Losses that a token has by itself."""
+        config, losses, real = self.config, {}, _targets(batch)
+        if self.classifier is not None:
+            losses["adversary"] = _over(_adversary(self.classifier, codes["shared"], batch, config.adversary), real)
+        if config.orthogonal:
+            squared = formulas.orthogonality(codes["shared"], codes["specific"])
+            losses["orthogonal"] = config.orthogonal * _over(squared, real)
+        return losses
+
+    def _batch_losses(
+        self,
+        codes: dict[str, Float[Array, "R T D"]],
+        pair: tuple[Float[Array, "R T D"], Float[Array, "R T D"]] | None,
+        batch: Batch,
+        seeds: UInt32[Array, "R 2"],
+    ) -> dict[str, Float[Array, ""]]:
+        """Losses of a sample of the global batch's tokens, each times the number of this device's targets."""
+        config, values = self.config, {}
+        if not (config.info_nce or config.mmd or config.hsic or config.club):
+            return {}
+        everywhere = _sampler(seeds, batch.item.shape[1], config.sample)
+        targets = _targets(batch)
+        real, domain = everywhere(targets), everywhere(jnp.asarray(batch.domain))
+        shared, specific = everywhere(codes["shared"]), everywhere(codes["specific"])
+        if pair is not None:
+            first, second = (everywhere(at_least_float32(x)) for x in pair)
+            crosses = everywhere(_crosses(batch)) & real
+            values["info_nce"] = formulas.info_nce(
+                first, second, everywhere(_users(batch)), crosses, config.temperature
+            )
+        if config.mmd:
+            values["mmd"] = formulas.mmd(shared, domain, real, self.domains)
+        if config.hsic:
+            values["hsic"] = formulas.hsic(shared, specific, real, config.kernel)
+        losses = {name: getattr(config, name) * value for name, value in values.items()}
+        if self.guess is not None:
+            losses["club"] = _club(self.guess, shared, specific, real, config.club)
+        number = targets.sum().astype(jnp.float32)
+        return {name: value * number for name, value in losses.items()}
+
+
+def _adversary(
+    classifier: Perceptron, shared: Float[Array, "R T D"], batch: Batch, strength: float
+) -> Float[Array, "R T"]:
+    """Cross-entropy of the guessed domains of the events; the code's gradient is reversed.
+
+    It is reversed only where the guess is better than chance. Pushed further, codes run ahead of the classifier and
+    tell the domain by the answer that it gets wrong.
+    """
+    label = jnp.asarray(batch.domain)[..., None]
+
+    def likelihood(x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
+        guess = jax.nn.log_softmax(classifier(unit_rms(x)))
+        return jnp.take_along_axis(guess, label, axis=-1)[..., 0]
+
+    domains = classifier.down.kernel.get_value().shape[1]
+    better = likelihood(jax.lax.stop_gradient(shared)) > -jnp.log(jnp.float32(domains))
+    return -likelihood(formulas.gradient_reversal(shared, strength * better.astype(jnp.float32)))
+
+
+def _club(
+    guess: Perceptron,
+    shared: Float[Array, "N D"],
+    specific: Float[Array, "N D"],
+    real: Bool[Array, " N"],
+    weight: float,
+) -> Float[Array, ""]:
+    """The bound moves the codes and leaves the guess alone; the guess learns from codes that it leaves alone."""
+
+    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
+        mean, spread = jnp.split(guess(x), 2, axis=-1)
+        return mean, jnp.tanh(spread)
+
+    mean, spread = guessed(jax.tree.map(jax.lax.stop_gradient, guess), shared)
+    bound = formulas.club(mean, spread, specific, real)
+    fixed_shared, fixed_specific = jax.lax.stop_gradient((shared, specific))
+    mean, spread = guessed(guess, fixed_shared)
+    fit = formulas.gaussian_log_likelihood(mean, spread, fixed_specific)
+    return weight * bound - formulas.mean_over(fit, real)
+
+
+def _drawn(
+    mean: Float[Array, "R T D"], log_variance: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None
+) -> Float[Array, "R T D"]:
+    """A draw of each normal distribution; its mean without seeds."""
+    if seeds is None:
+        return mean
+    keys = jax.random.wrap_key_data(seeds)
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def _sampler(seeds: UInt32[Array, "R 2"], columns: int, number: int) -> Any:
+    """A function from [R, T, ...] to [N, ...]: evenly spread columns of every row of the global batch, the first of
+    which is drawn."""
+    stride = max(1, columns // number)
+    drawn = fold_seeds(seeds, jnp.uint32(2002))
+    assert drawn is not None
+    first = (drawn[:, 0] % jnp.uint32(stride)).astype(jnp.int32)
+    column = first[:, None] + stride * jnp.arange(columns // stride, dtype=jnp.int32)[None, :]
+
+    def everywhere(x: Array) -> Array:
+        taken = jnp.take_along_axis(x, column.reshape(*column.shape, *(1,) * (x.ndim - 2)), axis=1)
+        return jax.lax.all_gather(taken.reshape(-1, *x.shape[2:]), DATA, tiled=True)
+
+    return everywhere
+
+
+def _targets(batch: Batch) -> Bool[Array, "R T"]:
+    return jnp.asarray(batch.weight) > 0
+
+
+def _over(value: Float[Array, "R T"], real: Bool[Array, "R T"]) -> Float[Array, ""]:
+    return jnp.where(real, value, 0.0).sum()
+
+
+def _crosses(batch: Batch) -> Bool[Array, "R T"]:
+    """Where the target's domain is not the last event's, and the user was there before."""
+    known = jnp.asarray(batch.previous_in_target_domain) >= 0
+    return known & (jnp.asarray(batch.target_domain) != jnp.asarray(batch.domain))
+
+
+def _users(batch: Batch) -> Int32[Array, "R T"]:
+    place = jnp.maximum(jnp.asarray(batch.segment) - 1, 0)
+    return jnp.take_along_axis(jnp.asarray(batch.segment_user), place, axis=1)

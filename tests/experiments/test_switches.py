@@ -1,0 +1,135 @@
+"""Which variants of a run an ablation has, and that its controls cost what the parts cost."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.dataset import Dataset, open_dataset
+from mdrec_jax.errors import ConfigError
+from mdrec_jax.experiments import costs
+from mdrec_jax.experiments.ablation import variants
+from mdrec_jax.experiments.controls import deeper, longer, wider
+from mdrec_jax.experiments.costs import Cost, parameters
+from mdrec_jax.experiments.switches import SWITCHES, all_off, switches_on, without
+from mdrec_jax.models.disentangle import DisentangleConfig
+from mdrec_jax.models.experts import ExpertsConfig
+from mdrec_jax.models.looping import LoopConfig
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.memory import BanksConfig, WrittenConfig
+from mdrec_jax.models.mixers import MixersConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.views import ViewsConfig
+
+ENCODER = SasrecConfig(dim=16, layers=2, max_length=24)
+EVERYTHING = MdrecConfig(
+    ENCODER,
+    views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+    loop=LoopConfig(most=2),
+    banks=BanksConfig(local=3, shared=3),
+    written=WrittenConfig(slots=4),
+    mixers=MixersConfig(("attention", "convolution")),
+    experts=ExpertsConfig(each=1),
+    disentangle=DisentangleConfig(codes=True, orthogonal=0.1),
+)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Costs without counting: a layer costs 10, whatever else is in it, and a part of the flagship costs 7."""
+
+    dataset: Dataset
+
+    def of(self, config: RunConfig) -> Cost:
+        model = config.model
+        layers = model.encoder.layers if isinstance(model, MdrecConfig) else model.layers
+        more = 7 * len(switches_on(config)) if isinstance(model, MdrecConfig) else 0
+        return Cost(*parameters(config, self.dataset), 100.0 + 10 * layers + more)
+
+
+def test_every_part_has_a_switch() -> None:
+    parts = {field.name for field in dataclasses.fields(MdrecConfig)} - {"encoder"}
+    switched = {name.split(".")[1] for switch in SWITCHES for name in switch.off if name.startswith("model.")}
+    assert switched == parts
+
+
+def test_each_switch_turns_off_its_part_and_no_other() -> None:
+    config = replace(RunConfig(), model=EVERYTHING)
+    assert switches_on(config) == list(SWITCHES)
+    for switch in SWITCHES:
+        inside = {"in-domain view": {"domain paths", "projectors", "shared and specific codes"}}.get(switch.name, set())
+        left = {other.name for other in switches_on(without(config, switch))}
+        assert left == {other.name for other in SWITCHES} - {switch.name} - inside
+
+
+def test_all_off_is_sasrec() -> None:
+    assert all_off(replace(RunConfig(), model=EVERYTHING, seed=3)) == replace(RunConfig(), model=ENCODER, seed=3)
+
+
+def test_the_rows_of_an_ablation(small_world: Path) -> None:
+    linear = Linear(open_dataset(small_world))
+    some = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), loop=LoopConfig(most=2))
+    rows = variants(replace(RunConfig(), model=some), linear)
+    names = ["full", "without in-domain view", "without projectors", "without loop", "all off"]
+    assert [row.name for row in rows] == [*names, *(f"all off, {how}" for how in ("deeper", "longer", "wider"))]
+    assert len({row.folder for row in rows}) == len(rows)
+    alone = variants(replace(RunConfig(), model=MdrecConfig(ENCODER, loop=LoopConfig(most=2))), linear)
+    assert [row.name for row in alone][:2] == ["full", "all off"]
+
+
+@pytest.mark.parametrize(("model", "said"), [(ENCODER, "SasrecConfig"), (MdrecConfig(ENCODER), "every part is off")])
+def test_a_run_without_parts_is_refused(model: object, said: str, small_world: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        variants(replace(RunConfig(), model=model), Linear(open_dataset(small_world)))
+
+
+def test_controls_cost_what_the_full_run_does(small_world: Path) -> None:
+    linear = Linear(open_dataset(small_world))
+    config = replace(RunConfig(), model=EVERYTHING, train={"epochs": 6.0, "steps": 30, "evaluate_every": 2.0})
+    base, full = all_off(config), linear.of(config)
+    assert full.flops == 120 + 7 * len(SWITCHES)
+    deep, long, wide = deeper(base, full, linear.of), longer(base, full, linear.of), wider(base, full, _dense(linear))
+    assert deep is not None
+    assert full.flops <= linear.of(deep.config).flops < full.flops + 10
+    assert long is not None
+    factor = full.flops / linear.of(base).flops
+    assert (long.config.train.epochs, long.config.train.evaluate_every) == pytest.approx((6 * factor, 2 * factor))
+    assert long.config.train.steps == round(30 * factor)
+    assert wide is not None
+    one_wider = replace(wide.config, model={"ffn_multiple": (wide.config.model.ffn_width + 8) / 16})
+    step = _dense(linear)(one_wider) - _dense(linear)(wide.config)
+    assert abs(_dense(linear)(wide.config) - full.dense) <= step / 2
+
+
+def test_no_control_where_there_is_nothing_to_spend(small_world: Path) -> None:
+    linear = Linear(open_dataset(small_world))
+    base = replace(RunConfig(), model=ENCODER)
+    cost = linear.of(base)
+    assert deeper(base, cost, linear.of) is None
+    assert longer(base, cost, linear.of) is None
+    assert wider(base, cost, _dense(linear)) is None
+
+
+def test_costs_are_counted_once_a_step(
+    short_run: RunConfig, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    monkeypatch.setattr(costs, "step_flops", lambda config, _: counted.append(config) or 5.0)
+    known = costs.Costs(open_dataset(small_world), tmp_path / "costs.json")
+    first = known.of(short_run)
+    assert first == Cost(*parameters(short_run, known.dataset), 5.0)
+    assert known.of(replace(short_run, train={"steps": 9})) == first
+    assert len(counted) == 1
+    known.of(replace(short_run, model={"layers": 2}))
+    assert len(counted) == 2
+    record = json.loads(known.file.read_text())
+    known.file.write_text(json.dumps({**record, "dataset": "another"}))
+    known.of(short_run)
+    assert len(counted) == 3
+
+
+def _dense(linear: Linear):
+    return lambda config: parameters(config, linear.dataset)[0]

@@ -1,0 +1,129 @@
+"""The contrast of items over the tree of categories, against its formula one pair at a time."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from jax.test_util import check_grads
+
+from mdrec_jax.data.taxonomy import category_numbers
+from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.objectives.taxonomy import TaxonomyConfig, items_of, taxonomy_loss
+from mdrec_jax.parallel.mesh import DATA
+from mdrec_jax.types import Batch
+from tests.data.make import make_dataset, numbered
+from tests.objectives.spread import make_batch, spread
+
+PATHS = np.asarray(
+    [(1, 4, 9), (1, 4, 9), (1, 4, 10), (1, 4, 10), (1, 5, 11), (2, 6, 12), (2, 6, 0), (2, 0, 0), (0, 0, 0), (1, 4, 9)],
+    np.int32,
+)
+REAL = np.arange(len(PATHS)) != 9
+VECTORS = np.random.default_rng(0).standard_normal((len(PATHS), 5)).astype(np.float32)
+
+
+def expected_loss(config: TaxonomyConfig) -> float:
+    paths, z = PATHS[:, : config.levels], VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    items = [i for i in range(len(paths)) if REAL[i] and paths[i, 0]]
+    total, finest = 0.0, 0.0
+    for level in range(config.levels, 0, -1):
+        losses = []
+        for i in items:
+            scores = {a: float(z[i] @ z[a]) / config.temperature for a in items if a != i}
+            partners = [a for a in scores if ((paths[i] == paths[a]) & (paths[i] > 0)).sum() == level]
+            if partners:
+                whole = math.log(sum(math.exp(score) for score in scores.values()))
+                losses.append(np.mean([whole - scores[a] for a in partners]))
+        loss = float(np.mean(losses))
+        if config.constraint:
+            loss = finest = max(loss, finest)
+        total += math.exp(1 / (config.levels - level + 1)) * loss
+    return total / config.levels
+
+
+def loss_of(config: TaxonomyConfig, vectors: Any) -> jax.Array:
+    return taxonomy_loss(config, vectors, jnp.asarray(PATHS[:, : config.levels]), jnp.asarray(REAL))
+
+
+@pytest.mark.parametrize("constraint", [True, False])
+@pytest.mark.parametrize("levels", [3, 2])
+def test_the_loss_is_its_formula(levels: int, constraint: bool) -> None:
+    config = TaxonomyConfig(levels=levels, constraint=constraint, temperature=0.4)
+    np.testing.assert_allclose(loss_of(config, VECTORS), expected_loss(config), rtol=1e-5)
+
+
+def test_gradients_are_those_of_differences_in_float64() -> None:
+    with jax.enable_x64(True):
+        vectors = jnp.asarray(VECTORS, jnp.float64)
+        config = TaxonomyConfig(temperature=0.5)
+        check_grads(jax.jit(lambda vectors: loss_of(config, vectors)), (vectors,), order=1, modes=["rev"], rtol=1e-4)
+
+
+def test_what_does_not_count_gets_no_gradient() -> None:
+    moved = jnp.any(jax.grad(lambda v: loss_of(TaxonomyConfig(), v))(VECTORS) != 0, axis=-1)
+    np.testing.assert_array_equal(moved, REAL & (PATHS[:, 0] > 0))
+
+
+def test_items_without_partners_cost_nothing() -> None:
+    alone = jnp.asarray(np.arange(30).reshape(10, 3) + 1, jnp.int32)
+    value, gradient = jax.value_and_grad(
+        lambda v: taxonomy_loss(TaxonomyConfig(), v, alone, jnp.asarray(REAL))
+    )(VECTORS)  # fmt: skip
+    assert value == 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("most", [12, 500])
+def test_the_first_different_targets_are_compared_on_any_number_of_devices(most: int) -> None:
+    batch = make_batch()
+    targets = batch.target[batch.weight > 0].tolist()
+    expected = list(dict.fromkeys(targets))[:most]
+
+    def marked(scale: jax.Array, batch: Batch) -> jax.Array:
+        items = items_of(batch, most, DATA)
+        return jnp.sum(items * jnp.arange(1, len(items) + 1)) / jax.lax.axis_size(DATA) + 0.0 * scale.sum()
+
+    for devices in (1, 4):
+        found, _ = spread(marked, np.zeros((8, 1), np.float32), batch, devices=devices)
+        assert found == sum(item * place for place, item in enumerate(expected, start=1))
+
+
+def test_categories_are_numbered_by_their_whole_path(tmp_path: Path) -> None:
+    rows = [(user, item, domain, time) for user, item, domain, time in numbered(6, 6, 6, ("a", "b"))]
+    paths = {
+        "i0": ["x", "y", "z"],
+        "i2": ["x", "y"],
+        "i4": ["w", "y", "z"],
+        "i1": ["x", "y", "z"],
+        "i3": [],
+        "i5": None,
+    }
+    items = {
+        domain: pl.DataFrame(
+            {"item": names, "category": [paths[name] for name in names]},
+            schema={"item": pl.String, "category": pl.List(pl.String)},
+        )
+        for domain, names in (("a", ["i0", "i2", "i4"]), ("b", ["i1", "i3", "i5"]))
+    }
+    dataset = make_dataset(tmp_path / "data", rows, items=items)
+    found = category_numbers(dataset, 3)
+    i0, i2, i4 = found[dataset.lookup_items(["i0", "i2", "i4"], ["a"] * 3)]
+    i1, i3, i5 = found[dataset.lookup_items(["i1", "i3", "i5"], ["b"] * 3)]
+    np.testing.assert_array_equal(i0, i1)
+    assert i0.all()
+    np.testing.assert_array_equal(i2, [i0[0], i0[1], 0])
+    assert not (i4 == i0).any()
+    assert not np.any([i3, i5, *found[:2]])
+    with pytest.raises(InputError, match="no categories"):
+        category_numbers(make_dataset(tmp_path / "bare", rows), 3)
+
+
+@pytest.mark.parametrize(("field", "value"), [("weight", -1.0), ("levels", 0), ("items", 1), ("temperature", 0.0)])
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"objectives\.taxonomy\.{field}"):
+        TaxonomyConfig(**{field: value})
