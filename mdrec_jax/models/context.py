@@ -17,7 +17,7 @@ WEEK = 7 * DAY
 GAP_EDGES = (1, 60, 600, HOUR, 6 * HOUR, DAY, 3 * DAY, WEEK, 30 * DAY, 180 * DAY)
 """Seconds at which a longer gap begins."""
 GAP_NAMES = (
-    "first event", "0 s", "< 1 min", "< 10 min", "< 1 h", "< 6 h", "< 1 day", "< 3 days", "< 1 week", "< 30 days",
+    "none before", "0 s", "< 1 min", "< 10 min", "< 1 h", "< 6 h", "< 1 day", "< 3 days", "< 1 week", "< 30 days",
     "< 180 days", ">= 180 days",
 )  # fmt: skip
 

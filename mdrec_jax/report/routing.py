@@ -27,7 +27,7 @@ def routing_tables(routing: Routing) -> Iterator[Table]:
 
 
 def _views(routing: Routing) -> list[str]:
-    return list(dict.fromkeys(row.view for row in routing.rows))
+    return sorted({row.view for row in routing.rows}, reverse=True)  # mixed, then in_domain
 
 
 def _loops(view: str, rows: list[RoutingRow]) -> Table:
@@ -45,13 +45,13 @@ def _first_number(row: RoutingRow) -> int:
 
 def _shares(view: str, what: str, rows: list[RoutingRow], routing: Routing) -> Table:
     choices = list(rows[0].mean)
-    table = _table(f"{view} view: shares of {what}, mean over layers", ("by", "", "events"), [*choices, "entropy"])
+    table = _table(f"{view} view: shares of {what}, mean over layers", ("of", "events"), [*choices, "entropy"])
     entropies = [row for row in routing.rows if (row.view, row.what) == (view, f"{what}_entropy")]
     for where, events, share in _over_layers(rows):
         entropy = next(share for w, _, share in _over_layers(entropies) if w == where)[f"{what}_entropy"]
         (by, value), *_ = where
         cells = (f"{share[name]:.3f}".removeprefix("0") for name in choices)
-        table.add_row(by, value, f"{events:,}", *cells, f"{entropy:.2f}".removeprefix("0"))
+        table.add_row(f"{by} {value}", f"{events:,}", *cells, f"{entropy:.2f}".removeprefix("0"))
     return table
 
 
@@ -65,7 +65,7 @@ def _over_layers(rows: list[RoutingRow]) -> Iterator[tuple[tuple[tuple[str, str]
 def _table(title: str, names: tuple[str, ...], numbers: list[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     for name in names:
-        table.add_column(name, justify="right" if name == "events" else "left")
+        table.add_column(name, justify="right" if name == "events" else "left", no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -14,7 +14,7 @@ from mdrec_jax.models.api import make_model
 from mdrec_jax.models.context import context_of, context_sizes
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.mixers import ContextMean, Convolution, Mixers, MixersConfig, Recurrence, causal_convolution
-from mdrec_jax.models.recurrence import linear_recurrence
+from mdrec_jax.models.recurrence import by_column, by_tree, linear_recurrence
 from mdrec_jax.types import Params
 from tests.models.make import FLAGSHIP, PARTS, SPEC, built, pack, random_sequences, states
 
@@ -69,6 +69,10 @@ def test_a_linear_recurrence_is_its_loop_and_so_is_its_gradient() -> None:
         return jnp.stack(out, axis=1)
 
     np.testing.assert_allclose(linear_recurrence(a, b), loop(a, b), rtol=1e-6)
+    for form in (by_column, by_tree):
+        np.testing.assert_allclose(form(a, b, reverse=False), loop(a, b), rtol=1e-6)
+        backwards = loop(a[:, ::-1], b[:, ::-1])[:, ::-1]
+        np.testing.assert_allclose(form(a, b, reverse=True), backwards, rtol=1e-6)
     found, expected = (
         jax.jit(jax.grad(lambda a, b, f=f: (f(a, b) * goal).sum(), argnums=(0, 1)))(a, b)
         for f in (linear_recurrence, loop)
