@@ -118,7 +118,7 @@ def test_gaps_are_those_to_the_event_before_in_the_segment() -> None:
     segment = jnp.asarray([[1, 1, 1, 1, 2, 2, 0, 0]])
     time = jnp.asarray([[90, 90, 149, 149 + DAY, 5, 5 + 180 * DAY, 0, 0]], jnp.int32)
     names = [GAP_NAMES[bucket] for bucket in gap_bucket(segment, time)[0, :7].tolist()]
-    assert names[:6] == ["first event", "0 s", "< 1 min", "< 3 days", "first event", ">= 180 days"]
+    assert names[:6] == ["none before", "0 s", "< 1 min", "< 3 days", "none before", ">= 180 days"]
 
 
 def test_the_clock_is_that_of_the_week() -> None:

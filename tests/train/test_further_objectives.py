@@ -39,7 +39,8 @@ CASES = {
     "dropout, denoised": {
         "model": ENCODER,
         "objectives": ObjectivesConfig(
-            ContrastiveConfig(intra=0.2, second="dropout", form="robust"), TaxonomyConfig(weight=0.3, items=40)
+            ContrastiveConfig(intra=0.2, second="dropout", form="robust"),
+            taxonomy=TaxonomyConfig(weight=0.3, items=40),
         ),
         "loss": NextItemConfig(denoise=DenoiseConfig(trim=0.2, trim_steps=3, robust="symmetric")),
     },
