@@ -7,19 +7,19 @@ views of ABXI (arXiv 2501.15118). The losses are switches; all of them are of tr
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int32, UInt32
+from jaxtyping import Array, Float, Int32, UInt32
 
+from mdrec_jax.models import code_losses
 from mdrec_jax.models.checks import check, check_fields
-from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds, unit_rms
-from mdrec_jax.models.pure import Scope, parameter
+from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds
+from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
-from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.types import Batch
 
 WEIGHTS = ("shared_alone", "specific_alone", "info_nce", "mmd", "adversary", "orthogonal", "hsic", "club", "kl")
@@ -84,18 +84,6 @@ class DisentangleConfig:
         return {name: weight for name, weight in weights.items() if weight}
 
 
-class Perceptron(nnx.Module):
-    """A map with one hidden layer, in float32."""
-
-    def __init__(self, key: jax.Array, inputs: int, hidden: int, outputs: int, *, scope: Scope = "shared") -> None:
-        keys = jax.random.split(key)
-        self.up = Linear(keys[0], inputs, hidden, ("embed", "mlp"), scope=scope)
-        self.down = Linear(keys[1], hidden, outputs, ("mlp", "embed"), scope=scope)
-
-    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
-
-
 type Codes = dict[str, Float[Array, "R T D"]]
 """`shared` and `specific`."""
 
@@ -141,8 +129,10 @@ class Disentangled(nnx.Module):
         self.shared_spread, self.specific_spread = spreads if config.variational else (None, None)
         # It tells a silo's own domains apart.
         adversary = config.adversary > 0
-        self.classifier = Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
-        self.guess = Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
+        self.classifier = (
+            code_losses.Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
+        )
+        self.guess = code_losses.Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
     def __call__(
@@ -171,7 +161,7 @@ class Disentangled(nnx.Module):
                 (formulas.gaussian_kl(at_least_float32(means[n]), at_least_float32(spread[n])) for n in means),
                 jnp.float32(0.0),
             )
-            losses["kl"] = self.config.kl * _over(divergence, _targets(batch))
+            losses["kl"] = self.config.kl * code_losses.over(divergence, code_losses.targets(batch))
         return state, codes, losses
 
     def state(
@@ -211,12 +201,14 @@ class Disentangled(nnx.Module):
 
     def _token_losses(self, codes: dict[str, Float[Array, "R T D"]], batch: Batch) -> dict[str, Float[Array, ""]]:
         """Losses that a token has by itself."""
-        config, losses, real = self.config, {}, _targets(batch)
+        config, losses, real = self.config, {}, code_losses.targets(batch)
         if self.classifier is not None:
-            losses["adversary"] = _over(_adversary(self.classifier, codes["shared"], batch, config.adversary), real)
+            losses["adversary"] = code_losses.over(
+                code_losses.adversary(self.classifier, codes["shared"], batch, config.adversary), real
+            )
         if config.orthogonal:
             squared = formulas.orthogonality(codes["shared"], codes["specific"])
-            losses["orthogonal"] = config.orthogonal * _over(squared, real)
+            losses["orthogonal"] = config.orthogonal * code_losses.over(squared, real)
         return losses
 
     def _batch_losses(
@@ -230,15 +222,15 @@ class Disentangled(nnx.Module):
         config, values = self.config, {}
         if not (config.info_nce or config.mmd or config.hsic or config.club):
             return {}
-        everywhere = _sampler(seeds, batch.item.shape[1], config.sample)
-        targets = _targets(batch)
+        everywhere = code_losses.sampler(seeds, batch.item.shape[1], config.sample)
+        targets = code_losses.targets(batch)
         real, domain = everywhere(targets), everywhere(jnp.asarray(batch.domain))
         shared, specific = everywhere(codes["shared"]), everywhere(codes["specific"])
         if pair is not None:
             first, second = (everywhere(at_least_float32(x)) for x in pair)
-            crosses = everywhere(_crosses(batch)) & real
+            crosses = everywhere(code_losses.crosses(batch)) & real
             values["info_nce"] = formulas.info_nce(
-                first, second, everywhere(_users(batch)), crosses, config.temperature
+                first, second, everywhere(code_losses.users(batch)), crosses, config.temperature
             )
         if config.mmd:
             values["mmd"] = formulas.mmd(shared, domain, real, self.domains)
@@ -246,49 +238,9 @@ class Disentangled(nnx.Module):
             values["hsic"] = formulas.hsic(shared, specific, real, config.kernel)
         losses = {name: getattr(config, name) * value for name, value in values.items()}
         if self.guess is not None:
-            losses["club"] = _club(self.guess, shared, specific, real, config.club)
+            losses["club"] = code_losses.club(self.guess, shared, specific, real, config.club)
         number = targets.sum().astype(jnp.float32)
         return {name: value * number for name, value in losses.items()}
-
-
-def _adversary(
-    classifier: Perceptron, shared: Float[Array, "R T D"], batch: Batch, strength: float
-) -> Float[Array, "R T"]:
-    """Cross-entropy of the guessed domains of the events; the code's gradient is reversed.
-
-    It is reversed only where the guess is better than chance. Pushed further, codes run ahead of the classifier and
-    tell the domain by the answer that it gets wrong.
-    """
-    label = jnp.asarray(batch.domain)[..., None]
-
-    def likelihood(x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
-        guess = jax.nn.log_softmax(classifier(unit_rms(x)))
-        return jnp.take_along_axis(guess, label, axis=-1)[..., 0]
-
-    domains = classifier.down.kernel.get_value().shape[1]
-    better = likelihood(jax.lax.stop_gradient(shared)) > -jnp.log(jnp.float32(domains))
-    return -likelihood(formulas.gradient_reversal(shared, strength * better.astype(jnp.float32)))
-
-
-def _club(
-    guess: Perceptron,
-    shared: Float[Array, "N D"],
-    specific: Float[Array, "N D"],
-    real: Bool[Array, " N"],
-    weight: float,
-) -> Float[Array, ""]:
-    """The bound moves the codes and leaves the guess alone; the guess learns from codes that it leaves alone."""
-
-    def guessed(guess: Perceptron, x: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
-        mean, spread = jnp.split(guess(x), 2, axis=-1)
-        return mean, jnp.tanh(spread)
-
-    mean, spread = guessed(jax.tree.map(jax.lax.stop_gradient, guess), shared)
-    bound = formulas.club(mean, spread, specific, real)
-    fixed_shared, fixed_specific = jax.lax.stop_gradient((shared, specific))
-    mean, spread = guessed(guess, fixed_shared)
-    fit = formulas.gaussian_log_likelihood(mean, spread, fixed_specific)
-    return weight * bound - formulas.mean_over(fit, real)
 
 
 def _drawn(
@@ -300,38 +252,3 @@ def _drawn(
     keys = jax.random.wrap_key_data(seeds)
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
     return mean + jnp.exp(0.5 * log_variance) * noise
-
-
-def _sampler(seeds: UInt32[Array, "R 2"], columns: int, number: int) -> Any:
-    """A function from [R, T, ...] to [N, ...]: evenly spread columns of every row of the global batch, the first of
-    which is drawn."""
-    stride = max(1, columns // number)
-    drawn = fold_seeds(seeds, jnp.uint32(2002))
-    assert drawn is not None
-    first = (drawn[:, 0] % jnp.uint32(stride)).astype(jnp.int32)
-    column = first[:, None] + stride * jnp.arange(columns // stride, dtype=jnp.int32)[None, :]
-
-    def everywhere(x: Array) -> Array:
-        taken = jnp.take_along_axis(x, column.reshape(*column.shape, *(1,) * (x.ndim - 2)), axis=1)
-        return jax.lax.all_gather(taken.reshape(-1, *x.shape[2:]), DATA, tiled=True)
-
-    return everywhere
-
-
-def _targets(batch: Batch) -> Bool[Array, "R T"]:
-    return jnp.asarray(batch.weight) > 0
-
-
-def _over(value: Float[Array, "R T"], real: Bool[Array, "R T"]) -> Float[Array, ""]:
-    return jnp.where(real, value, 0.0).sum()
-
-
-def _crosses(batch: Batch) -> Bool[Array, "R T"]:
-    """Where the target's domain is not the last event's, and the user was there before."""
-    known = jnp.asarray(batch.previous_in_target_domain) >= 0
-    return known & (jnp.asarray(batch.target_domain) != jnp.asarray(batch.domain))
-
-
-def _users(batch: Batch) -> Int32[Array, "R T"]:
-    place = jnp.maximum(jnp.asarray(batch.segment) - 1, 0)
-    return jnp.take_along_axis(jnp.asarray(batch.segment_user), place, axis=1)
