@@ -53,12 +53,15 @@ class WrittenConfig:
             memory is `slots` x D.
         chunk: events a chunk.
         write_bias: what the sigmoid of a token's write strength starts at.
+        keep_bias: what the sigmoid of the share that an event leaves of the memory starts at (`delta`). At 6, a third
+            is left after 450 events; near 0, nothing is after ten, and what lies further back is never learned.
     """
 
     slots: int = 0
     mode: Literal["erase", "delta"] = "erase"
     chunk: int = 16
     write_bias: float = 0.0
+    keep_bias: float = 6.0
 
     def __post_init__(self) -> None:
         check("written.slots", self.slots, self.slots >= 0, "a number of slots, >= 0")
@@ -117,7 +120,7 @@ class WrittenMemory(nnx.Module):
         self.width = config.slots if config.mode == "delta" else min(dim, 64)
         self.qk = Linear(keys[0], dim, 2 * self.width, ("embed", "slot_key"))
         self.value = Linear(keys[1], dim, dim, ("embed", "embed"))
-        biases = (config.write_bias, 2.0 if config.mode == "delta" else 0.0)
+        biases = (config.write_bias, config.keep_bias if config.mode == "delta" else 0.0)
         self.gates = Linear(keys[2], dim, 2, ("embed", "gate"), gain=0.1, bias_value=biases)
         self.out = Linear(keys[3], dim, dim, ("embed", "embed"), gain=output_gain)
         erase = config.mode == "erase"

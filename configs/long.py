@@ -1,0 +1,43 @@
+"""Long histories: attention sees a window of the last events, and a written memory keeps what lies behind it.
+
+mdrec synthetic --long --out data/long
+mdrec train long --data data/long
+"""
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.memory import WrittenConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
+from mdrec_jax.train.config import TrainConfig
+
+WINDOW = 128
+"""Events that attention sees."""
+
+
+def config() -> RunConfig:
+    encoder = SasrecConfig(
+        dim=64, layers=2, heads=2, max_length=WINDOW, positions="rotary", embedding_scale=8.0, scores="cosine",
+        temperature=0.1, embedding_dropout=0.1, residual_dropout=0.1,
+    )  # fmt: skip
+    return RunConfig(
+        batching=BatchingConfig(rows=4, row_length=1024, max_length=1024),
+        model=MdrecConfig(encoder, written=WrittenConfig(slots=64, mode="delta", write_bias=-2.0)),
+        optim=OptimConfig(
+            dense=DenseConfig(learning_rate=2e-3),
+            table=TableConfig(learning_rate=2e-3),
+            schedule=ScheduleConfig(kind="linear"),
+        ),
+        train=TrainConfig(epochs=8, evaluate_every=1, patience=0),
+    )
+
+
+def smoke() -> RunConfig:
+    return replace(
+        config(),
+        batching={"row_length": 256, "max_length": 256},
+        model={"encoder": {"dim": 16, "max_length": 32}, "written": {"slots": 8}},
+        train={"epochs": 0.5},
+    )
