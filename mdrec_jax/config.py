@@ -66,12 +66,15 @@ class RunConfig:
 
 
 def replace(config: RunConfig, **parts: dict[str, Any] | Any) -> RunConfig:
-    """`config` with some fields of its parts replaced: `replace(c, model={"dim": 32}, seed=1)`."""
-    new = {
-        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
-        for name, value in parts.items()
-    }
-    return dataclasses.replace(config, **new)
+    """`config` with fields replaced, at any depth: `replace(c, model={"encoder": {"dim": 32}}, seed=1)`."""
+    return _changed(config, parts)
+
+
+def _changed(value: Any, change: Any) -> Any:
+    if not (dataclasses.is_dataclass(value) and isinstance(change, dict)):
+        return change
+    new = {name: _changed(getattr(value, name), to) for name, to in change.items()}
+    return dataclasses.replace(value, **new)  # type: ignore[type-var]
 
 
 def load_preset(name: str, *, smoke: bool = False) -> RunConfig:

@@ -40,10 +40,15 @@ class SyntheticConfig:
         days: length of the calendar.
         long_channels: number of channels of long-term intent; 0 = none. A key item of channel c, met in domain c mod D,
             plants one of `long_intents` values; later, in domain c + 1 mod D, the channel's cue item is followed by an
-            item of the set that the latest key of the channel decides. One key decides one event.
+            item of the set that the latest key of the channel decides. One key decides `long_echoes` events soon, and
+            one after a long gap.
         long_intents: values of a channel (key items), each equally likely and independent of everything else.
         long_items: items in the set of one value, each equally likely.
-        long_gap: (least, most) events between the key and the event that it decides.
+        long_gap: (least, most) events between the key and the last event that it decides. As many as the least lie
+            between that event and anything that tells the value: the key and the events it decided soon.
+        long_echoes: events that a key decides soon, within `long_soon` events. Without them the way from a key to its
+            set can only be learned across the gap.
+        long_soon: events.
         text_width, image_width: width of the feature vectors; 0 = none.
         feature_noise: standard deviation of their noise (the part driven by the factors has 1).
         image_missing: share of the items that have no image (a row of zeros).
@@ -82,6 +87,8 @@ class SyntheticConfig:
     long_intents: int = 12
     long_items: int = 5
     long_gap: tuple[int, ...] = (300, 700)
+    long_echoes: int = 3
+    long_soon: int = 40
     text_width: int = 32
     image_width: int = 24
     feature_noise: float = 0.3
@@ -116,6 +123,9 @@ class SyntheticConfig:
         _check(self.overlap == 1, "overlap", self.overlap, "1 where long intents are planted: they cross domains")
         _check(self.cold == 0, "cold", self.cold, "0 where long intents are planted: they decide the last events")
         _check(self.long_intents >= 2, "long_intents", self.long_intents, "at least 2")
+        _check(self.long_echoes >= 0, "long_echoes", self.long_echoes, "at least 0")
+        low, high = 4 * self.long_echoes, gap[1] - gap[0]
+        _check(low <= self.long_soon < high, "long_soon", self.long_soon, f"at least {low}, below {high}")
         needed = -(-self.long_channels // self.domains) * self.long_intents * self.long_items
         _check(self.items >= needed, "items", self.items, f"at least {needed}: a set of its own for every value")
 
@@ -162,7 +172,8 @@ def long_history(seed: int = 0) -> SyntheticConfig:
         max_length=1600,
         length_spread=0.15,
         repeats=True,
-        long_channels=4,
+        long_channels=8,
+        long_intents=6,
     )
 
 

@@ -148,17 +148,18 @@ def _plant(
     if config.long_channels:
         lookup = _long_items(config, factors)
         for u in range(config.users):
-            places: list[tuple[int, int, int]] = []
+            places: list[tuple[int, int, list[int]]] = []
             while len(places) < 2:  # a history of least length has room for two, but not for every draw
                 places = _places(config, int(length[u]), rng)
             for c, key, decided in places:
                 value = int(rng.integers(config.long_intents))
-                home, away = c % config.domains, (c + 1) % config.domains
-                domain[u, [key, decided - 1, decided]] = home, away, away
-                out["planted"][u, [key, decided - 1]] = lookup[c, value], lookup[c, -1]
-                out["channel"][u, decided], out["value"][u, decided] = c, value
-                gap[u, decided] = decided - key
-            validation, test = sorted(decided for _, _, decided in places)[-2:]
+                domain[u, key], out["planted"][u, key] = c % config.domains, lookup[c, value]
+                for event in decided:
+                    domain[u, [event - 1, event]] = (c + 1) % config.domains
+                    out["planted"][u, event - 1] = lookup[c, -1]
+                    out["channel"][u, event], out["value"][u, event] = c, value
+                    gap[u, event] = event - key
+            validation, test = sorted(decided[-1] for _, _, decided in places)[-2:]
             length[u] = test + 1
             role[u, validation], role[u, validation + 1 : test], role[u, test] = VALIDATION, CONTEXT, TEST
     return {**out, "gap": gap, "role": role, "length": length}
@@ -173,10 +174,10 @@ def _long_items(config: SyntheticConfig, factors: Factors) -> np.ndarray:
     return lookup
 
 
-def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(channel, key, decided) places of one user: a channel's next key comes after the event its last one decided.
+def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> list[tuple[int, int, list[int]]]:
+    """(channel, key, decided) places of one user: a channel's next key comes after the last event its key decided.
 
-    The event before `decided` is the cue. No two of these events stand at the same place.
+    The event before one that is decided is the cue. No two of these events stand at the same place.
     """
     least, most = config.long_gap
     taken = np.zeros(length, bool)
@@ -186,17 +187,31 @@ def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> l
     while clock:
         start, c = clock.pop(0)
         key = _free(taken, start, 1)
-        last = min(most, length - 1 - key)
-        if key < 0 or last < least:
+        if key < 0:
             continue
-        decided = _free(taken, key + int(rng.integers(least, last + 1)) - 1, 2) + 1
-        if decided <= 0 or decided - key > most:
+        held = taken.copy()
+        held[key] = True
+        decided = [_hold(held, key + 1 + int(rng.integers(config.long_soon))) for _ in range(config.long_echoes)]
+        told, last = max([key, *decided]), min(key + most, length - 1)
+        if min([key, *decided]) < 0 or told + least > last:
             continue
-        taken[[key, decided - 1, decided]] = True
+        decided = [*sorted(decided), _hold(held, int(rng.integers(told + least, last + 1)) - 1)]
+        if not told + least <= decided[-1] <= key + most:
+            continue
+        taken = held
         places.append((int(c), key, decided))
-        clock.append((decided + 1 + int(rng.integers(0, 40)), c))
+        clock.append((decided[-1] + 1 + int(rng.integers(0, 40)), c))
         clock.sort()
     return places
+
+
+def _hold(taken: np.ndarray, start: int) -> int:
+    """Takes the first two places in a row that are free from `start` on; the second of them, -1 = none."""
+    place = _free(taken, start, 2)
+    if place < 0:
+        return -1
+    taken[place : place + 2] = True
+    return place + 1
 
 
 def _free(taken: np.ndarray, start: int, width: int) -> int:
