@@ -132,7 +132,8 @@ class SyntheticConfig:
     @property
     def min_length(self) -> int:
         """The fewest events that a user of all domains may have: with long intents, room for two that are decided."""
-        planted = (2 if self.long_channels == 1 else 1) * self.long_gap[0] + 200 if self.long_channels else 0
+        cycles = 2 if self.long_channels == 1 else 1
+        planted = cycles * (self.long_gap[0] + self.long_soon) + 200 if self.long_channels else 0
         return max(6, 3 * self.domains, planted)
 
     @property
