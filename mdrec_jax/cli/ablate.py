@@ -22,6 +22,7 @@ def add_parser(commands: Any) -> None:
         "--out", type=Path, metavar="DIR", help="of the runs and the table (default: runs/ablate-CONFIG)"
     )
     parser.add_argument("--seeds", default="0,1,2", help="one run of each variant a seed (default: 0,1,2)")
+    parser.add_argument("--only", metavar="NAMES", help="rows beside the full run, as in all-off,all-off-longer")
     parser.add_argument("--smoke", action="store_true", help="the preset's small form")
     parser.add_argument("--show", action="store_true", help="print what would be run, with its cost, and stop")
     parser.set_defaults(run=run, takes_overrides=True, resume=False)
@@ -30,7 +31,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.cli.train import configure, parse_seeds, synthetic_world
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.experiments.ablation import COSTS, ablate, to_json, variants
+    from mdrec_jax.experiments.ablation import COSTS, ablate, chosen, to_json, variants
     from mdrec_jax.experiments.costs import Costs
     from mdrec_jax.experiments.report import ablation_table, plan_table
     from mdrec_jax.experiments.tables import markdown, show
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / f"ablate-{Path(args.preset).stem}"
     print("counting parameters and FLOPs", file=sys.stderr)
     rows = variants(config, Costs(dataset, out / COSTS))
+    rows = rows if args.only is None else chosen(rows, args.only.split(","))
     if args.show:
         show(plan_table(rows))
         return EXIT_OK

@@ -84,6 +84,19 @@ def variants(config: RunConfig, costs: Costs) -> list[Variant]:
     return [*rows, bare, *(Variant(n, c.config, costs.of(c.config), c.change) for n, c in found.items())]
 
 
+def chosen(rows: Sequence[Variant], names: Sequence[str]) -> list[Variant]:
+    """The full run and the rows whose folders have these names.
+
+    Raises:
+        ConfigError: there is no such row.
+    """
+    folders = [row.folder for row in rows[1:]]
+    for name in names:
+        if name not in folders:
+            raise ConfigError("no such row", column="--only", found=name, expected=f"some of {', '.join(folders)}")
+    return [rows[0], *(row for row in rows[1:] if row.folder in names)]
+
+
 @dataclass(frozen=True)
 class Measured:
     """One row of an ablation after its runs, under one protocol.

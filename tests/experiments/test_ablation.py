@@ -7,10 +7,10 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
+from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.evaluate.compare import compare
 from mdrec_jax.experiments import runs
-from mdrec_jax.experiments.ablation import Variant, ablate, to_json
+from mdrec_jax.experiments.ablation import Variant, ablate, chosen, to_json
 from mdrec_jax.experiments.costs import Cost
 from mdrec_jax.experiments.report import ablation_table
 from mdrec_jax.experiments.runs import ranks_of
@@ -75,6 +75,15 @@ def test_what_cannot_be_ablated_is_refused(
     assert "SasrecConfig" in capsys.readouterr().err
     assert mdrec("ablate", "mdrec", "--data", small_world, "--out", out, "--seeds", "a") == EXIT_BAD_INPUT
     assert not out.exists()
+
+
+def test_only_the_rows_asked_for(short_run: RunConfig) -> None:
+    rows = [
+        Variant(name, short_run, Cost(1, 2, 3e9)) for name in ("full", "all off", "all off, longer", "all off, wider")
+    ]
+    assert [row.name for row in chosen(rows, ["all-off-longer"])] == ["full", "all off, longer"]
+    with pytest.raises(ConfigError, match="all-off, all-off-longer, all-off-wider"):
+        chosen(rows, ["deeper"])
 
 
 @pytest.mark.slow
