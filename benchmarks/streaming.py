@@ -41,7 +41,7 @@ CONFIG = MdrecConfig(
     SasrecConfig(dim=64, layers=2, max_length=WINDOW, positions="rotary", scores="cosine"),
     views=ViewsConfig(in_domain=True, domain_rank=8, invariant_rank=8),
     banks=BanksConfig(local=64, shared=32),
-    written=WrittenConfig(slots=16),
+    written=WrittenConfig("delta"),
 )
 
 

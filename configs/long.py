@@ -19,18 +19,18 @@ WINDOW = 128
 
 def config() -> RunConfig:
     encoder = SasrecConfig(
-        dim=64, layers=2, heads=2, max_length=WINDOW, positions="rotary", embedding_scale=8.0, scores="cosine",
+        dim=64, layers=2, heads=1, max_length=WINDOW, positions="rotary", embedding_scale=8.0, scores="cosine",
         temperature=0.1, embedding_dropout=0.1, residual_dropout=0.1,
     )  # fmt: skip
     return RunConfig(
         batching=BatchingConfig(rows=4, row_length=1024, max_length=1024),
-        model=MdrecConfig(encoder, written=WrittenConfig(slots=64, mode="delta", write_bias=-2.0)),
+        model=MdrecConfig(encoder, written=WrittenConfig("delta")),
         optim=OptimConfig(
-            dense=DenseConfig(learning_rate=2e-3),
-            table=TableConfig(learning_rate=2e-3),
+            dense=DenseConfig(learning_rate=5e-3),
+            table=TableConfig(learning_rate=5e-3),
             schedule=ScheduleConfig(kind="linear"),
         ),
-        train=TrainConfig(epochs=8, evaluate_every=1, patience=0),
+        train=TrainConfig(epochs=10, evaluate_every=2, patience=0),
     )
 
 
@@ -38,6 +38,6 @@ def smoke() -> RunConfig:
     return replace(
         config(),
         batching={"row_length": 256, "max_length": 256},
-        model={"encoder": {"dim": 16, "max_length": 32}, "written": {"slots": 8}},
+        model={"encoder": {"dim": 16, "max_length": 32}},
         train={"epochs": 0.5},
     )

@@ -59,7 +59,7 @@ SWITCHES = (
     Switch("loop", {"model.loop.most": 1}),
     Switch("local banks", {"model.banks.local": 0}),
     Switch("shared bank", {"model.banks.shared": 0}),
-    Switch("written memory", {"model.written.slots": 0}),
+    Switch("written memory", {"model.written.mode": "none"}),
     Switch("mixers", {"model.mixers.kinds": ()}),
     Switch("experts", {"model.experts.each": 0}),
     Switch("contrast within domains", {INTRA: 0.0}),

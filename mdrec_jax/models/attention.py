@@ -11,6 +11,7 @@ from mdrec_kernels.packed_attention import packed_attention
 
 from mdrec_jax.models.layers import Linear
 
+type Heads = tuple[Float[Array, "R T H K"], Float[Array, "R T H K"], Float[Array, "R T H K"]]
 type Rotation = tuple[Float[Array, "R T 1 K/2"], Float[Array, "R T 1 K/2"]]
 
 
@@ -66,15 +67,22 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "R T D"], places: Places, seeds: UInt32[Array, "R 2"] | None
     ) -> Float[Array, "R T D"]:
-        q, k, v = self.heads_of(x)
+        return self.out(self.mixed(*self.heads_of(x), places, seeds).reshape(x.shape))
+
+    def mixed(
+        self,
+        q: Float[Array, "R T H K"],
+        k: Float[Array, "R T H K"],
+        v: Float[Array, "R T H K"],
+        places: Places,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> Float[Array, "R T H K"]:
+        """What the heads see, before the output projection."""
         if places.rotation is not None:
             q, k = rotate(q, places.rotation), rotate(k, places.rotation)
-        mixed = packed_attention(
-            q, k, v, places.segment, window=self.window, dropout_rate=self.rate, dropout_keys=seeds
-        )
-        return self.out(mixed.reshape(x.shape))
+        return packed_attention(q, k, v, places.segment, window=self.window, dropout_rate=self.rate, dropout_keys=seeds)
 
-    def heads_of(self, x: Float[Array, "R T D"]) -> tuple[Float[Array, "R T H K"], ...]:
+    def heads_of(self, x: Float[Array, "R T D"]) -> Heads:
         """Queries, keys and values, not turned by positions."""
         rows, columns, dim = x.shape
         parts = jnp.split(self.qkv(x), 3, axis=-1)

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models.attention import Attention, Places
 from mdrec_jax.models.context import Context
+from mdrec_jax.models.delta_memory import DeltaMemory
 from mdrec_jax.models.experts import Experts
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds
 from mdrec_jax.models.looping import Halting
 from mdrec_jax.models.mdrec_config import MdrecConfig
-from mdrec_jax.models.memory import BankReads, SharedBank, WrittenMemory
+from mdrec_jax.models.memory import BankReads, SharedBank, SlotMemory
 from mdrec_jax.models.mixers import Mixers
 from mdrec_jax.models.sasrec import gated
 from mdrec_jax.models.stepping import Step
@@ -33,11 +34,21 @@ class View:
     context: Context
 
     def attend(
-        self, attention: Attention, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None
+        self,
+        attention: Attention,
+        memory: DeltaMemory | None,
+        x: Float[Array, "R T D"],
+        segments: int,
+        seeds: UInt32[Array, "R 2"] | None,
     ) -> Float[Array, "R T D"]:
-        return attention(x, self.places, seeds)
+        """What attention sees within its window, and the memory behind it."""
+        heads = attention.heads_of(x)
+        mixed = attention.mixed(*heads, self.places, seeds)
+        if memory is not None:
+            mixed = mixed + memory(x, *heads, self.places.segment, segments)
+        return attention.out(mixed.reshape(x.shape))
 
-    def remember(self, memory: WrittenMemory, x: Float[Array, "R T D"], segments: int) -> Float[Array, "R T D"]:
+    def remember(self, memory: SlotMemory, x: Float[Array, "R T D"], segments: int) -> Float[Array, "R T D"]:
         return memory(x, self.places.segment, segments)
 
 
@@ -69,10 +80,10 @@ class Block(nnx.Module):
         gates = (Linear(key, base.dim, base.dim, ("embed", "embed")) for key in keys[2:])
         self.attention_gate, self.ffn_gate = gates if base.gated_residual else (None, None)
         self.banks = BankReads(more[1], base.dim, config.banks, output_gain=gain) if config.banks.used else None
-        self.written_norm = Norm(base.dim, base.norm) if config.written.slots else None
-        self.written = (
-            WrittenMemory(more[2], base.dim, config.written, output_gain=gain) if config.written.slots else None
-        )
+        written = config.written
+        self.delta = DeltaMemory(more[2], base.dim, base.heads, written) if written.mode == "delta" else None
+        self.slots_norm = Norm(base.dim, base.norm) if written.mode == "erase" else None
+        self.slots = SlotMemory(more[2], base.dim, written, output_gain=gain) if written.mode == "erase" else None
         rank = config.views.domain_rank
         self.paths = DomainPaths(more[3], base.dim, spec.num_domains + 1, rank) if rank else None
         self.halting = Halting(more[4], base.dim, config.loop) if config.loop.most > 1 else None
@@ -112,14 +123,14 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
         base, total, trace = self.config.encoder, jnp.float32(0.0), {}
         y = self.attention_norm(x)
-        out = None if self.attention is None else view.attend(self.attention, y, seeds)
+        out = None if self.attention is None else view.attend(self.attention, self.delta, y, segments, seeds)
         if self.mixers is not None:
             out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
             total, trace = total + loss, trace | trace_of("mixers", routed)
         assert out is not None
         x = x + dropout(gated(self.attention_gate, y, out), seeds, 1, base.residual_dropout)
-        if self.written is not None and self.written_norm is not None:
-            y = view.remember(self.written, self.written_norm(x), segments)
+        if self.slots is not None and self.slots_norm is not None:
+            y = view.remember(self.slots, self.slots_norm(x), segments)
             x = x + dropout(y, seeds, 4, base.residual_dropout)
         if self.banks is not None:
             x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)

@@ -22,7 +22,7 @@ from mdrec_jax.models.layers import at_least_float32
 class Lanes:
     """What a pass of a layer keeps of U users in N lanes.
 
-    M = 0 without written memory; m = M in its erase mode, else 0.
+    M = 0 without a memory of slots, h = 0 without a delta memory, else H.
     Event e of a lane, counted from 0, stands at place e mod W of its ring.
     """
 
@@ -30,11 +30,13 @@ class Lanes:
     """With rotary positions turned by the place in the ring, so that no angle grows with the history."""
     value: Float[Array, "U N W H K"]
     slots: Float[Array, "U N M D"]
-    """The written memory; in erase mode as it was when the open chunk began."""
-    keep: Float[Array, "U N m"]
+    """The memory of slots as it was when the open chunk began."""
+    keep: Float[Array, "U N M"]
     """The share of each slot that the open chunk's events leave."""
-    added: Float[Array, "U N m D"]
+    added: Float[Array, "U N M D"]
     """What the open chunk's events write."""
+    delta: Float[Array, "U N h K K"]
+    """The delta memory: values by key."""
 
 
 @jax.tree_util.register_dataclass
@@ -149,27 +151,27 @@ def erase_and_add(
 def follow_delta(
     lanes: Lanes,
     at: Arrivals,
-    q: Float[Array, "U B M"],
-    k: Float[Array, "U B M"],
-    value: Float[Array, "U B D"],
-    write: Float[Array, "U B"],
-    log_decay: Float[Array, "U B"],
+    q: Float[Array, "U B H K"],
+    k: Float[Array, "U B H K"],
+    value: Float[Array, "U B H K"],
+    write: Float[Array, "U B H"],
+    log_keep: Float[Array, "U B H"],
     *,
     reads: bool = True,
-) -> tuple[Lanes, Float[Array, "U B D"] | None]:
+) -> tuple[Lanes, Float[Array, "U B H K"] | None]:
     """The delta mode of `mdrec_kernels.slot_memory_scan`, event by event."""
     user = jnp.arange(q.shape[0], dtype=jnp.int32)
 
-    def one(slots: Array, event: tuple) -> tuple[Array, Array | None]:
-        lane, into, q, k, value, write, log_decay = event
-        faded = jnp.exp(log_decay)[:, None, None] * slots[user, lane]
-        wrong = write[:, None] * (value - jnp.einsum("um,umd->ud", k, faded))
-        new = faded + k[:, :, None] * wrong[:, None, :]
-        return slots.at[user, into].set(new, mode="drop"), jnp.einsum("um,umd->ud", q, new) if reads else None
+    def one(delta: Array, event: tuple) -> tuple[Array, Array | None]:
+        lane, into, q, k, value, write, log_keep = event
+        faded = jnp.exp(log_keep)[..., None, None] * delta[user, lane]
+        wrong = write[..., None] * (value - jnp.einsum("uhk,uhkv->uhv", k, faded))
+        new = faded + k[..., None] * wrong[..., None, :]
+        return delta.at[user, into].set(new, mode="drop"), jnp.einsum("uhk,uhkv->uhv", q, new) if reads else None
 
-    events = at.lane, at.into, q, k, value, write, log_decay
-    slots, out = _one_by_one(one, lanes.slots, events)
-    return replace(lanes, slots=slots), out
+    events = at.lane, at.into, q, k, value, write, log_keep
+    delta, out = _one_by_one(one, lanes.delta, events)
+    return replace(lanes, delta=delta), out
 
 
 def _one_by_one[Kept](

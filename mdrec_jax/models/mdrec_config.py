@@ -39,6 +39,11 @@ class MdrecConfig:
 
     def __post_init__(self) -> None:
         codes = self.disentangle.codes
+        blind = bool(self.mixers.kinds) and "attention" not in self.mixers.kinds
+        delta = self.written.mode == "delta"
+        check(
+            "written.mode", "delta", not (blind and delta), "another mode: no mixer is attention, whose keys it writes"
+        )
         check("disentangle.codes", codes, self.views.in_domain or not codes, "False without views.in_domain")
 
     @property

@@ -2,8 +2,8 @@
 
 The banks are those of "Adaptive loops and memory in transformers" (arXiv 2603.08391): one local to each layer, one
 shared by all layers, each read by attention with normed queries and keys behind a gate that starts open. The written
-memory has addressed slots that are read, erased and added to (Graves et al. 2014, "Neural Turing machines", section 3),
-or is a matrix that follows the gated delta rule (Yang et al. 2024, arXiv 2412.06464).
+memory has addressed slots that are read, erased and added to (Graves et al. 2014, "Neural Turing machines", section 3);
+the other written memory stands in `delta_memory`.
 """
 
 from dataclasses import dataclass
@@ -48,24 +48,24 @@ class BanksConfig:
 class WrittenConfig:
     """
     Args:
-        slots: slots of a user's memory; 0 has none.
-        mode: `erase`: content-addressed slots, committed chunk by chunk; `delta`: the gated delta rule, in which the
-            memory is `slots` x D.
+        mode: `none`: no such memory; `erase`: `slots` content-addressed vectors, committed chunk by chunk
+            (`SlotMemory`); `delta`: behind attention's window, a matrix a head that follows the gated delta rule
+            (`DeltaMemory`).
+        slots: M, of `erase`.
         chunk: events a chunk.
         write_bias: what the sigmoid of a token's write strength starts at.
         keep_bias: what the sigmoid of the share that an event leaves of the memory starts at (`delta`). At 6, a third
             is left after 450 events; near 0, nothing is after ten, and what lies further back is never learned.
     """
 
-    slots: int = 0
-    mode: Literal["erase", "delta"] = "erase"
+    mode: Literal["none", "erase", "delta"] = "none"
+    slots: int = 64
     chunk: int = 16
-    write_bias: float = 0.0
+    write_bias: float = -2.0
     keep_bias: float = 6.0
 
     def __post_init__(self) -> None:
-        check("written.slots", self.slots, self.slots >= 0, "a number of slots, >= 0")
-        check_fields(self, counts=("chunk",))
+        check_fields(self, counts=("slots", "chunk"))
 
 
 class SharedBank(nnx.Module):
@@ -111,21 +111,19 @@ class BankReads(nnx.Module):
         return memory_bank_read(x, banks, scale=self.scale.get_value())
 
 
-class WrittenMemory(nnx.Module):
-    """A user's memory, read by every event and written by every chunk of events; empty where a segment starts."""
+class SlotMemory(nnx.Module):
+    """A user's memory of addressed slots, read by every event and written by every chunk of events; empty where a
+    segment starts."""
 
     def __init__(self, key: jax.Array, dim: int, config: WrittenConfig, *, output_gain: float) -> None:
         keys = jax.random.split(key, 5)
-        self.config = config
-        self.width = config.slots if config.mode == "delta" else min(dim, 64)
+        self.config, self.width = config, min(dim, 64)
         self.qk = Linear(keys[0], dim, 2 * self.width, ("embed", "slot_key"))
         self.value = Linear(keys[1], dim, dim, ("embed", "embed"))
-        biases = (config.write_bias, config.keep_bias if config.mode == "delta" else 0.0)
-        self.gates = Linear(keys[2], dim, 2, ("embed", "gate"), gain=0.1, bias_value=biases)
+        self.gates = Linear(keys[2], dim, 2, ("embed", "gate"), gain=0.1, bias_value=(config.write_bias, 0.0))
         self.out = Linear(keys[3], dim, dim, ("embed", "embed"), gain=output_gain)
-        erase = config.mode == "erase"
         address = init.embedding(keys[4], config.slots, self.width, scale=1.0)
-        self.address = parameter(address, "slot", "slot_key") if erase else None
+        self.address = parameter(address, "slot", "slot_key")
 
     def __call__(self, x: Float[Array, "R T D"], segment: Int32[Array, "R T"], segments: int) -> Float[Array, "R T D"]:
         """
@@ -136,25 +134,16 @@ class WrittenMemory(nnx.Module):
         """
         chunk = self.config.chunk
         to, back = aligned(segment, segments, chunk)
-        q, k, value, write, fade = (_placed(part, to) for part in self.tokens(x))
-        where = _placed(segment, to)
-        if self.address is None:
-            read, _ = slot_memory_scan(q, k, value, where, write, log_decay=fade, mode="delta", chunk=chunk, scale=1.0)
-        else:
-            slots = self.address.get_value().astype(x.dtype)
-            read, _ = slot_memory_scan(q, k, value, where, write, slots=slots, erase=fade, chunk=chunk)
+        q, k, value, write, erase = (placed(part, to) for part in self.tokens(x))
+        slots = self.address.get_value().astype(x.dtype)
+        read, _ = slot_memory_scan(q, k, value, placed(segment, to), write, slots=slots, erase=erase, chunk=chunk)
         return self.out(jnp.take_along_axis(read, back[..., None], axis=1))
 
     def tokens(self, x: Float[Array, "R T D"]) -> tuple[Array, Array, Array, Array, Array]:
-        """Each token's query, key [R, T, K], value [R, T, D], strength of its write, and fade [R, T]: the share that it
-        erases, or in delta mode the logarithm of the share that it keeps."""
+        """Each token's query, key [R, T, K], value [R, T, D], strength of its write, and share it erases [R, T]."""
         q, k = (unit_rms(part) for part in jnp.split(self.qk(x), 2, axis=-1))
-        write, fade = (part[..., 0] for part in jnp.split(at_least_float32(self.gates(x)), 2, axis=-1))
-        if self.address is None:
-            q, k, fade = q * self.width**-0.5, k * self.width**-0.5, jax.nn.log_sigmoid(fade)
-        else:
-            fade = jax.nn.sigmoid(fade)
-        return q, k, self.value(x), jax.nn.sigmoid(write), fade
+        write, erase = (jax.nn.sigmoid(part[..., 0]) for part in jnp.split(at_least_float32(self.gates(x)), 2, axis=-1))
+        return q, k, self.value(x), write, erase
 
 
 def aligned(segment: Int32[Array, "R T"], segments: int, chunk: int) -> tuple[Int32[Array, "R A"], Int32[Array, "R T"]]:
@@ -180,7 +169,7 @@ def aligned(segment: Int32[Array, "R T"], segments: int, chunk: int) -> tuple[In
     return to.at[rows, back].set(jnp.where(real, jnp.broadcast_to(column, back.shape), columns)), back
 
 
-def _placed(x: Array, to: Int32[Array, "R A"]) -> Array:
+def placed(x: Array, to: Int32[Array, "R A"]) -> Array:
     """x at its new places; zeros where nothing stands."""
     padded = jnp.concatenate([x, jnp.zeros_like(x[:, :1])], axis=1)
     return jnp.take_along_axis(padded, to.reshape(*to.shape, *(1,) * (x.ndim - 2)), axis=1)

@@ -50,16 +50,18 @@ def initial_state(model: Model, users: int, dtype: Any = jnp.float32) -> StreamS
     """
     flagship, config = streamable(model)
     base, written, domains = config.encoder, config.written, flagship.spec.num_domains
-    open_slots = written.slots if written.mode == "erase" else 0
+    slots, heads = written.slots if written.mode == "erase" else 0, base.heads if written.mode == "delta" else 0
+    width = base.dim // base.heads
 
     def lanes(number: int) -> Lanes:
-        ring = users, number, base.max_length, base.heads, base.dim // base.heads
+        ring = users, number, base.max_length, base.heads, width
         return Lanes(
             key=jnp.zeros(ring, dtype),
             value=jnp.zeros(ring, dtype),
-            slots=jnp.zeros((users, number, written.slots, base.dim)),
-            keep=jnp.ones((users, number, open_slots)),
-            added=jnp.zeros((users, number, open_slots, base.dim)),
+            slots=jnp.zeros((users, number, slots, base.dim)),
+            keep=jnp.ones((users, number, slots)),
+            added=jnp.zeros((users, number, slots, base.dim)),
+            delta=jnp.zeros((users, number, heads, width, width)),
         )
 
     def layers(number: int) -> Layers:
@@ -94,7 +96,7 @@ def state_bytes(model: Model, dtype: Any = jnp.float32) -> dict[str, int]:
 
     return {
         "windows": size([(one.key, one.value) for one in lanes]),
-        "memory": size([one.slots for one in lanes]),
+        "memory": size([(one.slots, one.delta) for one in lanes]),
         "open_chunk": size([(one.keep, one.added) for one in lanes]),
         "rest": size((state.events, state.mixed, state.own, state.mixed_time, state.own_time)),
     }

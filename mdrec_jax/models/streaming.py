@@ -176,9 +176,9 @@ class _Pass:
         """What is kept where no token takes it."""
         block, step = self.block, self._step(lanes, None, reads=False)
         assert block.attention is not None
-        step.attend(block.attention, block.attention_norm(x), None)
-        if block.written is not None and block.written_norm is not None:
-            step.remember(block.written, block.written_norm(x), 0)
+        step.attend(block.attention, block.delta, block.attention_norm(x), 0, None)
+        if block.slots is not None and block.slots_norm is not None:
+            step.remember(block.slots, block.slots_norm(x), 0)
         return step.lanes
 
     def _step(self, lanes: Lanes, runs: Array | None, *, reads: bool) -> Step:

@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
-    config = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), written=WrittenConfig(slots=3, chunk=4))
+    config = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), written=WrittenConfig("erase", slots=3, chunk=4))
     model = make_model(config, world.spec)
     batching = BatchingConfig(rows=4, row_length=48, max_length=24)
     return make_scorer(model, model.init(jax.random.key(0)), batching, mesh=make_mesh(MeshConfig(data=2)))

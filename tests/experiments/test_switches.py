@@ -38,7 +38,7 @@ EVERYTHING = MdrecConfig(
     views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2, critic=True),
     loop=LoopConfig(most=2),
     banks=BanksConfig(local=3, shared=3),
-    written=WrittenConfig(slots=4),
+    written=WrittenConfig("erase", slots=4),
     mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
     disentangle=DisentangleConfig(codes=True, variational=True, kl=0.1, shared_alone=0.1, mmd=0.1, orthogonal=0.1),

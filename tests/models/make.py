@@ -33,8 +33,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "views": {"views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2)},
     "loop": {"loop": LoopConfig(most=3, ponder=0.1)},
     "banks": {"banks": BanksConfig(local=5, shared=3)},
-    "slots": {"written": WrittenConfig(slots=4, chunk=2)},
-    "delta": {"written": WrittenConfig(slots=4, chunk=2, mode="delta")},
+    "slots": {"written": WrittenConfig("erase", slots=4, chunk=2)},
+    "delta": {"written": WrittenConfig("delta", chunk=2)},
     "mixers": {"mixers": MixersConfig(("attention", "convolution", "recurrence", "context"), width=3)},
     "experts": {"experts": ExpertsConfig(each=1, multiples=(1.0, 2.0, 3.0))},
     "codes": {

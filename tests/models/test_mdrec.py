@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import make_model
+from mdrec_jax.models.delta_memory import DeltaMemory
 from mdrec_jax.models.looping import Halting, LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, aligned
+from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, aligned
+from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.models.views import InDomain
 from mdrec_jax.types import Params
 from tests.models.make import FLAGSHIP, PARTS, SASREC, SPEC, built, pack, random_sequences, rows_of, states
@@ -114,6 +117,35 @@ def test_banks_are_read_by_attention_behind_their_gates() -> None:
         weight = jax.nn.softmax(rms(x) @ rms(bank.key.get_value()).T * 8**-0.5, axis=-1)
         expected += jax.nn.sigmoid(gate(x)) * (weight @ bank.value.get_value() @ out.get_value())
     np.testing.assert_allclose(reads(x, shared), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_delta_memory_is_written_and_read_with_attentions_queries_and_keys() -> None:
+    """Event by event: the memory fades, what it says of the event's key moves towards the value, and is read."""
+    memory = DeltaMemory(jax.random.key(0), 8, 2, WrittenConfig("delta", chunk=3, write_bias=0.5, keep_bias=1.0))
+    x, *heads = (
+        jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 9, 8), *[(2, 9, 2, 4)] * 3])
+    )
+    segment = jnp.asarray([[1, 1, 1, 1, 1, 2, 2, 2, 2], [0, 1, 1, 2, 3, 3, 3, 3, 0]])
+    found = memory(x, *heads, segment, 3)
+
+    strength, kept = np.moveaxis(np.asarray(jax.nn.sigmoid(memory.gates(x))), -1, 0)
+    gate = 2 * np.asarray(jax.nn.sigmoid(memory.read_gate(x))).reshape(2, 9, 2, 4)
+    q, k, v = map(np.asarray, heads)
+    q, k = (part / np.linalg.norm(part, axis=-1, keepdims=True) for part in (q, k))
+    for row, head in itertools.product(range(2), range(2)):
+        state, last = np.zeros((4, 4)), 0
+        for t in np.flatnonzero(segment[row] > 0):
+            state = state * kept[row, t] if segment[row, t] == last else np.zeros((4, 4))
+            last = segment[row, t]
+            key = k[row, t, head]
+            state = state + strength[row, t] * np.outer(key, v[row, t, head] - key @ state)
+            expected = gate[row, t, head] * (q[row, t, head] @ state)
+            np.testing.assert_allclose(found[row, t, head], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_delta_memory_needs_attention() -> None:
+    with pytest.raises(ConfigError, match=r"model\.written\.mode"):
+        MdrecConfig(mixers=MixersConfig(("convolution", "recurrence")), written=WrittenConfig("delta"))
 
 
 def test_every_segment_is_moved_to_the_start_of_a_chunk() -> None:

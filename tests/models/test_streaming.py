@@ -178,6 +178,9 @@ def test_the_state_has_one_size() -> None:
     slots = 4 * (dim + 1)
     assert parts["windows"] == 4 * lanes * 2 * WINDOW * dim
     assert parts["memory"] + parts["open_chunk"] == 4 * lanes * (slots + 4 * dim)
+    heads = FLAGSHIP.heads
+    delta = state_bytes(made(MdrecConfig(ROTARY, **PARTS["delta"]))[0])
+    assert (delta["memory"], delta["open_chunk"]) == (4 * heads * (dim // heads) ** 2, 0)
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])

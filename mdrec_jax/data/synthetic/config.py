@@ -46,8 +46,8 @@ class SyntheticConfig:
         long_items: items in the set of one value, each equally likely.
         long_gap: (least, most) events between the key and the last event that it decides. As many as the least lie
             between that event and anything that tells the value: the key and the events it decided soon.
-        long_echoes: events that a key decides soon, within `long_soon` events. Without them the way from a key to its
-            set can only be learned across the gap.
+        long_echoes: events that a key decides soon, at distances up to `long_soon` events whose logarithm is uniform.
+            Without them the way from a key to its set can only be learned across the gap.
         long_soon: events.
         text_width, image_width: width of the feature vectors; 0 = none.
         feature_noise: standard deviation of their noise (the part driven by the factors has 1).
@@ -87,8 +87,8 @@ class SyntheticConfig:
     long_intents: int = 12
     long_items: int = 5
     long_gap: tuple[int, ...] = (300, 700)
-    long_echoes: int = 3
-    long_soon: int = 40
+    long_echoes: int = 4
+    long_soon: int = 200
     text_width: int = 32
     image_width: int = 24
     feature_noise: float = 0.3

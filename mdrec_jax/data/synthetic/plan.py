@@ -191,7 +191,8 @@ def _places(config: SyntheticConfig, length: int, rng: np.random.Generator) -> l
             continue
         held = taken.copy()
         held[key] = True
-        decided = [_hold(held, key + 1 + int(rng.integers(config.long_soon))) for _ in range(config.long_echoes)]
+        soon = config.long_soon ** rng.random(config.long_echoes)  # near and far alike: as many within 4 as within 16
+        decided = [_hold(held, key + int(after)) for after in soon]
         told, last = max([key, *decided]), min(key + most, length - 1)
         if min([key, *decided]) < 0 or told + least > last:
             continue
