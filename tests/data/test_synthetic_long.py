@@ -131,7 +131,7 @@ def test_every_user_has_two_targets_however_short_the_history(tmp_path: Path, ch
 
 
 def test_what_long_intents_need_is_checked(tmp_path: Path) -> None:
-    changes = {"overlap": 0.5, "repeats": False, "cold": 0.1, "mean_length": 500.0, "items": 100, "long_echoes": 11}
+    changes = {"overlap": 0.5, "repeats": False, "cold": 0.1, "mean_length": 500.0, "items": 100, "long_echoes": 51}
     for name, value in changes.items():
         with pytest.raises(ConfigError):
             replace(long_history(), **{name: value})
