@@ -3,7 +3,7 @@
     python benchmarks/plot.py --out benchmarks/results.png [--metric ndcg@10] TITLE=RESULTS[,RESULTS...] ...
         [--published TITLE:NAME=VALUE ...]
 
-A panel for each title; rows of the domain `all`. Needs the extra `report`.
+A panel for each title; rows of the domain `all`. NAME@RESULTS calls that file's model NAME. Needs the extra `report`.
 """
 
 import argparse
@@ -24,16 +24,17 @@ type Bar = tuple[str, float, float, float, str]
 """(name, value, low, high, colour)."""
 
 
-def bars(results: list[Results], metric: str, published: dict[str, float]) -> list[Bar]:
+def bars(results: list[tuple[str, Results]], metric: str, published: dict[str, float]) -> list[Bar]:
     """Lowest first; equal names of several files are shown once."""
     rows: dict[str, Bar] = {}
-    for one in results:
+    for name, one in results:
         for row in one.rows:
             if row.domain == "all":
                 low, high = row.interval.get(metric, (row.metrics[metric],) * 2)
                 colour = FLOOR if row.model in FLOORS else BOUND if row.model == "oracle" else OURS
                 seeds = f" ({len(one.seeds)} seeds)" if colour == OURS and len(one.seeds) > 1 else ""
-                rows[row.model] = (row.model + seeds, row.metrics[metric], low, high, colour)
+                shown = name if name and colour == OURS else row.model
+                rows[shown] = (shown + seeds, row.metrics[metric], low, high, colour)
     for name, value in published.items():
         rows[name] = (name, value, value, value, PUBLISHED)
     return sorted(rows.values(), key=lambda row: row[1])
@@ -70,7 +71,8 @@ def main() -> None:
             name, _, value = rest.rpartition("=")
             if where == title:
                 published[name] = float(value)
-        results = [read_results(Path(file)) for file in files.split(",")]
+        named = (file.rpartition("@") for file in files.split(","))
+        results = [(name, read_results(Path(file))) for name, _, file in named]
         panel(place, title, bars(results, args.metric, published), args.metric)
     figure.tight_layout(w_pad=2.5)
     figure.savefig(args.out, dpi=110)
