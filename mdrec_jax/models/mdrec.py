@@ -2,7 +2,7 @@
 
 two views of the same tokens, with low-rank paths of the domains          models/views.py
 adaptive depth: a block is applied until a token stops                    models/looping.py
-external memory: learned banks, and a user's written memory               models/memory.py
+external memory: learned banks, and a user's written memory               models/memory.py, models/delta_memory.py
 routed mixers: attention, convolution, recurrence, context                models/mixers.py
 feed-forward experts of several widths                                    models/experts.py
 a shared and a specific code                                              models/disentangle.py
