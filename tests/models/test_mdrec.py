@@ -128,17 +128,17 @@ def test_delta_memory_is_written_and_read_with_attentions_queries_and_keys() -> 
     segment = jnp.asarray([[1, 1, 1, 1, 1, 2, 2, 2, 2], [0, 1, 1, 2, 3, 3, 3, 3, 0]])
     found = memory(x, *heads, segment, 3)
 
-    strength, kept = np.moveaxis(np.asarray(jax.nn.sigmoid(memory.gates(x))), -1, 0)
+    strength, kept = np.split(np.asarray(jax.nn.sigmoid(memory.gates(x))), 2, axis=-1)
     gate = 2 * np.asarray(jax.nn.sigmoid(memory.read_gate(x))).reshape(2, 9, 2, 4)
     q, k, v = map(np.asarray, heads)
     q, k = (part / np.linalg.norm(part, axis=-1, keepdims=True) for part in (q, k))
     for row, head in itertools.product(range(2), range(2)):
         state, last = np.zeros((4, 4)), 0
         for t in np.flatnonzero(segment[row] > 0):
-            state = state * kept[row, t] if segment[row, t] == last else np.zeros((4, 4))
+            state = state * kept[row, t, head] if segment[row, t] == last else np.zeros((4, 4))
             last = segment[row, t]
             key = k[row, t, head]
-            state = state + strength[row, t] * np.outer(key, v[row, t, head] - key @ state)
+            state = state + strength[row, t, head] * np.outer(key, v[row, t, head] - key @ state)
             expected = gate[row, t, head] * (q[row, t, head] @ state)
             np.testing.assert_allclose(found[row, t, head], expected, rtol=1e-4, atol=1e-5)
 
