@@ -53,7 +53,10 @@ def test_every_shape_is_taken(chip: str, loss) -> None:
         for dtype in (jnp.float32, jnp.bfloat16):
             compiled = compile_for(chip, partial(loss, implementation="pallas_tpu"), *arguments(shape, dtype))
             assert compiled.kernels == (2 if loss is summed else 3)
-            assert compiled.temporaries <= 64 * MIB
+            # v5p and 7x store rows of fewer than 128 lanes otherwise than a kernel reads them: the table and its
+            # gradient are copied into full rows.
+            copies = 2 * shape.V * 128 * 4 if shape.D < 128 else 0
+            assert compiled.temporaries <= 64 * MIB + copies
 
 
 @pytest.mark.tpu
