@@ -1,5 +1,6 @@
-"""The flagship at the quickstart's sizes, with the part that has earned its place so far: the in-domain view beside the
-mixed one, and low-rank paths of the domains. The other parts are fields of `model`, off until they are set.
+"""The default: the flagship at the quickstart's sizes, with the part that has earned its place there: the in-domain
+view beside the mixed one, and low-rank paths of the domains. The other parts are fields of `model`, off until they are
+set.
 
 mdrec train mdrec
 """

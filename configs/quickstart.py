@@ -1,4 +1,4 @@
-"""The first run: a small model on the synthetic world, a minute or two on a laptop.
+"""A small SASRec on the synthetic world, a minute on a laptop.
 
 mdrec train quickstart
 """

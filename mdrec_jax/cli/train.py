@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from mdrec_jax.config import RunConfig
 
 SYNTHETIC = Path("data/synthetic")
-DESCRIPTION = """Train a model and evaluate it. Any field of the configuration can be set: --model.dim 128
+DESCRIPTION = """Train a model and evaluate it. Any field of the configuration can be set: --train.epochs 10
 --optim.dense.learning-rate 1e-3 (see `mdrec train PRESET --show` for all of them)."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a model on a prepared dataset", description=DESCRIPTION)
-    parser.add_argument("preset", nargs="?", default="quickstart", help="a preset, or a .py file with config()")
+    parser.add_argument("preset", nargs="?", default="mdrec", help="a preset, or a .py file with config()")
     parser.add_argument("--data", type=Path, help=f"a prepared dataset (default: the synthetic world in {SYNTHETIC})")
     parser.add_argument(
         "--run", type=Path, dest="run_folder", help="the run's folder (default: the next free runs/PRESET-N)"

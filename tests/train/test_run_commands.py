@@ -48,6 +48,11 @@ def test_a_run_is_found_before_its_first_step(small_run: RunConfig, small_world:
         summarise_run(tmp_path)
 
 
+def test_the_flagship_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--show"]) == 0
+    assert "--model.views.domain-rank" in capsys.readouterr().out
+
+
 def test_bench_measures_every_part(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "speeds.json"
     given = ["bench", "all", "--data", str(small_world), "--rounds", "3", "--json", str(file), *SMALL]
