@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from mdrec_kernels.slot_memory_scan import slot_memory_scan, xla
+from mdrec_kernels.slot_memory_scan.delta_chunk import inverse
 from mdrec_kernels.slot_memory_scan.places import places
 from mdrec_kernels.slot_memory_scan.shapes import SHAPES, USERS
 from mdrec_kernels.slot_memory_scan.xla import Tile
@@ -245,3 +246,12 @@ def test_shapes_are_what_the_operation_accepts():
         out, end = jax.eval_shape(lambda *a, s=slots, f=f: f(*a[:5], slots=a[5]), *tokens, gate, gate, slots)
         assert out.shape == (shape.R, shape.T, shape.V)
         assert end.shape == (shape.R, shape.M, shape.V)
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 24, 64, 90])
+def test_inverse_of_linked_rows(size):
+    links = np.tril(np.random.default_rng(size).normal(size=(3, 2, size, size)), -1) / np.sqrt(size)
+    expected = np.linalg.inv(np.eye(size) + links)
+    for given_ in (links, links[0, 0]):  # with leading axes, as in plain XLA, and without, as in a kernel
+        found = inverse(jnp.asarray(given_, jnp.float32))
+        np.testing.assert_allclose(found, expected if given_ is links else expected[0, 0], rtol=2e-4, atol=2e-5)

@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+SMALL = 8
+"""Diagonal blocks of fewer than twice as many rows are not cut further."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -116,10 +119,22 @@ def _only(where: Array, x: Array) -> Array:
 
 
 def inverse(links: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
-    """(I + L)^-1 of a strictly lower L, from the inverses of diagonal blocks of 1, 2, 4 ... rows.
+    """(I + L)^-1 of a strictly lower L, from the inverses of its diagonal blocks.
 
     [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]: as stable as substitution, where a series in L is not.
     """
+    half, odd = divmod(links.shape[-1], 2)
+    if odd or half < SMALL or links.ndim == 2:  # in a kernel for TPUs, one large product is as cheap as a small one
+        return _inverse_by_doubling(links)
+    diagonal = jnp.stack([links[..., :half, :half], links[..., half:, half:]])
+    upper, lower = inverse(diagonal)
+    left = -nn(nn(lower, links[..., half:, :half]), upper)
+    above = jnp.concatenate([upper, jnp.zeros_like(left)], axis=-1)
+    return jnp.concatenate([above, jnp.concatenate([left, lower], axis=-1)], axis=-2)
+
+
+def _inverse_by_doubling(links: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
+    """The same from blocks of 1, 2, 4 ... rows, without cutting anything."""
     n = links.shape[-1]
     row, column = _square(n)
     inverse = _only(row == column, jnp.ones_like(links))
