@@ -40,6 +40,9 @@ def add_parser(subparsers: Any) -> None:
         "--target-events", metavar="a,b", help="only these event types are predicted; the others are read"
     )
     filters.add_argument(
+        "--only-domains", metavar="A,B", help="only these domains, with the targets that they have beside the others"
+    )
+    filters.add_argument(
         "--duplicates", choices=("keep", "first", "last"), default="keep", help="which of a user's equal events stay"
     )
     rules = parser.add_argument_group("rules")
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         min_item=args.min_item,
         max_len=args.max_len,
         min_rating=args.min_rating,
-        target_events=_names(args.target_events),
+        target_events=_names(args.target_events, "--target-events", "buy,order"),
+        only_domains=_names(args.only_domains, "--only-domains", "books,films"),
         duplicates=args.duplicates,
         tie=args.tie,
         items_across=args.items_across,
@@ -98,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def _names(text: str | None, option: str, example: str) -> tuple[str, ...]:
     if text is None:
         return ()
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise InputError("an empty name", column="--target-events", found=text, expected="names such as buy,order")
+        raise InputError("an empty name", column=option, found=text, expected=f"names such as {example}")
     return names
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int8, Int32, Int64
 
 from mdrec_jax.data.catalogue import Catalogue, make_catalogue
 from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.domains import check_only, only_events, only_metadata
 from mdrec_jax.data.filters import k_core, latest, offsets_of, without_duplicates
 from mdrec_jax.data.ingest import Events, Vocabulary, ingest
 from mdrec_jax.data.manifest import ROLES, Counts, DomainCounts
@@ -16,7 +17,7 @@ from mdrec_jax.data.options import PrepareOptions
 from mdrec_jax.data.ordering import sort_events
 from mdrec_jax.data.people import number_users, rank_people
 from mdrec_jax.data.sources.rawlog import RawLog
-from mdrec_jax.data.splits import Split, assign_roles, parse_split
+from mdrec_jax.data.splits import Split, assign_roles, parse_split, refuse_empty
 from mdrec_jax.errors import InputError
 
 
@@ -25,6 +26,7 @@ class Assembled:
     """All that a dataset's files are made of.
 
     Args:
+        log: what the source brings beside them.
         events: N events by sequence, oldest first.
         vocabulary: their strings.
         catalogue: the items.
@@ -37,6 +39,7 @@ class Assembled:
         dropped: what was left out, by reason.
     """
 
+    log: RawLog
     events: Events
     vocabulary: Vocabulary
     catalogue: Catalogue
@@ -100,17 +103,24 @@ def assemble(log: RawLog, options: PrepareOptions, parent: Dataset | None) -> As
     events = sort_events(
         events, vocabulary, people.sequence_rank, ordered=log.ordered, tie=options.tie, seed=options.seed
     )
+    check_only(options.only_domains, vocabulary.domains)
     dropped = {**log.dropped, **left_out}
     filters = _filters(log, options)
     events = _filter(events, vocabulary, filters, dropped)
     offsets = offsets_of(events.sequence)
     targets = _may_be_target(events, vocabulary, options)
     role = assign_roles(split, offsets, events.domain, targets, events.time, events.role)
+    if options.only_domains:
+        total, log = len(events), only_metadata(log, options.only_domains)
+        events, role, vocabulary = only_events(events, role, vocabulary, options.only_domains)
+        refuse_empty(split, role)
+        offsets, dropped["other domains"] = offsets_of(events.sequence), total - len(events)
     catalogue = make_catalogue(events, vocabulary, log, items_across, parent, options.seed)
     first = events.take(offsets[:-1])
     number, users = number_users(people, first.user)
     raw = vocabulary.users if vocabulary.sequences is None else vocabulary.sequences
     return Assembled(
+        log=log,
         events=events,
         vocabulary=vocabulary,
         catalogue=catalogue,
@@ -163,6 +173,7 @@ def _filters(log: RawLog, options: PrepareOptions) -> dict[str, Any]:
         "max_len": options.max_len,
         "min_rating": options.min_rating,
         "target_events": list(options.target_events),
+        "only_domains": list(options.only_domains),
         "duplicates": options.duplicates,
     }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mdrec_jax.data.horizon import draw_distances, look_ahead
 from mdrec_jax.data.layout import Block, fill_inputs, fill_targets, lay_out, segment_table, segment_users, slots_of
 from mdrec_jax.data.mixing import mix, wanted_shares
 from mdrec_jax.data.noise import NoiseConfig, noisy_stream
@@ -37,6 +38,7 @@ class BatchingConfig:
         max_length: the most tokens of one segment.
         window: "last": the last `max_length` tokens of a sequence; "all": as many windows as cover its targets once.
         context: tokens that each window but a sequence's first reads again before its targets ("all").
+        horizon: events ahead that each target is drawn from, nearer ones more often (`horizon.py`); 1: the next.
         segments: S, the most segments of a row; 0: as many as the data need.
         mixing: "proportional" (every window once an epoch), "temperature" or "explicit": see `mixing.py`.
         temperature: 1 keeps the shares of the data, larger evens the domains out.
@@ -52,6 +54,7 @@ class BatchingConfig:
     max_length: int = 50
     window: Literal["last", "all"] = "last"
     context: int = 0
+    horizon: int = 1
     segments: int = 0
     mixing: Literal["proportional", "temperature", "explicit"] = "proportional"
     temperature: float = 1.0
@@ -71,6 +74,7 @@ class BatchingConfig:
         _require(
             0 <= self.context < self.max_length, "context", self.context, f"0 to max_length - 1 = {self.max_length - 1}"
         )
+        _require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
         _require(self.segments >= 0, "segments", self.segments, "0 (as many as needed) or more")
         mixings = ("proportional", "temperature", "explicit")
         _require(self.mixing in mixings, "mixing", self.mixing, ", ".join(mixings))
@@ -190,6 +194,10 @@ class TrainBatches:
         block = Block(end - begin, config.row_length)
         tokens = fill_inputs(block, self.stream, self._geometry, layout, segments)
         fill_targets(block, self.stream, self._geometry, layout, segments, tokens)
+        if config.horizon > 1:
+            slots = slice(self.local_rows[0] * config.row_length, self.local_rows[1] * config.row_length)
+            distance = draw_distances(self.seed, i, config.rows * config.row_length, config.horizon)[slots]
+            look_ahead(block, self.stream, self._geometry, layout, tokens, distance)
         block.wipe(tokens.empty)
         return block.batch(segment_users((end - begin, self.segments), layout, segments.user))
 

@@ -21,6 +21,7 @@ class PrepareOptions:
         max_len: only the latest events of a sequence.
         min_rating: events rated lower are left out.
         target_events: the behaviour types that are predicted; others are only read. Empty = all are predicted.
+        only_domains: the domains whose events stay, behind the split; empty = all.
         duplicates: which of the events of one sequence, domain, item and type stay.
         tie: how events of equal time are ordered.
         items_across: whether equal raw ids in two domains are one item.
@@ -35,6 +36,7 @@ class PrepareOptions:
     max_len: int | None = None
     min_rating: float | None = None
     target_events: tuple[str, ...] = ()
+    only_domains: tuple[str, ...] = ()
     duplicates: Duplicates = "keep"
     tie: Tie = "seeded"
     items_across: Literal["shared", "separate"] | None = None
@@ -54,5 +56,9 @@ class PrepareOptions:
             if value is not None and not least <= value < 1 << 63:
                 flag = "--" + name.replace("_", "-")
                 raise InputError("option out of range", column=flag, found=value, expected=f"at least {least}")
+        if self.only_domains and self.extend is not None:
+            raise InputError(
+                "a dataset is extended with all its domains", column="--only-domains", found=self.only_domains
+            )
         if self.min_rating is not None and not np.isfinite(self.min_rating):
             raise InputError("option out of range", column="--min-rating", found=self.min_rating, expected="a number")

@@ -53,16 +53,16 @@ def write_log(
     made = assemble(log, options, parent)
     sources = tuple(SourceFile(file.name, file_hash(file), file.stat().st_size) for file in log.files)
     with writing(out) as folder:
-        dropped = _write_files(folder, log, made)
+        dropped = _write_files(folder, made)
         if extra is not None:
             extra(folder)
         _manifest(folder, log, source, options, made, dropped, sources, parent).write(folder)
     return open_dataset(out)
 
 
-def _write_files(folder: Path, log: RawLog, made: Assembled) -> dict[str, int]:
+def _write_files(folder: Path, made: Assembled) -> dict[str, int]:
     """Everything but the manifest; returns what could not be placed, by reason."""
-    domains, catalogue = made.vocabulary.domains, made.catalogue
+    log, domains, catalogue = made.log, made.vocabulary.domains, made.catalogue
     write_columns(folder, made.columns())
     write_tables(folder, made.users, domains, catalogue.tables)
     dropped = write_features(

@@ -100,7 +100,7 @@ def assign_roles(
     else:
         role = _leave_one_out(offsets, domain if split.rule == "loo" else np.zeros_like(domain), may_be_target)
     role = np.where(may_be_target, role, np.int8(CONTEXT)).astype(np.int8)
-    _refuse_empty(split, role)
+    refuse_empty(split, role)
     return role
 
 
@@ -121,7 +121,11 @@ def _leave_one_out(
     return role
 
 
-def _refuse_empty(split: Split, role: Int8[np.ndarray, " N"]) -> None:
+def refuse_empty(split: Split, role: Int8[np.ndarray, " N"]) -> None:
+    """
+    Raises:
+        InputError: no event is a target of one of the parts.
+    """
     for part, name in ((TEST, "test"), (TRAIN, "train"), (VALIDATION, "validation")):
         if split.rule == "given" and part == VALIDATION:
             continue  # a source may have none
