@@ -142,6 +142,7 @@ class DatasetSpec:
         ordered: whether the source knew an order of events; sequence models refuse data without one.
         week_second: seconds between Monday 00:00 UTC and `Batch.time` 0, within a week; None where there are no times,
             or nothing but dates (every event at the same second of its day).
+        last_time: of the latest training event, in the seconds of `Batch.time`; 0 where there are no times.
     """
 
     num_items: int
@@ -150,6 +151,7 @@ class DatasetSpec:
     has_time: bool
     ordered: bool = True
     week_second: int | None = None
+    last_time: int = 0
 
 
 def table_length(num_items: int) -> int:

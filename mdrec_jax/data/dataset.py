@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int8, Int16, Int32, Int64
 
 from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM
-from mdrec_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from mdrec_jax.data.manifest import MANIFEST, ROLES, Manifest, read_manifest
 from mdrec_jax.data.swap import recover
 from mdrec_jax.errors import InputError
 
@@ -94,7 +94,15 @@ class Dataset:
             has_time=manifest.has_time,
             ordered=manifest.ordered,
             week_second=self._week_second(),
+            last_time=self._last_time(),
         )
+
+    def _last_time(self) -> int:
+        """As in `DatasetSpec`."""
+        if not self.manifest.has_time:
+            return 0
+        origin, trained = self.manifest.time_origin, np.asarray(self.role) == ROLES.index("train")
+        return int(np.asarray(self.time).max(where=trained, initial=origin)) - origin
 
     def _week_second(self) -> int | None:
         """As in `DatasetSpec`; looks at times until two differ in their second of the day."""

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mdrec_jax.models import init
+from mdrec_jax.models.dates import Dates
 from mdrec_jax.models.layers import at_least_float32
 from mdrec_jax.models.pure import ParameterFacts, parameter
 from mdrec_jax.types import Batch, DatasetSpec, Rows, table_length
@@ -19,22 +20,33 @@ ScoreKind = Literal["dot", "cosine"]
 
 
 class Inputs(nnx.Module):
-    """item vector * scale + position + domain + behaviour type.
+    """item vector * scale + position + domain + behaviour type + date.
 
     Args:
         positions, domains, events: how many rows each learned embedding has; 0 leaves it out.
+        dates: the embedding of dates, if there is one.
         item_scale: what an item vector is multiplied by when it is read as an input.
         scale: standard deviation of the learned embeddings' initial values.
     """
 
     def __init__(
-        self, key: jax.Array, dim: int, *, positions: int, domains: int, events: int, item_scale: float, scale: float
+        self,
+        key: jax.Array,
+        dim: int,
+        *,
+        positions: int,
+        domains: int,
+        events: int,
+        item_scale: float,
+        scale: float,
+        dates: Dates | None = None,
     ) -> None:
         keys = jax.random.split(key, 3)
         self.item_scale = item_scale
         self.position = _embedding(keys[0], positions, dim, "position", scale)
         self.domain = _embedding(keys[1], domains, dim, "domain", scale)
         self.event = _embedding(keys[2], events, dim, "event", scale)
+        self.dates = dates
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch) -> Float[Array, "R T D"]:
         x = item * jnp.asarray(self.item_scale, item.dtype)
@@ -42,7 +54,7 @@ class Inputs(nnx.Module):
             if table is not None:
                 # Positions past the model's max_length share its last row.
                 x = x + table.get_value().astype(x.dtype).at[jnp.asarray(ids)].get(mode="clip")
-        return x
+        return x if self.dates is None else x + self.dates(jnp.asarray(batch.time), x.dtype)
 
 
 def _embedding(key: jax.Array, length: int, dim: int, axis: str, scale: float) -> nnx.Param | None:

@@ -18,6 +18,7 @@ from mdrec_jax.models.attention import Places, rotary_angles
 from mdrec_jax.models.block import Block, View
 from mdrec_jax.models.context import context_of
 from mdrec_jax.models.critic import Critic
+from mdrec_jax.models.dates import check_dates
 from mdrec_jax.models.disentangle import Disentangled
 from mdrec_jax.models.items import Inputs
 from mdrec_jax.models.layers import Linear, Norm, dropout, fold_seeds, run_stack, stack
@@ -25,6 +26,7 @@ from mdrec_jax.models.mdrec_config import MdrecConfig
 from mdrec_jax.models.memory import SharedBank
 from mdrec_jax.models.mixers import check_context
 from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.sasrec import dates_of
 from mdrec_jax.models.tied import TiedModel
 from mdrec_jax.models.trace import Trace, statistics
 from mdrec_jax.models.views import DomainPaths, InDomain
@@ -95,6 +97,7 @@ class Encoder(nnx.Module):
             events=spec.num_events if base.event_embedding else 0,
             item_scale=base.embedding_scale,
             scale=base.init_scale * base.embedding_scale,
+            dates=dates_of(input_key, base, spec),
         )
         self.input_norm = Norm(base.dim, base.norm) if base.input_norm else None
         self.blocks = stack(lambda key: Block(key, config, spec), block_key, base.layers)
@@ -192,4 +195,5 @@ def make_mdrec(config: MdrecConfig, spec: DatasetSpec) -> TiedModel:
         InputError: for data without an order of events, or without times where a part needs them.
     """
     check_context(config.mixers, spec)
+    check_dates(config.encoder.date_days, spec)
     return TiedModel(config, spec, Encoder)

@@ -5,6 +5,7 @@ sub-layers, a wider feed-forward layer, SwiGLU, rotary positions, gated residual
 objective it is eSASRec, arXiv 2508.06450), and whatever loss the run's objective names.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, UInt32
 from mdrec_jax.models import items
 from mdrec_jax.models.attention import Attention, Places, rotary_angles
 from mdrec_jax.models.checks import check, check_fields, check_heads
+from mdrec_jax.models.dates import Dates, check_dates
 from mdrec_jax.models.items import Inputs, ScoreKind
 from mdrec_jax.models.layers import (
     SCAN_FROM_LAYERS,
@@ -51,6 +53,7 @@ class SasrecConfig:
         input_norm: norm the sum of the input embeddings too.
         gated_residual: multiply each sub-layer's output by a sigmoid gate of its input (LiGR).
         domain_embedding, event_embedding: add an embedding of the event's domain, behaviour type, to its input.
+        date_days: days between the knots of an embedding of the event's date, which is added to its input; 0 has none.
         embedding_dropout: on the inputs of the first block.
         attention_dropout: on the attention weights.
         ffn_dropout: inside the feed-forward layer, after the activation.
@@ -75,6 +78,7 @@ class SasrecConfig:
     gated_residual: bool = False
     domain_embedding: bool = False
     event_embedding: bool = False
+    date_days: float = 0.0
     embedding_dropout: float = 0.2
     attention_dropout: float = 0.0
     ffn_dropout: float = 0.0
@@ -93,6 +97,8 @@ class SasrecConfig:
             rates=("embedding_dropout", "attention_dropout", "ffn_dropout", "residual_dropout"),
             positives=("ffn_multiple", "embedding_scale", "init_scale", "temperature"),
         )
+        days = self.date_days
+        check("date_days", days, math.isfinite(days) and days >= 0, "a finite number of days, 0 for none")
         check_heads(self.dim, self.heads)
         width = self.dim // self.heads
         check("positions", self.positions, self.positions != "rotary" or width % 2 == 0, "heads of an even width")
@@ -160,6 +166,7 @@ class Encoder(nnx.Module):
             events=spec.num_events if config.event_embedding else 0,
             item_scale=config.embedding_scale,
             scale=config.init_scale * config.embedding_scale,
+            dates=dates_of(input_key, config, spec),
         )
         self.input_norm = Norm(config.dim, config.norm) if config.input_norm else None
         self.blocks = stack(lambda key: Block(key, config), block_key, config.layers)
@@ -182,6 +189,19 @@ class Encoder(nnx.Module):
         return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
 
 
+def dates_of(key: jax.Array, config: SasrecConfig, spec: DatasetSpec) -> Dates | None:
+    """The embedding of dates that a configuration asks for."""
+    if not config.date_days:
+        return None
+    scale = config.init_scale * config.embedding_scale
+    return Dates(jax.random.fold_in(key, 3), config.dim, spec, days=config.date_days, scale=scale)
+
+
 def make_sasrec(config: SasrecConfig, spec: DatasetSpec) -> TiedModel:
-    """SASRec for a data set. Raises InputError for data without an order of events."""
+    """SASRec for a data set.
+
+    Raises:
+        InputError: for data without an order of events, or without times where dates are wanted.
+    """
+    check_dates(config.date_days, spec)
     return TiedModel(config, spec, Encoder)

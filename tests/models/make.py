@@ -1,7 +1,7 @@
 """Packed batches of given sequences, and models small enough to be run many times."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
-SPEC = DatasetSpec(num_items=40, num_domains=3, num_events=2, has_time=True)
+SPEC = DatasetSpec(num_items=40, num_domains=3, num_events=2, has_time=True, last_time=300_000)
 
 COLUMNS = 32
 """Most tests share one shape, so that a model is compiled once for all of them."""
@@ -49,7 +49,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "sasrec, rotary, SwiGLU, RMS norm": SasrecConfig(
         dim=8, layers=1, heads=2, max_length=16, init_scale=0.5, positions="rotary", activation="swiglu", norm="rmsnorm"
     ),
-    "sasrec, gates, input norm, domains and events, cosine": SasrecConfig(
+    "sasrec, gates, input norm, domains, events and dates, cosine": SasrecConfig(
         dim=8,
         layers=1,
         max_length=16,
@@ -58,6 +58,7 @@ VARIANTS: dict[str, ModelConfig] = {
         input_norm=True,
         domain_embedding=True,
         event_embedding=True,
+        date_days=1.0,
         activation="relu",
         scores="cosine",
     ),
@@ -70,7 +71,9 @@ VARIANTS: dict[str, ModelConfig] = {
     "mdrec, loop, banks, delta rule, experts": MdrecConfig(
         FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
     ),
-    "mdrec, two views, mixers": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["mixers"])),
+    "mdrec, two views, mixers, dates": MdrecConfig(
+        replace(FLAGSHIP, date_days=2.0), **(PARTS["views"] | PARTS["mixers"])
+    ),
 }
 """One model for every branch of the code."""
 
