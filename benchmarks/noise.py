@@ -1,0 +1,127 @@
+"""The noise curve: NDCG@10 against the share of training events whose item was replaced, with and without denoising.
+
+    python benchmarks/noise.py --data data/synthetic --out runs/noise [--preset quickstart] [--shares 0,.2,.4]
+        [--seeds 0,1,2] [--epochs N] [--plot benchmarks/noise.png]
+
+Each way of denoising has its settings; at every share the one that is best on the validation split, seed 0, trains the
+other seeds too. Figures are of the test split, full ranking; differences from the plain loss are paired over seeds and
+users. Run folders are kept in --out, and the same command goes on where it was stopped.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from mdrec_jax.config import RunConfig, load_preset, replace
+from mdrec_jax.data.dataset import Dataset, open_dataset
+from mdrec_jax.evaluate.compare import Difference, compare
+from mdrec_jax.evaluate.results import FLOORS
+from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
+from mdrec_jax.objectives.denoise import DenoiseConfig
+
+PROTOCOL, METRIC = "full", "ndcg@10"
+WAYS: dict[str, tuple[DenoiseConfig, ...]] = {
+    "plain": (DenoiseConfig(),),
+    "trimmed": tuple(DenoiseConfig(trim=share, trim_steps=300) for share in (0.1, 0.2, 0.3)),
+    "generalised": tuple(DenoiseConfig(robust="generalised", power=power) for power in (0.1, 0.2, 0.4)),
+    "symmetric": tuple(DenoiseConfig(robust="symmetric", reverse=reverse) for reverse in (1.0, 4.0, 16.0)),
+}
+COLOURS = ("#5a6570", "#1f6f8b", "#c2702d", "#6b8f3a")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Runs of one preset on one data set."""
+
+    config: RunConfig
+    dataset: Dataset
+    out: Path
+    seeds: tuple[int, ...]
+
+    def run(self, share: float, setting: DenoiseConfig, seed: int) -> Path:
+        """The folder of a run that is trained and evaluated."""
+        name = f"noise-{share:g}/{setting.robust}-{setting.trim:g}-{setting.power:g}-{setting.reverse:g}"
+        path = seed_folder(self.out / name, seed)
+        config = replace(self.config, batching={"noise": {"share": share}}, loss={"denoise": setting}, seed=seed)
+        finish(config, self.dataset, path, ("validation", "test"), (PROTOCOL,))
+        return path
+
+    def value(self, paths: Sequence[Path], split: str) -> float:
+        """Mean over the runs of the metric."""
+        where, _ = place_of(self.config.train.metric)
+        rows = [
+            row
+            for path in paths
+            for row in ranks_of([path], split, PROTOCOL)[0].rows
+            if row.domain == where and row.model not in FLOORS
+        ]
+        return sum(row.metrics[METRIC] for row in rows) / len(rows)
+
+    def chosen(self, share: float, settings: Sequence[DenoiseConfig]) -> tuple[DenoiseConfig, list[Path]]:
+        """The best setting on the validation split, and its runs."""
+        first = {setting: self.run(share, setting, self.seeds[0]) for setting in settings}
+        best = max(first, key=lambda setting: self.value([first[setting]], "validation"))
+        return best, [self.run(share, best, seed) for seed in self.seeds]
+
+    def against(self, paths: Sequence[Path], plain: Sequence[Path]) -> Difference:
+        """The paired difference on the test split."""
+        where, _ = place_of(self.config.train.metric)
+        ours, theirs = (ranks_of(list(each), "test", PROTOCOL)[1] for each in (paths, plain))
+        every = compare(ours, theirs, (METRIC,), domains=self.dataset.manifest.domains)
+        return next(one for one in every if one.where == where)
+
+
+def described(setting: DenoiseConfig) -> str:
+    """The fields of a setting that were set."""
+    plain = DenoiseConfig()
+    fields = {f.name: getattr(setting, f.name) for f in dataclasses.fields(setting) if f.name != "trim_steps"}
+    return ", ".join(f"{name} {value}" for name, value in fields.items() if value != getattr(plain, name)) or "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="quickstart")
+    parser.add_argument("--shares", default="0,.2,.4")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=float, help="instead of the preset's")
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    config = load_preset(args.preset)
+    if args.epochs:
+        config = replace(config, train={"epochs": args.epochs})
+    study = Study(config, open_dataset(args.data), args.out, tuple(map(int, args.seeds.split(","))))
+    shares, curves = [float(share) for share in args.shares.split(",")], {way: [] for way in WAYS}
+    print("| replaced | loss | setting | validation | test NDCG@10 | minus plain (95 %) |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for share in shares:
+        plain: list[Path] = []
+        for way, settings in WAYS.items():
+            setting, paths = study.chosen(share, settings)
+            plain = plain or paths
+            gap = study.against(paths, plain)
+            curves[way].append(study.value(paths, "test"))
+            lead = "" if way == "plain" else f"{gap.difference:+.4f} ({gap.interval[0]:+.4f} {gap.interval[1]:+.4f})"
+            shown = f"{study.value(paths, 'validation'):.4f} | {curves[way][-1]:.4f}"
+            print(f"| {share:g} | {way} | {described(setting)} | {shown} | {lead} |", flush=True)
+    if args.plot:
+        figure, axes = plt.subplots(figsize=(4.6, 3.0))
+        for (way, values), colour in zip(curves.items(), COLOURS, strict=True):
+            axes.plot(shares, values, "o-", color=colour, label=way, markersize=4)
+        axes.set_xlabel("share of training events replaced", fontsize=9)
+        axes.set_ylabel("test NDCG@10", fontsize=9)
+        axes.legend(frameon=False, fontsize=8.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout()
+        figure.savefig(args.plot, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
