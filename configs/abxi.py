@@ -15,12 +15,13 @@ from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 
 def config() -> RunConfig:
     return RunConfig(
-        batching=BatchingConfig(rows=16, row_length=64, max_length=50),
+        batching=BatchingConfig(rows=16, row_length=64, max_length=50, horizon=3),
         model=SasrecConfig(
             dim=128,
             layers=1,
             heads=2,
             max_length=50,
+            date_days=60.0,
             embedding_dropout=0.5,
             residual_dropout=0.5,
             embedding_scale=11.0,
@@ -32,7 +33,7 @@ def config() -> RunConfig:
             schedule=ScheduleConfig(kind="linear"),
         ),
         precision=PrecisionConfig(compute="bfloat16"),
-        train=TrainConfig(epochs=24, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
+        train=TrainConfig(epochs=32, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 
 
