@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -99,6 +100,17 @@ def flatten(plain: Any, place: str = "") -> dict[str, Any]:
     if not isinstance(plain, dict):
         return {place: plain}
     return {k: v for name, item in plain.items() for k, v in flatten(item, _join(place, name)).items()}
+
+
+def check_finite(config: Any, place: str = "") -> None:
+    """Refuses a dataclass of which a number, at any depth, is NaN or infinite.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    for name, value in flatten(to_plain(config), place).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError("out of range", column=name, found=value, expected="a finite number")
 
 
 def digest(plain: Any, leave_out: Iterable[str] = ()) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from mdrec_jax import codec
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.files import read_object
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.objectives.balance import ObjectivesConfig
@@ -23,6 +23,9 @@ from mdrec_jax.train.config import LoggingConfig, PrecisionConfig, TrainConfig
 
 NOT_IDENTITY = ("hardware", "logging", "train.epochs", "train.steps", "train.patience")
 """Fields that do not change what a step learns: they are left out of the hash, and a resumed run may change them."""
+
+MAX_SEED = (1 << 32) - 1
+"""Keys of random numbers hold 32 bits of a seed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class RunConfig:
     hardware: MeshConfig = field(default_factory=MeshConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        codec.check_finite(self)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError("out of range", column="seed", found=self.seed, expected=f"0 to {MAX_SEED}")
 
     def to_plain(self) -> dict[str, Any]:
         return codec.to_plain(self)
@@ -130,8 +138,13 @@ def read_config(path: Path) -> RunConfig:
     """The configuration in a run folder's `config.json`.
 
     Raises:
-        InputError: when the file is missing or is no configuration of this version.
+        InputError: when the file is missing, damaged, or no configuration of this version.
     """
     if not path.is_file():
         raise InputError("no run here", file=path.parent, expected=f"a folder with {path.name}")
-    return RunConfig.from_plain(json.loads(path.read_text(encoding="utf-8"))["config"])
+    try:
+        return RunConfig.from_plain(read_object(path, "config", "dataset", "versions")["config"])
+    except ConfigError as error:
+        raise ConfigError(
+            error.problem, file=path, column=error.column, found=error.found, expected=error.expected
+        ) from None

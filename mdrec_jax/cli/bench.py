@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.files import check_output
 
 WHAT = ("input", "step", "train", "evaluate")
 DESCRIPTION = """Time a run's parts and write nothing: input (batches alone), step (the compiled step alone), train
@@ -18,7 +19,9 @@ machine can do at most, and memory; no data set is read."""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="time input, step and evaluation", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "bench", help="time input, step and evaluation", description=DESCRIPTION, allow_abbrev=False
+    )
     choices = (*WHAT, "all", "kernels")
     parser.add_argument("what", nargs="?", choices=choices, default="all", metavar="WHAT", help="|".join(choices))
     parser.add_argument("--preset", default="quickstart", help="a preset, or a .py file with config()")
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.rounds < 1:
         raise InputError("nothing to time", column="--rounds", found=args.rounds, expected=">= 1")
+    check_output(args.json)
     if args.what == "kernels":
         return _kernels(args)
     setup = Setup.of(configure(args), open_dataset(args.data or synthetic_world()))

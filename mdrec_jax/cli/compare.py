@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.files import check_output
 
 DESCRIPTION = """Compare two models that were asked the same questions, by a paired bootstrap over seeds and users. Give
 the results files of the first model's runs (one a seed), then --with and those of the second's. Two models of one file
@@ -31,6 +32,11 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.files import write_json
 
     names = tuple(name.strip() for name in args.metrics.split(",") if name.strip())
+    if not names:
+        raise InputError(
+            "nothing to compare", column="--metrics", found=args.metrics, expected="names such as mrr,hr@10"
+        )
+    check_output(args.json)
     second_paths = args.second or args.first
     first_name, first_results, first = load_runs(args.first, args.model)
     second_name, second_results, second = load_runs(second_paths, args.with_model)

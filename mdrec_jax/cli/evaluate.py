@@ -8,6 +8,7 @@ from typing import Any
 
 from mdrec_jax.cli.floors import add_protocol_options, show_results
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.files import check_output
 
 DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, as validation chose it. Several runs
 that differ in their seed are averaged."""
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.train.run import evaluate_runs, load_run, write_evaluation
     from mdrec_jax.train.run_folder import RunFolder
 
+    check_output(args.json)
     dataset = open_dataset(args.data) if args.data else None
     runs = [load_run(path, dataset) for path in args.runs]
     if args.probes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.files import check_output
 
 DESCRIPTION = """Rank the held-out items by popularity and by transition counts, without any learning. A model that does
 not beat these figures has learned little. Under the protocol of a published table they also check the evaluation."""
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.evaluate.results import write_results
 
+    check_output(args.json)
     metrics = tuple(name.strip() for name in args.metrics.split(",") if name.strip())
     for name in metrics:
         parse_metric(name)

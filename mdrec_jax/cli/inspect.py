@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.files import check_output
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,6 +34,9 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.train.run_folder import RunFolder
 
+    check_output(args.json)
+    if args.at_most < 0:
+        raise InputError("option out of range", column="--at-most", found=args.at_most, expected="0 or more")
     if args.routing:
         return _routing(args)
     if args.json or args.plot:

@@ -21,7 +21,7 @@ from mdrec_jax.cli import (
     synthetic,
     train,
 )
-from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, MdrecError
+from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, InputError, MdrecError
 
 COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
 
@@ -56,3 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT if stop.code not in (0, None) else EXIT_OK
     except BrokenPipeError:
         return EXIT_OK
+    except OSError as error:  # a file that may not be read, a disk that is full
+        told = InputError(error.strerror or str(error), file=error.filename)
+        print(f"mdrec: {told}", file=sys.stderr)
+        return told.exit_code

@@ -17,7 +17,9 @@ DESCRIPTION = """Train a model and evaluate it. Any field of the configuration c
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train a model on a prepared dataset", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "train", help="train a model on a prepared dataset", description=DESCRIPTION, allow_abbrev=False
+    )
     parser.add_argument("preset", nargs="?", default="mdrec", help="a preset, or a .py file with config()")
     parser.add_argument("--data", type=Path, help=f"a prepared dataset (default: the synthetic world in {SYNTHETIC})")
     parser.add_argument(
@@ -107,10 +109,11 @@ def _next_free(parent: Path, name: str) -> Path:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """The seeds that `0,1,2` names. Raises InputError for anything else."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError("not a list of seeds", column="--seeds", found=text, expected="0,1,2") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
+        expected = "whole numbers from 0, each once: 0,1,2"
+        raise InputError("not a list of seeds", column="--seeds", found=text, expected=expected)
+    return tuple(map(int, parts))
 
 
 def _show(config: "RunConfig") -> int:

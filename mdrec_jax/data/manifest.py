@@ -116,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     expected = "a folder made by `mdrec prepare` or `mdrec synthetic`"
     if not folder.is_dir():
-        raise InputError("no such folder", file=folder, expected=expected)
+        raise InputError("is not a folder" if folder.exists() else "no such folder", file=folder, expected=expected)
     if not path.is_file():
         raise InputError("is not a prepared dataset", file=folder, found=f"no {MANIFEST}", expected=expected)
     try:

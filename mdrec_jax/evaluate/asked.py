@@ -12,7 +12,7 @@ from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.queries import QueryList, query_list
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.candidates import draw
+from mdrec_jax.evaluate.candidates import check_enough, draw
 from mdrec_jax.evaluate.fixed import FixedCandidates, candidates_file, read_candidates
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged, spans, with_one
@@ -96,6 +96,18 @@ class Asked:
             )
         return out
 
+    def check_candidates(self) -> None:
+        """Refuses a sampled protocol for which a domain has too few items, before any is drawn. Raises InputError."""
+        if self.protocol.candidates != "uniform":
+            return
+        wanted = 1 if self.protocol.replacement else self.protocol.negatives
+        lengths = np.diff(plain(self.dataset.sequence_offsets))[self.queries.sequence]
+        for domain in self.domains():
+            universe = self.universe(domain)
+            # No query excludes more than its sequence and its target.
+            close = (self.queries.domain == domain) & (lengths + 1 > len(universe) - wanted)
+            check_enough(universe, self._excluded(np.flatnonzero(close)), wanted)
+
     def _excluded(self, some: Some) -> Ragged:
         """What is never drawn for a query, sorted, without repetition: its target, and what the protocol says."""
         none = Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
@@ -132,7 +144,8 @@ def ask(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> Asked:
         at_most: ask no more than so many, the same ones each time; 0 = all.
 
     Raises:
-        InputError: the split has no target, or the file of candidates does not exist, does not fit, or lists nothing.
+        InputError: the split has no target, a domain has too few items to draw from, or the file of candidates does
+            not exist, does not fit, or lists nothing.
     """
     queries, fixed, counts = query_list(dataset, protocol.split), None, {}
     number = np.arange(len(queries))
@@ -147,7 +160,9 @@ def ask(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> Asked:
     if 0 < at_most < len(number):
         counts[LEFT_OUT] = len(number) - at_most
         number = np.sort(np.random.default_rng(0).choice(number, at_most, replace=False))
-    return Asked(dataset, protocol, _part(queries, number), number, fixed, counts)
+    asked = Asked(dataset, protocol, _part(queries, number), number, fixed, counts)
+    asked.check_candidates()
+    return asked
 
 
 def _part(queries: QueryList, chosen: Some) -> QueryList:

@@ -38,9 +38,21 @@ def draw(
     Raises:
         InputError: a query that excludes so much that the items do not suffice.
     """
+    barred = check_enough(universe, excluded, 1 if replacement else negatives)
+    key = combine(combine(np.array([seed], np.uint64), np.array([number], np.uint64)), query.astype(np.uint64))
+    if not replacement and len(universe) <= SMALL_UNIVERSE * negatives:
+        return universe[_shuffled(len(universe), barred, key, negatives)]
+    return universe[_rejected(len(universe), barred, key, negatives, replacement)]
+
+
+def check_enough(universe: Int32[np.ndarray, "U"], excluded: Ragged, wanted: int) -> Ragged:
+    """The places in the universe of what each query excludes.
+
+    Raises:
+        InputError: a query is left with fewer items than are wanted.
+    """
     barred = _inside(universe, excluded)
     left = len(universe) - barred.lengths
-    wanted = 1 if replacement else negatives
     if len(left) and left.min() < wanted:
         raise InputError(
             "too few items to draw negatives from",
@@ -48,10 +60,7 @@ def draw(
             expected=f"at least {wanted}",
             hint="ask for fewer negatives (uniformN), or for full ranking",
         )
-    key = combine(combine(np.array([seed], np.uint64), np.array([number], np.uint64)), query.astype(np.uint64))
-    if not replacement and len(universe) <= SMALL_UNIVERSE * negatives:
-        return universe[_shuffled(len(universe), barred, key, negatives)]
-    return universe[_rejected(len(universe), barred, key, negatives, replacement)]
+    return barred
 
 
 def _inside(universe: Int32[np.ndarray, "U"], excluded: Ragged) -> Ragged:

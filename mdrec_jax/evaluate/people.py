@@ -10,7 +10,7 @@ from jaxtyping import Int32, Int64
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.ids import UNKNOWN_ITEM
-from mdrec_jax.data.sources.columns import explain_time, find_column, id_value, time_value
+from mdrec_jax.data.sources.columns import explain_time, find_column, id_value, refuse_seconds, time_value
 from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, records, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
 from mdrec_jax.data.streams import plain
@@ -129,7 +129,7 @@ def _read_names(path: Path, column: str) -> list[str]:
         return list(dict.fromkeys(line.strip() for _, line in read_lines(path)))
     kind = _format_of(path)
     names = column_names(path, kind)
-    found = find_column(names, None, column, path, needed=True)
+    found = find_column(names, None, column, path, needed=True, flag="")
     assert found is not None
     frame = _collect(path, kind, {column: id_value(found, _schema(path, kind, [found])[found], path)}, [found])
     return frame[column].drop_nulls().unique(maintain_order=True).to_list()
@@ -142,7 +142,7 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
     names = column_names(path, kind)
     several = len(manifest.domains) > 1
     needed = {"user": True, "item": True, "domain": several, "event": len(manifest.event_types) > 1, "time": False}
-    columns = {what: find_column(names, None, what, path, needed=must) for what, must in needed.items()}
+    columns = {what: find_column(names, None, what, path, needed=must, flag="") for what, must in needed.items()}
     columns = {what: name for what, name in columns.items() if name is not None}
     schema = _schema(path, kind, list(columns.values()))
     values = {
@@ -159,24 +159,35 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
         strange = frame.filter(event & ~pl.col(what).is_in(list(known)).fill_null(False))
         _refuse(strange, path, kind, columns, what, "one of " + ", ".join(known))
     if "time" in columns:
-        expected = explain_time("", time_unit).expected
-        _refuse(
-            frame.filter(event & (pl.col("time").is_null() | (pl.col("time") < 0))),
-            path,
-            kind,
-            columns,
-            "time",
-            expected,
-        )
+        late = frame.filter(event & (pl.col("time").is_null() | (pl.col("time") < 0)))
+        _refuse(late, path, kind, columns, "time", "", time_unit)
+        refuse_seconds(path, kind, columns["time"], time_unit)
     return frame
 
 
-def _refuse(bad: pl.DataFrame, path: Path, kind: Format, columns: dict[str, str], what: str, expected: str) -> None:
+def _refuse(
+    bad: pl.DataFrame,
+    path: Path,
+    kind: Format,
+    columns: dict[str, str],
+    what: str,
+    expected: str,
+    time_unit: str | None = None,
+) -> None:
     """Names the first of the bad rows, if there are any."""
-    if len(bad):
-        row, record = record_at(path, kind, int(bad["_row"][0]))
-        name = columns.get(what, what)
-        raise InputError(f"bad {what}", file=path, row=row, column=name, found=record.get(name), expected=expected)
+    if not len(bad):
+        return
+    row, record = record_at(path, kind, int(bad["_row"][0]))
+    name = columns.get(what, what)
+    found, hint = record.get(name), None
+    problem = f"missing {what}" if found in (None, "") else f"unknown {what}"
+    if what == "time" and found not in (None, ""):
+        said = explain_time(str(found), time_unit)
+        problem, expected, hint = said.problem, said.expected, said.hint
+    raise InputError(
+        problem, file=path, row=row, column=name, found="nothing" if found in (None, "") else found,
+        expected=expected or explain_time("", time_unit).expected, hint=hint,
+    )  # fmt: skip
 
 
 def _schema(path: Path, kind: Format, columns: list[str]) -> pl.Schema:

@@ -12,7 +12,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.people import People, read_histories, read_item_list, read_users
 from mdrec_jax.evaluate.recommend import Choice, Lists, recommend
 from mdrec_jax.evaluate.scorer import Scorer
-from mdrec_jax.files import replacing
+from mdrec_jax.files import check_writable, replacing
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 
@@ -29,6 +29,7 @@ def recommend_files(
     deny: Path | None = None,
     k: int = 10,
     keep_seen: bool = False,
+    time_unit: str | None = None,
 ) -> dict[str, int]:
     """Recommends for everyone in a file and writes `out` (.csv, .jsonl or .parquet; see `to_frame`).
 
@@ -41,6 +42,7 @@ def recommend_files(
         allow, deny: at most one of them, a list of items (`read_item_list`).
         k: items a person and domain.
         keep_seen: also recommend what the person had already.
+        time_unit: of the histories (`read_histories`).
 
     Returns:
         What was unknown, and who got the popularity list, counted by reason.
@@ -53,7 +55,10 @@ def recommend_files(
         raise InputError("for whom?", expected="either --users or --histories")
     if allow is not None and deny is not None:
         raise InputError("give at most one list of items", expected="either --allow or --deny")
-    people = read_histories(histories, dataset) if histories is not None else read_users(_given(users), dataset)
+    if histories is not None:
+        people = read_histories(histories, dataset, time_unit=time_unit)
+    else:
+        people = read_users(_given(users), dataset)
     names = dataset.manifest.domains
     chosen = range(len(names)) if domain is None else [dataset.domain_index(domain)]
     counts, frames = Counter(people.counts), []
@@ -115,10 +120,11 @@ def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Refuses a file whose format its name does not say.
+    """Refuses a file whose format its name does not say, or whose place is taken.
 
     Raises:
-        InputError: an unknown ending.
+        InputError: an unknown ending, a folder, or a folder that is a file.
     """
+    check_writable(path)
     if path.suffix not in ENDINGS:
         raise InputError("unknown format", file=path, found=path.suffix, expected=" ".join(ENDINGS), column="--out")

@@ -5,11 +5,16 @@
      "rows":   [{"model": "transitions", "domain": "all", "users": 22363, "queries": 22363,
                  "metrics": {"hr@10": 0.0821, ...}, "interval": {"ndcg@10": [lo, hi], ...}}, ...],
      "slices": [the same with "slice": "history 1-4" | "cold target" | ...],
-     "ranks":  {"transitions": ["test.transitions.0.npz"]}}
+     "ranks":  {"transitions": ["test.transitions.0-5f1c27ab.npz"]}}
+
+The files of ranks are named by their content: a kill between them and the results file leaves the old results with the
+ranks that they were made from.
 
 Domain `all` is the mean over all queries, `macro` the unweighted mean over the domains.
 """
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +29,7 @@ from mdrec_jax.evaluate.metrics import DEFAULT_METRICS, QuestionMetrics, questio
 from mdrec_jax.evaluate.protocol import Protocol, protocol_from_json
 from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
-from mdrec_jax.files import replacing, write_json
+from mdrec_jax.files import check_writable, replacing, write_json
 
 FLOORS = ("popularity", "transitions", "transitions-local")
 """The rows that no learning made. Every table has them."""
@@ -180,17 +185,40 @@ def _macro(domains: Sequence[Row], everything: Row, drawn: np.ndarray) -> Row:
 
 
 def write_results(path: Path, results: Results, ranks: Mapping[str, Sequence[Ranks]] | None = None) -> Results:
-    """Writes a results file, and the ranks of each model beside it (one file a seed). Returns what was written."""
+    """Writes a results file, and the ranks of each model beside it (one file a seed). Returns what was written.
+
+    Raises:
+        InputError: the disk is full, or the place is taken.
+    """
+    check_writable(path)
+    before = _ranks_files(path)
     names: dict[str, tuple[str, ...]] = dict(results.ranks)
     for model, parts in (ranks or {}).items():
-        files = tuple(f"{path.stem}.{model}.{index}.npz" for index in range(len(parts)))
-        for name, part in zip(files, parts, strict=True):
-            with replacing(path.parent / name) as beside, beside.open("wb") as file:
-                save_ranks(part, file)
-        names[model] = files
+        names[model] = tuple(_write_ranks(path, f"{model}.{index}", part) for index, part in enumerate(parts))
     results = replace(results, ranks=names)
     write_json(path, results.to_json())
+    for name in before - {name for files in names.values() for name in files}:
+        (path.parent / name).unlink(missing_ok=True)
     return results
+
+
+def _write_ranks(path: Path, name: str, ranks: Ranks) -> str:
+    """The name of the file, which holds the content's digest."""
+    content = io.BytesIO()
+    save_ranks(ranks, content)
+    name = f"{path.stem}.{name}-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.npz"
+    with replacing(path.parent / name) as part:
+        part.write_bytes(content.getvalue())
+    return name
+
+
+def _ranks_files(path: Path) -> set[str]:
+    """The files of ranks that the results file there now was written with; none where it is no such file."""
+    try:
+        files = {name for names in read_results(path).ranks.values() for name in names}
+    except InputError:
+        return set()
+    return {name for name in files if name == Path(name).name and name.startswith(f"{path.stem}.")}
 
 
 def read_results(path: Path) -> Results:
@@ -200,7 +228,8 @@ def read_results(path: Path) -> Results:
         InputError: no such file, or one that holds something else.
     """
     if not path.is_file():
-        raise InputError("no such results file", file=path)
+        expected = "a file that `mdrec evaluate` or `mdrec floors` wrote, in a run's folder evaluation"
+        raise InputError("is a folder" if path.is_dir() else "no such results file", file=path, expected=expected)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -43,6 +43,7 @@ def stream_files(
     k: int = 10,
     keep_seen: bool = False,
     tolerance: float | None = None,
+    time_unit: str | None = None,
 ) -> dict[str, int]:
     """Reads new events, recommends for everyone who is named in them, and writes `out` as `recommend_files` does.
 
@@ -56,6 +57,7 @@ def stream_files(
             nothing is kept.
         domain, k, keep_seen: as of `recommend_files`.
         tolerance: as of `stream_update`.
+        time_unit: of the events (`read_histories`).
 
     Returns:
         What was unknown, who was new, and who got the popularity list, counted by reason.
@@ -68,7 +70,7 @@ def stream_files(
     check_ending(out)
     chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
     before = States.none(scorer.model) if state is None else read_states(state, scorer.model, run)
-    people = read_histories(events, dataset)
+    people = read_histories(events, dataset, time_unit=time_unit)
     person, after = before.including(people.names, scorer.model)
     _check_order(after.time[person], people.histories, events)
     after = _advanced(scorer, after, person, people.histories, int(dataset.manifest.time_origin or 0), tolerance)

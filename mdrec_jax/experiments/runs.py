@@ -1,6 +1,5 @@
 """The runs of an experiment: ordinary run folders, each trained and evaluated once, whenever that is."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -11,6 +10,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.compare import load_runs
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results
+from mdrec_jax.files import read_object
 from mdrec_jax.train.inspect import summarise_run
 from mdrec_jax.train.loop import Interrupted
 from mdrec_jax.train.run import evaluate_runs, evaluation_file, fit, load_run, write_evaluation
@@ -34,7 +34,7 @@ def check_runs(runs: Mapping[Path, RunConfig], dataset: Dataset) -> None:
         folder = RunFolder(path)
         if not folder.holds_a_run():
             continue
-        record = json.loads(folder.config.read_text(encoding="utf-8"))
+        record = read_object(folder.config, "config", "dataset")
         changed = differences(record["config"], config.to_plain())
         changed = {name: values for name, values in changed.items() if name.split(".")[0] not in MAY_DIFFER}
         if record["dataset"]["hash"] != dataset.hash:

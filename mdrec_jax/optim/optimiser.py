@@ -33,7 +33,8 @@ class DenseConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rates("optim.dense", self.learning_rate, self.beta1, self.beta2, self.weight_decay)
+        _check_rates("optim.dense", self)
+        _check("optim.dense.clip_norm", self.clip_norm, self.clip_norm >= 0, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class TableConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rates("optim.table", self.learning_rate, self.beta1, self.beta2, self.weight_decay)
+        _check_rates("optim.table", self)
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,17 @@ class OptimConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
-def _check_rates(place: str, learning_rate: float, beta1: float, beta2: float, weight_decay: float) -> None:
-    checks = {
-        "learning_rate": (learning_rate, learning_rate > 0, "> 0"),
-        "beta1": (beta1, 0 <= beta1 < 1, "0 to below 1"),
-        "beta2": (beta2, 0 <= beta2 < 1, "0 to below 1"),
-        "weight_decay": (weight_decay, weight_decay >= 0, ">= 0"),
-    }
-    for name, (value, holds, expected) in checks.items():
-        if not holds:
-            raise ConfigError("out of range", column=f"{place}.{name}", found=value, expected=expected)
+def _check_rates(place: str, config: DenseConfig | TableConfig) -> None:
+    _check(f"{place}.learning_rate", config.learning_rate, config.learning_rate > 0, "> 0")
+    _check(f"{place}.beta1", config.beta1, 0 <= config.beta1 < 1, "0 to below 1")
+    _check(f"{place}.beta2", config.beta2, 0 <= config.beta2 < 1, "0 to below 1")
+    _check(f"{place}.epsilon", config.epsilon, config.epsilon > 0, "> 0")
+    _check(f"{place}.weight_decay", config.weight_decay, config.weight_decay >= 0, ">= 0")
+
+
+def _check(name: str, value: float, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError("out of range", column=name, found=value, expected=expected)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if self.data < 0:
-            raise ConfigError("not a number of devices", column="hardware.mesh.data", found=self.data, expected=">= 0")
+            raise ConfigError("not a number of devices", column="hardware.data", found=self.data, expected=">= 0")
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -37,7 +37,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     if wanted > len(devices):
         raise ConfigError(
             "more devices asked for than there are",
-            column="hardware.mesh.data",
+            column="hardware.data",
             found=wanted,
             expected=f"at most {len(devices)} ({devices[0].platform})",
         )

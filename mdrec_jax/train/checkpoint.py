@@ -5,7 +5,8 @@ checkpoint, so that both are always of one moment.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,14 @@ class Checkpoints:
         """The state at `step` (the latest when None), laid out like `target` (abstract arrays with shardings).
 
         Raises:
-            InputError: when there is no finished checkpoint.
+            InputError: when there is no finished checkpoint, or it is damaged.
         """
         step = self.latest_step if step is None else step
         if step is None:
             raise InputError("no finished checkpoint", file=str(self._checkpointer.directory), expected="at least one")
-        state = self._checkpointer.load(step, target)
-        progress = Progress.from_json(self._metadata(step))
+        with self._reading(step):
+            state = self._checkpointer.load(step, target)
+        progress = self._progress(step)
         self._policy.best_step = progress.best_step
         return state, progress
 
@@ -100,18 +102,33 @@ class Checkpoints:
         """The step of the best checkpoint by validation (the latest one when nothing was validated).
 
         Raises:
-            InputError: when there is no finished checkpoint.
+            InputError: when there is no finished checkpoint, or the latest is damaged.
         """
         latest = self.latest_step
         if latest is None:
             raise InputError("no finished checkpoint", file=str(self._checkpointer.directory), expected="at least one")
-        best = Progress.from_json(self._metadata(latest)).best_step
+        best = self._progress(latest).best_step
         return best if best >= 0 else latest
 
-    def _metadata(self, step: int) -> dict[str, Any]:
-        custom = self._checkpointer.metadata(step).custom_metadata
-        assert isinstance(custom, dict)
-        return custom
+    def _progress(self, step: int) -> Progress:
+        with self._reading(step):
+            custom = self._checkpointer.metadata(step).custom_metadata
+            assert isinstance(custom, dict)
+            return Progress.from_json(custom)
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever is wrong with a file of a checkpoint, orbax and what is beneath it tell in many ways."""
+        try:
+            yield
+        except Exception as error:
+            raise InputError(
+                "a damaged checkpoint",
+                file=str(self._checkpointer.directory / str(step)),
+                found=f"{type(error).__name__}: {error}",
+                expected="what the run wrote there",
+                hint="restore the folder, or remove it: then the checkpoint before it is the latest",
+            ) from error
 
     def wait(self) -> None:
         self._checkpointer.wait()

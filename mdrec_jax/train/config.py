@@ -37,7 +37,7 @@ class TrainConfig:
         _at_least("train.patience", self.patience, 0)
         _at_least("train.accumulate", self.accumulate, 1)
         _at_least("train.max_validation_queries", self.max_validation_queries, 0)
-        if self.evaluate_every <= 0:
+        if not self.evaluate_every > 0:
             raise ConfigError("out of range", column="train.evaluate_every", found=self.evaluate_every, expected="> 0")
         if not self.epochs and not self.steps:
             raise ConfigError(

@@ -1,6 +1,5 @@
 """What a run folder holds: how far it came, how it went, how fast it was."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from mdrec_jax.config import RunConfig, read_config
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.results import Results, read_results
+from mdrec_jax.files import read_object
 from mdrec_jax.train.journal import read_lines
 from mdrec_jax.train.run_folder import RunFolder, differences
 
@@ -58,7 +58,7 @@ def summarise_run(path: Path) -> RunSummary:
     if not folder.holds_a_run():
         raise InputError("no run here", file=path, expected=f"a folder with {folder.config.name}")
     config = read_config(folder.config)
-    record = json.loads(folder.config.read_text(encoding="utf-8"))
+    record = read_object(folder.config)
     lines = _lines(folder.metrics)
     looks = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
     last = next((_values(line) for line in reversed(lines) if line["kind"] == "train"), {})

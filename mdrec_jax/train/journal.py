@@ -5,12 +5,18 @@
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mdrec_jax.errors import InputError
 from mdrec_jax.files import replacing
 from mdrec_jax.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mdrec_jax.train.board import Board
 
 
 class Journal:
@@ -20,18 +26,17 @@ class Journal:
         if resume_step is not None:
             for path in (folder.metrics, folder.timing):
                 _cut_back(path, resume_step)
-        self._metrics = folder.metrics.open("a", encoding="utf-8")
-        self._timing = folder.timing.open("a", encoding="utf-8")
-        self._board = _board(folder.tensorboard, resume_step) if tensorboard else None
+        with ExitStack() as opened:
+            self._metrics = opened.enter_context(folder.metrics.open("a", encoding="utf-8"))
+            self._timing = opened.enter_context(folder.timing.open("a", encoding="utf-8"))
+            self._board = opened.enter_context(closing(_board(folder, resume_step))) if tensorboard else None
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._metrics.close()
-        self._timing.close()
-        if self._board is not None:
-            self._board.close()
+        self._opened.__exit__(kind, error, at)
 
     def metrics(self, step: int, kind: str, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl`; `kind` is `train` or `validation`."""
@@ -45,14 +50,13 @@ class Journal:
         file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         file.flush()
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.scalars(step, kind, values)
 
 
-def _board(folder: Path, resume_step: int | None) -> Any:
-    from tensorboardX import SummaryWriter
+def _board(folder: RunFolder, resume_step: int | None) -> "Board":
+    from mdrec_jax.train.board import Board
 
-    return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
+    return Board(folder.tensorboard, None if resume_step is None else resume_step + 1)
 
 
 def _cut_back(path: Path, step: int) -> None:
@@ -60,15 +64,28 @@ def _cut_back(path: Path, step: int) -> None:
     if not path.exists():
         return
     with replacing(path) as part, part.open("w", encoding="utf-8") as kept:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break  # Only the last line can be cut short: lines are appended whole and in order.
+        for line, record in _whole_lines(path):
             if record["step"] <= step:
                 kept.write(line + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a journal file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The records of a journal file, without a last one that a kill left unfinished, or that is just being written.
+
+    Raises:
+        InputError: something else in a line.
+    """
+    return [record for _, record in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for row, line in enumerate(lines[:-1], 1):  # Lines are appended in order: only the last can be cut short.
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not {"step", "kind"} <= record.keys():
+            expected = "a JSON object with step and kind"
+            raise InputError("a damaged line", file=path, row=row, found=line, expected=expected)
+        yield line, record

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdrec_jax.config import RunConfig, read_config
+from mdrec_jax.config import NOT_IDENTITY, RunConfig, read_config
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.errors import InputError
+from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
@@ -23,12 +24,24 @@ from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, write_results
 from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.files import read_object
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
-from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, check_shapes, differences, locked, start
+from mdrec_jax.train.run_folder import (
+    RunFolder,
+    check_free,
+    check_new,
+    check_resumable,
+    check_shapes,
+    differences,
+    filling,
+    locked,
+    remove_unfinished,
+    start,
+)
 from mdrec_jax.train.setup import Setup, compute_dtype
 from mdrec_jax.train.state import TrainState, abstract, shapes
 from mdrec_jax.types import Params
@@ -40,18 +53,25 @@ def fit(
     """Train until the end of the plan or until patience runs out; the run folder holds the outcome.
 
     Raises:
-        InputError: the folder holds something else, is in use, or does not fit what is to be resumed.
+        InputError: the folder holds something else, is in use, cannot be written, or does not fit what is to be
+            resumed; a field of the configuration does not fit the data.
         Interrupted, NonFiniteError: as `Loop.run`.
     """
     if not dataset.manifest.ordered:
         raise InputError("the data set has no order of events", file=dataset.path, expected="a source with an order")
     if resume and not folder.holds_a_run():
         raise InputError("no run to resume", file=folder.path, expected="the folder of a run")
-    with locked(folder):
+    check_free(folder)
+    if not resume:
+        check_new(folder)
+    setup = Setup.of(config, dataset)
+    validate = _validation(setup)
+    state = setup.initial_state(None if init_from is None else _params_of(init_from, setup))
+    # Nothing is written before this: what is refused leaves no folder behind.
+    with filling(folder), locked(folder):
         if not resume:
             check_new(folder)
-        setup = Setup.of(config, dataset)
-        state = setup.initial_state(None if init_from is None else _params_of(init_from, setup))
+        remove_unfinished(folder)
         record, described = _record(config, dataset), shapes(state)
         if resume:
             for name, (old, new) in check_resumable(folder, record, described).items():
@@ -59,10 +79,12 @@ def fit(
         else:
             start(folder, record, described)
         with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
-            _train(setup, folder, checkpoints, state, resume=resume)
+            _train(setup, validate, folder, checkpoints, state, resume=resume)
 
 
-def _train(setup: Setup, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, *, resume: bool) -> None:
+def _train(
+    setup: Setup, validate: Validate, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, *, resume: bool
+) -> None:
     config, progress = setup.config, Progress()
     if resume and checkpoints.latest_step is not None:
         state, progress = checkpoints.restore(abstract(state))
@@ -73,7 +95,6 @@ def _train(setup: Setup, folder: RunFolder, checkpoints: Checkpoints, state: Tra
         Journal(folder, tensorboard=board, resume_step=done if resume else None) as journal,
         display(setup.plan.steps, done) as shown,
     ):
-        validate = _validation(setup)
         loop = Loop(
             setup.plan,
             setup.train_step,
@@ -97,9 +118,14 @@ def _record(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _validation(setup: Setup) -> Validate:
-    """Ranks the validation targets; the floors are no part of it."""
+    """Ranks the validation targets; the floors are no part of it.
+
+    Raises:
+        InputError: a protocol or a metric that the data set does not allow.
+    """
     protocol = _protocol(setup.config.train.protocol, setup.dataset, setup.model, "validation")
     asked = ask(setup.dataset, protocol, at_most=setup.config.train.max_validation_queries)
+    _check_metric(setup.config.train.metric, asked)
     wanted = setup.config.train.metric.rsplit("/", 1)[-1]
     names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))
 
@@ -108,6 +134,19 @@ def _validation(setup: Setup) -> Validate:
         return mean_metrics(ranks, names, setup.dataset.manifest.domains)
 
     return validate
+
+
+def _check_metric(metric: str, asked: Asked) -> None:
+    domain, _, name = metric.rpartition("/")
+    names = asked.dataset.manifest.domains
+    domains = ["macro", *(names[number] for number in asked.domains())] if len(names) > 1 else []
+    if domain and domain not in domains:
+        expected = " or ".join([name, *(f"{one}/{name}" for one in domains)])
+        raise ConfigError("no such part of the results", column="train.metric", found=metric, expected=expected)
+    try:
+        parse_metric(name)
+    except InputError as error:
+        raise ConfigError(error.problem, column="train.metric", found=error.found, expected=error.expected) from None
 
 
 def scorer_of(setup: Setup, params: Params) -> Scorer:
@@ -179,16 +218,19 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
 
 
 def _dataset_path(folder: RunFolder) -> Path:
-    import json
-
-    return Path(json.loads(folder.config.read_text(encoding="utf-8"))["dataset"]["path"])
+    return Path(read_object(folder.config, "dataset")["dataset"]["path"])
 
 
 def evaluate_runs(
     runs: Sequence[TrainedRun], protocol_name: str = "full", split: str = "test", *, seed: int = 0
 ) -> tuple[Results, dict[str, list[Ranks]]]:
-    """The results of runs that differ in their seed, with the floors in front, and the ranks they are made of."""
+    """The results of runs that differ in their seed, with the floors in front, and the ranks they are made of.
+
+    Raises:
+        InputError: runs that differ in more, or a protocol that the data set does not allow.
+    """
     setup = runs[0].setup
+    _check_alike([run.setup.config for run in runs])
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
     models: dict[str, list[Ranks]] = {name: [one] for name, one in floor_ranks(asked).items()}
     models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
@@ -200,6 +242,24 @@ def evaluate_runs(
         selection=setup.config.train.metric,
     )
     return results, models
+
+
+def _check_alike(configs: Sequence[RunConfig]) -> None:
+    """Refuses a mean over different models."""
+    first = dataclasses.replace(configs[0], seed=0)
+    for number, config in enumerate(configs, 1):
+        other = dataclasses.replace(config, seed=0)
+        if other.hash() == first.hash():
+            continue
+        changed = differences(first.to_plain(), other.to_plain())
+        name = next(name for name in changed if not name.startswith(NOT_IDENTITY))
+        raise InputError(
+            f"run {number} differs from the first in more than its seed",
+            column=name,
+            found=changed[name][1],
+            expected=str(changed[name][0]),
+            hint="evaluate them one by one, then see `mdrec compare`",
+        )
 
 
 def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Routing:

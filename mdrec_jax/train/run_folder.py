@@ -1,7 +1,7 @@
 """The folder of a run: who may write to it, what it holds, and what a resumed run has to agree with."""
 
 import fcntl
-import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from typing import Any
 from mdrec_jax.codec import flatten
 from mdrec_jax.config import NOT_IDENTITY
 from mdrec_jax.errors import InputError
-from mdrec_jax.files import write_json
+from mdrec_jax.files import PART, check_writable, read_object, write_json
 
 CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jsonl", "timing.jsonl", "lock"
 CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
@@ -79,12 +79,53 @@ def locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
+def check_free(folder: RunFolder) -> None:
+    """Refuse a folder that another process holds, without making or changing anything. Raises InputError."""
+    if (folder.path / LOCK).is_file():
+        with locked(folder):
+            pass
+
+
+@contextmanager
+def filling(folder: RunFolder) -> Iterator[None]:
+    """What is written into a run folder; a disk that is full ends it with a message. What was whole before stays so.
+
+    Raises:
+        InputError: naming what could not be written.
+    """
+    # For good: a thread may tell what it met when the main thread has gone on.
+    logging.getLogger("absl").addFilter(_told_elsewhere)
+    try:
+        yield
+    except Exception as error:
+        if not _of_the_disk(error):
+            raise
+        raise InputError(
+            "the run cannot be written",
+            file=folder.path,
+            found=str(error).splitlines()[-1][-80:],
+            expected="room and the right to write",
+            hint="make room, then go on with --resume",
+        ) from error
+
+
+def _told_elsewhere(record: logging.LogRecord) -> bool:
+    """False for what a thread that writes checkpoints met on a full disk: it comes to the main thread too."""
+    return not (record.exc_info and _of_the_disk(record.exc_info[1]))
+
+
+def _of_the_disk(error: BaseException | None) -> bool:
+    """Libraries underneath tell it as an error of their own, with the system's number in its text."""
+    return isinstance(error, OSError) or "os_error_code=" in str(error)
+
+
 def check_new(folder: RunFolder) -> None:
     """Refuse a folder that holds a run, or anything else that is not ours.
 
     Raises:
         InputError: naming what was found.
     """
+    check_writable(folder.config)
     if folder.holds_a_run():
         raise InputError(
             "the folder holds a run already",
@@ -94,12 +135,23 @@ def check_new(folder: RunFolder) -> None:
             hint="continue it with --resume, start from its weights with --init-from, or give another --run",
         )
     if folder.path.exists():
-        # A kill before `config.json` was written leaves `state.json` alone: no run yet.
-        others = sorted(p.name for p in folder.path.iterdir() if p.name not in (LOCK, STATE))
+        # A kill before `config.json` was written leaves `state.json`, or part of one of them: no run yet.
+        ours = (LOCK, STATE, *(path.name for path in _unfinished(folder)))
+        others = sorted(p.name for p in folder.path.iterdir() if p.name not in ours)
         if others:
             raise InputError(
                 "the folder holds something else", file=folder.path, found=others[0], expected="an empty or new folder"
             )
+
+
+def remove_unfinished(folder: RunFolder) -> None:
+    """Removes what kills have left of files that were being written; call it with the folder locked."""
+    for path in _unfinished(folder):
+        path.unlink()
+
+
+def _unfinished(folder: RunFolder) -> list[Path]:
+    return [path for name in (CONFIG, STATE, METRICS, TIMING) for path in folder.path.glob(f".{name}.*{PART}")]
 
 
 def start(folder: RunFolder, record: dict[str, Any], shapes: dict[str, Any]) -> None:
@@ -123,7 +175,7 @@ def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str,
     """
     if not folder.holds_a_run():
         raise InputError("no run to resume", file=folder.path, expected=f"a folder with {CONFIG}")
-    changed = differences(json.loads(folder.config.read_text(encoding="utf-8")), record)
+    changed = differences(read_object(folder.config), record)
     for name, (old, new) in changed.items():
         if not any(name == field or name.startswith(field + ".") for field in MAY_DIFFER):
             raise InputError(
@@ -140,7 +192,7 @@ def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str,
 
 def check_shapes(folder: RunFolder, shapes: dict[str, Any]) -> None:
     """Refuse a checkpoint whose arrays have other names, shapes or types than the program's, before reading it."""
-    saved = json.loads(folder.state.read_text(encoding="utf-8"))
+    saved = read_object(folder.state)
     for name in sorted(saved.keys() | shapes.keys()):
         if saved.get(name) != shapes.get(name):
             raise InputError(

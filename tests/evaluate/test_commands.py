@@ -61,6 +61,7 @@ def test_json_stands_alone_on_standard_output(
         (["--protocol", "fixed:none"], "no such file of candidates"),
         (["--metrics", "auc"], "unknown metric"),
         (["--seed", "-1"], "seed"),
+        (["--json", "."], "is a folder"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
@@ -76,6 +77,61 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, capsys: pytest.C
     assert mdrec("floors", tmp_path) == 2
     assert mdrec("compare", tmp_path / "none.json") == 2
     assert "no such results file" in capsys.readouterr().err
+    assert mdrec("compare", tmp_path) == 2
+    assert "is a folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert mdrec("floors", tmp_path / "file") == 2
+    assert "file: is not a folder" in capsys.readouterr().err
+
+
+def test_a_comparison_of_nothing_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mdrec("floors", world.path, "--json", tmp_path / "a.json")
+    capsys.readouterr()
+    models = ("--model", "transitions", "--with-model", "popularity")
+    assert mdrec("compare", tmp_path / "a.json", *models, "--metrics", ",") == 2
+    assert "'--metrics': nothing to compare" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(
+    world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("years of work")
+    assert mdrec("floors", world.path, "--json", tmp_path / "file" / "a.json") == 2
+    captured = capsys.readouterr()
+    assert "a.json: cannot be written" in captured.err
+    assert f"{tmp_path / 'file'} is a file" in captured.err
+    assert not captured.out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_results(world: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    assert mdrec("floors", world.path, "--json", file) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code = (
+        "import resource, sys; from mdrec_jax.cli.main import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); sys.exit(main(sys.argv[1:]))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
+    command = [sys.executable, "-c", code, "floors", str(world.path), "--protocol", "uniform9", "--json", str(file)]
+    ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "a.json: cannot be written" in ended.stderr
+    assert "File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
+
+
+def test_what_the_system_refuses_is_told_in_one_message(
+    world: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def locked_away(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "secret.csv")
+
+    monkeypatch.setattr("mdrec_jax.data.dataset.open_dataset", locked_away)
+    assert mdrec("floors", world.path) == 2
+    assert capsys.readouterr().err == "mdrec: secret.csv: Permission denied\n"
 
 
 def test_floors_and_compare_start_without_jax(world: Dataset) -> None:

@@ -160,9 +160,14 @@ def test_a_choice_that_leaves_nothing_is_refused(
     [
         ("user,domain\nx,books\n", "missing column"),
         ("user,item\nx,a\n", "missing column"),
-        ("user,item,domain\nx,a,books\nx,b,songs\n", "row 3.*bad domain"),
-        ("user,item,domain,time\nx,a,books,1\nx,b,books,soon\n", "row 3.*bad time"),
-        ("user,item,domain\nx,a,books\n,b,books\n", "row 3.*bad user"),
+        ("user,item,domain\nx,a,books\nx,b,songs\n", "row 3, column 'domain': unknown domain"),
+        ("user,item,domain,time\nx,a,books,1\nx,b,books,soon\n", "row 3, column 'time': unparsable time"),
+        ("user,item,domain,time\nx,a,books,1\nx,b,books,-5\n", "row 3, column 'time': a negative time"),
+        ("user,item,domain,time\nx,a,books,1\nx,b,books,nan\n", "row 3, column 'time': a time that is not a number"),
+        ("user,item,domain,time\nx,a,books,1600000000000\n", "looks like milliseconds: use --time-unit ms"),
+        ("user,item,domain,time\nx,a,books,2020-09-13\n", "use --time-unit iso"),
+        ("user,item,domain,time\nx,a,books,\n", "row 2, column 'time': missing time"),
+        ("user,item,domain\nx,a,books\n,b,books\n", "row 3, column 'user': missing user"),
         ("user,item,item,domain\nx,a,b,books\n", "duplicate column"),
         ("", "empty"),
     ],
@@ -174,6 +179,20 @@ def test_a_bad_file_of_histories_is_refused_with_its_row(
         read_histories(written(tmp_path, "h.csv", text), world)
 
 
+def test_times_of_histories_may_be_of_another_unit(world: Dataset, tmp_path: Path) -> None:
+    for time, unit in (("1600000000000", "ms"), ("2020-09-13T12:26:40Z", "iso"), ("1600000000", "s")):
+        file = written(tmp_path, "h.csv", f"user,item,domain,time\nx,a,books,{time}\n")
+        assert read_histories(file, world, time_unit=unit).histories.time == 1_600_000_000
+    with pytest.raises(InputError, match="looks like seconds: use --time-unit s"):
+        read_histories(file, world, time_unit="ms")
+
+
+def test_a_missing_column_of_histories_is_not_blamed_on_an_option(world: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_histories(written(tmp_path, "h.csv", "user,domain\nx,books\n"), world)
+    assert error.value.expected == "a column item"
+
+
 def test_files_of_unknown_formats_are_refused(world: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown format"):
         read_users(written(tmp_path, "users.xlsx", "u1"), world)
@@ -181,6 +200,9 @@ def test_files_of_unknown_formats_are_refused(world: Dataset, tmp_path: Path) ->
         read_users(tmp_path / "missing.txt", world)
     with pytest.raises(InputError, match="unknown format"):
         write_recommendations(tmp_path / "out.xlsx", [])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        write_recommendations(tmp_path / "file" / "out.csv", [])
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

@@ -78,6 +78,29 @@ def test_results_and_ranks_survive_a_round_trip(world: Dataset, tmp_path: Path) 
     assert again.rank.shape[1] == 3
 
 
+def test_results_that_cannot_be_written_leave_the_old_ones_with_their_ranks(
+    world: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "test.json"
+    floors = [floor_results(world, parse_protocol("uniform9", seed=seed)) for seed in (0, 1)]
+    (first, old), (second, new) = [(one, {name: [part] for name, part in ranks.items()}) for one, ranks in floors]
+    written = write_results(file, first, old)
+
+    def full_disk(path: Path, value: object) -> None:
+        raise InputError("cannot be written", file=path)
+
+    monkeypatch.setattr("mdrec_jax.evaluate.results.write_json", full_disk)
+    with pytest.raises(InputError):
+        write_results(file, second, new)
+    monkeypatch.undo()
+    assert read_results(file) == written
+    again = load_ranks(tmp_path / read_results(file).ranks["popularity"][0])
+    np.testing.assert_array_equal(again.rank, old["popularity"][0].rank)
+    write_results(file, second, new)
+    kept = {name for files in read_results(file).ranks.values() for name in files}
+    assert {path.name for path in tmp_path.glob("*.npz")} == kept
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{", "not a JSON file"), ("[]", "not a results file"), ('{"protocol": {}}', "not a results file")],

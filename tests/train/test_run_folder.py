@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, locked, start
+from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, locked, remove_unfinished, start
 
 RECORD = {"config": {"model": {"dim": 8}, "hardware": {"data": 1}}, "dataset": {"path": "a", "hash": "x"}}
 SHAPES = {".step": ["int32", []]}
@@ -33,6 +33,11 @@ def test_a_new_run_refuses_a_folder_with_a_run_or_with_something_else(folder: Ru
     check_new(other)
     (other.path / "state.json").write_text("{}")  # as a kill before `config.json` leaves it
     check_new(other)
+    for name in (".state.json.a1.part", ".config.json.a1.part"):  # and as one in the middle of a file leaves it
+        (other.path / name).write_text("{")
+    check_new(other)
+    remove_unfinished(other)
+    assert [path.name for path in other.path.iterdir()] == ["state.json"]
     (other.path / "photo.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"photo\.jpg"):
         check_new(other)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.formats import Format, scan
 from mdrec_jax.errors import InputError
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -34,13 +35,16 @@ def find_column(
 ) -> str | None:
     """The column for `what`: the one that was asked for, else one under a usual name.
 
+    Args:
+        flag: the option that names the column; None = --WHAT-column, "" = there is none.
+
     Returns:
         Its name; None where there is none and none is `needed`.
 
     Raises:
         InputError: missing, or two usual names at once.
     """
-    flag = flag or f"--{what}-column"
+    flag = f"--{what}-column" if flag is None else flag
     found = ", ".join(names)
     if asked is not None:
         if asked not in names:
@@ -48,12 +52,11 @@ def find_column(
         return asked
     usual = [name for name in USUAL_NAMES[what] if name in names]
     if len(usual) > 1:
-        hint = f"name one with {flag}"
+        hint = f"name one with {flag}" if flag else "leave one of them out"
         raise InputError("which column is it?", file=file, row=1, column=what, found=" and ".join(usual), hint=hint)
     if not usual and needed:
-        raise InputError(
-            "missing column", file=file, row=1, column=what, found=found, expected=f"a column {what}, or {flag} NAME"
-        )
+        expected = f"a column {what}" + (f", or {flag} NAME" if flag else "")
+        raise InputError("missing column", file=file, row=1, column=what, found=found, expected=expected)
     return usual[0] if usual else None
 
 
@@ -158,3 +161,30 @@ def explain_time(text: str, unit: str | None) -> TimeProblem:
     if number >= EARLIEST_MILLISECOND * 1000:
         hint = "looks like microseconds or nanoseconds: divide it first"
     return TimeProblem("a time of another unit", expected, hint if likely != (unit or "s") else None)
+
+
+def refuse_seconds(file: Path, kind: Format, column: str, unit: str | None) -> None:
+    """Refuses times that all look like seconds where milliseconds were announced.
+
+    Raises:
+        InputError: at the first row.
+    """
+    if unit != "ms":
+        return
+    frame = scan(file, kind, [column])
+    type_of = frame.collect_schema()[column]
+    if not (type_of.is_numeric() or type_of == pl.String):
+        return
+    first = frame.head(1000).collect()[column].cast(pl.Float64, strict=False).drop_nulls()
+    looks = first.is_between(EARLIEST_MILLISECOND // 1000, EARLIEST_MILLISECOND - 1)
+    if len(first) and looks.all():
+        said = explain_time(str(first[0]), "ms")
+        raise InputError(
+            said.problem,
+            file=file,
+            row=2 if kind in ("csv", "tsv") else 1,
+            column=column,
+            found=f"{first[0]:.0f}",
+            expected=said.expected,
+            hint=said.hint,
+        )

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from mdrec_jax.data.sources.columns import (
-    EARLIEST_MILLISECOND,
     explain_time,
     find_column,
     id_value,
     rating_value,
+    refuse_seconds,
     time_value,
 )
 from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, records, scan, table_files
@@ -65,8 +65,8 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
             expected = ", ".join([*parts[0].columns, *parts[0].fixed]) + f", as in {parts[0].file.name}"
             found = ", ".join([*part.columns, *part.fixed])
             raise InputError("other columns than in the first file", file=part.file, found=found, expected=expected)
-    if options.time_unit == "ms" and has_time:
-        _refuse_seconds(parts[0], kind)
+    if "time" in parts[0].columns:
+        refuse_seconds(parts[0].file, kind, parts[0].columns["time"], options.time_unit)
     events = pl.concat([_events(part, number, kind, options) for number, part in enumerate(parts)])
     domains = tuple(name for name, _ in options.domains)
     if not domains and "domain" not in parts[0].columns and "domain" not in parts[0].fixed:
@@ -145,30 +145,6 @@ def _events(part: TablePart, number: int, kind: Format, options: SourceOptions) 
     values.setdefault("event", pl.lit(ONLY_EVENT))
     values["order"] = pl.col("_row").cast(pl.Int64) + (number << ROW_BITS)
     return frame.select(**{name: values[name] for name in sorted(values)})
-
-
-def _refuse_seconds(part: TablePart, kind: Format) -> None:
-    """Refuses times that all look like seconds where milliseconds were announced."""
-    column = part.columns.get("time")
-    if column is None:
-        return
-    frame = scan(part.file, kind, [column])
-    if not (frame.collect_schema()[column].is_numeric() or frame.collect_schema()[column] == pl.String):
-        return
-    first = frame.head(1000).collect()[column].cast(pl.Float64, strict=False).drop_nulls()
-    looks = first.is_between(EARLIEST_MILLISECOND // 1000, EARLIEST_MILLISECOND - 1)
-    if len(first) and looks.all():
-        row = 2 if kind in ("csv", "tsv") else 1
-        problem = explain_time(str(first[0]), "ms")
-        raise InputError(
-            problem.problem,
-            file=part.file,
-            row=row,
-            column=column,
-            found=f"{first[0]:.0f}",
-            expected=problem.expected,
-            hint=problem.hint,
-        )
 
 
 def _locate(parts: list[TablePart], kind: Format, options: SourceOptions, order: int, column: str) -> InputError:

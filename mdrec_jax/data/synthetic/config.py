@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mdrec_jax.codec import check_finite
 from mdrec_jax.errors import ConfigError
 
 DOMAIN_NAMES = ("books", "films", "groceries", "games", "music", "fashion", "sports", "travel")
@@ -96,6 +97,7 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_finite(self)
         for name in ("users", "domains", "shared_factors", "specific_factors", "themes", "groups", "leaves", "intents"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("overlap", "item_overlap", "noise", "buy_share", "cold", "stay", "image_missing"):
@@ -104,6 +106,8 @@ class SyntheticConfig:
             _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("length_spread", "feature_noise", "long_channels", "text_width", "image_width", "seed"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _check(self.cold_boost >= 0, "cold_boost", self.cold_boost, "at least 0")
+        _check(self.mean_length > 0, "mean_length", self.mean_length, "more than 0")
         _check(self.session_length >= 1, "session_length", self.session_length, "at least 1")
         _check(self.days >= 1, "days", self.days, "at least 1")
         least = self.min_length
@@ -123,6 +127,7 @@ class SyntheticConfig:
         _check(self.overlap == 1, "overlap", self.overlap, "1 where long intents are planted: they cross domains")
         _check(self.cold == 0, "cold", self.cold, "0 where long intents are planted: they decide the last events")
         _check(self.long_intents >= 2, "long_intents", self.long_intents, "at least 2")
+        _check(self.long_items >= 1, "long_items", self.long_items, "at least 1")
         _check(self.long_echoes >= 0, "long_echoes", self.long_echoes, "at least 0")
         low, high = 4 * self.long_echoes, gap[1] - gap[0]
         _check(low <= self.long_soon < high, "long_soon", self.long_soon, f"at least {low}, below {high}")
