@@ -5,21 +5,22 @@ sequences are not.
     mdrec train fkcb --data data/fkcb
 """
 
-from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.sasrec import SasrecConfig
-from mdrec_jax.objectives.next_item import NextItemConfig
-from mdrec_jax.train.config import TrainConfig
+from mdrec_jax.config import RunConfig, load_preset, replace
 
 
 def config() -> RunConfig:
-    return RunConfig(
-        batching=BatchingConfig(rows=128, row_length=32, max_length=16),
-        model=SasrecConfig(dim=128, layers=1, heads=2, max_length=16, embedding_dropout=0.5, residual_dropout=0.5),
-        loss=NextItemConfig(softmax_over="target_domain"),
-        train=TrainConfig(epochs=60, patience=6, metric="macro/mrr"),
-    )
+    return _without_dates(load_preset("abxi"))
 
 
 def smoke() -> RunConfig:
-    return replace(config(), model={"dim": 16}, train={"epochs": 0.2, "evaluate_every": 0.1})
+    return replace(_without_dates(load_preset("abxi", smoke=True)), train={"epochs": 0.2, "evaluate_every": 0.1})
+
+
+def _without_dates(base: RunConfig) -> RunConfig:
+    """The recipe of the other data of several domains, for files that have no times and sequences of 16 items."""
+    return replace(
+        base,
+        batching={"max_length": 16, "horizon": 2},
+        model={"max_length": 16, "date_days": 0.0},
+        train={"epochs": 20, "evaluate_every": 5},
+    )
