@@ -39,7 +39,7 @@ class Erasure(nnx.Module):
         """Squared error of the map over the rows that count, in units of x's mean variance. Its gradient moves the map
         alone. z is whitened by these rows first: what C spans stays, and it is learned as fast in every direction."""
         share = (real / jnp.maximum(real.sum(), 1)).astype(jnp.float32)
-        z, x = (v - share @ v for v in jax.lax.stop_gradient((z, x)))
+        z, x = (v - (share @ v)[None, :] for v in jax.lax.stop_gradient((z, x)))
         spread = (z * share[:, None]).T @ z
         ridge = (RIDGE * jnp.trace(spread) / len(spread) + TINY) * jnp.eye(len(spread), dtype=spread.dtype)
         white = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(spread + ridge), z.T, lower=True).T

@@ -21,7 +21,7 @@ def fitted() -> Erasure:
     @jax.jit
     def step(erasure: Erasure) -> Erasure:
         gradient = jax.grad(lambda e: e.misfit(Z, X, REAL))(erasure)
-        return jax.tree.map(lambda p, g: p - 0.2 * g, erasure, gradient)
+        return jax.tree.map(lambda p, g: p - 4e-3 * g, erasure, gradient)
 
     for _ in range(60):
         erasure = step(erasure)
