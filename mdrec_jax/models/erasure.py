@@ -16,7 +16,7 @@ from mdrec_jax.objectives.disentanglement import TINY
 
 RIDGE = 1e-4
 """Of C'C, over its mean diagonal: a direction that has not been learned yet is not erased."""
-PACE = 10.0
+PACE = 30.0
 """The map is its kernel times this: an adaptive step moves it that much further, so that it keeps up with the codes."""
 
 

@@ -147,10 +147,10 @@ class Encoder(nnx.Module):
         losses of all layers."""
         there = Elsewhere.of(batch, self.domains, seeds)
         path, segments = jnp.zeros_like(there.column), HALVES * batch.segment_user.shape[1]
-        seeds = fold_seeds(seeds, jnp.uint32(3000))
-        states, loss, _ = self._encode(there.view.into(item), there.view.batch, path, segments, seeds)
+        drawn = fold_seeds(seeds, jnp.uint32(3000))
+        states, loss, _ = self._encode(there.view.into(item), there.view.batch, path, segments, drawn)
         states, known = there.states(states)
-        return jnp.where(known, fusion.shared(states, seeds), jnp.zeros((), states.dtype)), loss
+        return jnp.where(known, fusion.shared(states, drawn), jnp.zeros((), states.dtype)), loss
 
     def scored(
         self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.erasure import Erasure
+from mdrec_jax.models.erasure import PACE, Erasure
 
 RNG = np.random.default_rng(0)
 ROWS, RANK, WIDTH = 4000, 3, 12
@@ -20,8 +20,8 @@ def fitted() -> Erasure:
 
     @jax.jit
     def step(erasure: Erasure) -> Erasure:
-        gradient = jax.grad(lambda e: e.misfit(Z, X, REAL))(erasure)
-        return jax.tree.map(lambda p, g: p - 4e-3 * g, erasure, gradient)
+        gradient = jax.grad(lambda e: e.misfit(jnp.asarray(Z), jnp.asarray(X), REAL))(erasure)
+        return jax.tree.map(lambda p, g: p - 0.4 / PACE**2 * g, erasure, gradient)
 
     for _ in range(60):
         erasure = step(erasure)
@@ -47,7 +47,7 @@ def test_as_many_directions_go_as_the_other_code_is_wide() -> None:
 
 def test_the_fit_moves_the_map_alone_and_the_projection_moves_the_code_alone() -> None:
     erasure = Erasure(jax.random.key(0), RANK, WIDTH)
-    by_code = jax.grad(lambda x: erasure.misfit(Z, x, REAL))(jnp.asarray(X))
+    by_code = jax.grad(lambda x: erasure.misfit(jnp.asarray(Z), x, REAL))(jnp.asarray(X))
     by_map = jax.grad(lambda e: jnp.square(e(jnp.asarray(X))).sum())(erasure)
     assert np.abs(by_code).max() == 0
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(by_map))
