@@ -54,6 +54,8 @@ SWITCHES = (
     Switch("shared and specific codes", {CODES: False}, lambda _: _losses(*WEIGHTS)),
     Switch("variational codes", {"model.disentangle.variational": False}, lambda _: _losses("kl"), within=CODES),
     Switch("sufficiency", _losses("shared_alone", "specific_alone"), within=CODES),
+    Switch("states of elsewhere", _losses("across"), lambda _: {"model.disentangle.shared_learns": "all"}, CODES),
+    Switch("erasure", {"model.disentangle.erase": False}, within=CODES),
     Switch("alignment", _losses("info_nce", "mmd", "adversary"), within=CODES),
     Switch("independence", _losses("orthogonal", "hsic", "club"), within=CODES),
     Switch("loop", {"model.loop.most": 1}),

@@ -16,13 +16,16 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models import code_losses
 from mdrec_jax.models.checks import check, check_fields
+from mdrec_jax.models.erasure import Erasure
 from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.types import Batch
 
-WEIGHTS = ("shared_alone", "specific_alone", "info_nce", "mmd", "adversary", "orthogonal", "hsic", "club", "kl")
+WEIGHTS = (
+    "shared_alone", "specific_alone", "across", "info_nce", "mmd", "adversary", "orthogonal", "hsic", "club", "kl",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class DisentangleConfig:
         shared_alone, specific_alone: sufficiency: weight of the next-item loss of each code by itself. A shared code
             that is told no domain can only do well at it among the items of the target's domain
             (`loss.softmax_over target_domain`).
+        across: weight of the next-item loss of the shared code of what the user did in other domains than the target's
+            (models/elsewhere.py): a third pass through the encoder, in training.
+        shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the
+            state that the next-item loss scores, and the specific code learns what it leaves to be said.
+        erase: take from the specific code the directions that go with the shared code (models/erasure.py), as many as
+            `shared_rank`.
         info_nce: alignment: weight of the contrast of a user's shared code seen from one domain with the same user's
             seen from another.
         mmd: alignment: weight of the discrepancy between the domains' distributions of shared codes.
@@ -46,7 +55,7 @@ class DisentangleConfig:
         kl: weight of the divergence of variational codes from the standard normal.
         temperature: of `info_nce`.
         kernel: of `hsic`.
-        sample: tokens of a row that `info_nce`, `mmd`, `hsic` and `club` compare.
+        sample: tokens of a row that `info_nce`, `mmd`, `hsic`, `club` and `erase` compare.
         hidden: width of the classifier, and of the guess that `club` needs.
     """
 
@@ -56,6 +65,9 @@ class DisentangleConfig:
     variational: bool = False
     shared_alone: float = 0.0
     specific_alone: float = 0.0
+    across: float = 0.0
+    shared_learns: Literal["all", "own"] = "all"
+    erase: bool = False
     info_nce: float = 0.0
     mmd: float = 0.0
     adversary: float = 0.0
@@ -75,12 +87,13 @@ class DisentangleConfig:
             check(f"disentangle.{name}", value, self.codes or not value, "0 without disentangle.codes")
         check("disentangle.kl", self.kl, self.variational or not self.kl, "0 without disentangle.variational")
         check("disentangle.shared_rank", self.shared_rank, self.shared_rank >= 0, "a width, >= 0")
+        check("disentangle.erase", self.erase, self.shared_rank > 0 or not self.erase, "False without a shared rank")
         check_fields(self, counts=("sample", "hidden"), positives=("temperature",))
 
     @property
     def scored(self) -> dict[str, float]:
         """The codes that the next-item loss scores by themselves, and its weights."""
-        weights = {"shared": self.shared_alone, "specific": self.specific_alone}
+        weights = {"shared": self.shared_alone, "specific": self.specific_alone, "across": self.across}
         return {name: weight for name, weight in weights.items() if weight}
 
 
@@ -133,6 +146,8 @@ class Disentangled(nnx.Module):
             code_losses.Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
         )
         self.guess = code_losses.Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
+        erasure_key = jax.random.fold_in(key, 1)
+        self.erasure = Erasure(erasure_key, config.shared_rank, dim) if config.erase else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
     def __call__(
@@ -153,9 +168,12 @@ class Disentangled(nnx.Module):
         state, codes, means, spread = self.state(mixed, own, jnp.asarray(batch.target_domain), seeds)
         if seeds is None:
             return state, codes, {}
-        pair = (self._shared(here, seeds), self._shared(own, seeds)) if self.config.info_nce else None
+        pair = (self.shared(here, seeds), self.shared(own, seeds)) if self.config.info_nce else None
         wide = {name: at_least_float32(code) for name, code in codes.items()}
         losses = self._token_losses(wide, batch) | self._batch_losses(wide, pair, batch, seeds)
+        if self.erasure is not None and self.shared_in is not None:
+            inner, whole = self.shared_in(mixed), means["specific"]
+            losses["erase"] = self._erasure_loss(self.erasure, inner, whole, batch, seeds)
         if self.config.kl:
             divergence = sum(
                 (formulas.gaussian_kl(at_least_float32(means[n]), at_least_float32(spread[n])) for n in means),
@@ -172,7 +190,10 @@ class Disentangled(nnx.Module):
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Codes, Codes, Codes]:
         """The state that is scored, the codes, and, of variational ones, their means and logarithms of variance."""
-        means = {"shared": self._shared(mixed, seeds), "specific": self._specific(own, target_domain, seeds)}
+        means = {
+            "shared": self.shared(mixed, seeds),
+            "specific": self._specific(own, target_domain, seeds),
+        }
         codes, spread = means, {}
         if self.shared_spread is not None and self.specific_spread is not None:
             spread = {"shared": self.shared_spread(mixed), "specific": self.specific_spread(own)}
@@ -180,13 +201,18 @@ class Disentangled(nnx.Module):
                 name: _drawn(means[name], spread[name], fold_seeds(seeds, jnp.uint32(number)))
                 for number, name in enumerate(means, start=2000)
             }
+        if self.erasure is not None:
+            # After the norm: a norm that came behind could bend what is left back into what was taken.
+            codes = codes | {"specific": self.erasure(codes["specific"])}
         shared, specific = codes["shared"], codes["specific"]
+        if self.config.shared_learns == "own":
+            shared = jax.lax.stop_gradient(shared)
         if self.gate is None:
             return shared + specific, codes, means, spread
         open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
         return 2.0 * (open_ * shared + (1.0 - open_) * specific), codes, means, spread
 
-    def _shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
+    def shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
         if self.shared_in is not None:
             return self.shared_norm(self.shared_map(self.shared_in(x)))
         return self.shared_norm(x + dropout(self.shared_map(x), seeds, 7, self.rate))
@@ -194,6 +220,7 @@ class Disentangled(nnx.Module):
     def _specific(
         self, own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"], seeds: UInt32[Array, "R 2"] | None
     ) -> Float[Array, "R T D"]:
+        """Before the erasure."""
         y = own + dropout(self.specific_map(own), seeds, 9, self.rate)
         if self.paths is not None:
             y = y + dropout(self.paths(own, target_domain), seeds, 8, self.rate)
@@ -241,6 +268,22 @@ class Disentangled(nnx.Module):
             losses["club"] = code_losses.club(self.guess, shared, specific, real, config.club)
         number = targets.sum().astype(jnp.float32)
         return {name: value * number for name, value in losses.items()}
+
+    def _erasure_loss(
+        self,
+        erasure: Erasure,
+        inner: Float[Array, "R T r"],
+        whole: Float[Array, "R T D"],
+        batch: Batch,
+        seeds: UInt32[Array, "R 2"],
+    ) -> Float[Array, ""]:
+        """Of the shared code's inner width and the specific code before the erasure, times this device's targets."""
+        everywhere, targets = (
+            code_losses.sampler(seeds, batch.item.shape[1], self.config.sample),
+            code_losses.targets(batch),
+        )
+        z, x = (everywhere(at_least_float32(v)) for v in (inner, whole))
+        return erasure.misfit(z, x, everywhere(targets)) * targets.sum().astype(jnp.float32)
 
 
 def _drawn(

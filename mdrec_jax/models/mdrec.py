@@ -20,6 +20,7 @@ from mdrec_jax.models.context import context_of
 from mdrec_jax.models.critic import Critic
 from mdrec_jax.models.dates import check_dates
 from mdrec_jax.models.disentangle import Disentangled
+from mdrec_jax.models.elsewhere import HALVES, Elsewhere
 from mdrec_jax.models.items import Inputs
 from mdrec_jax.models.layers import Linear, Norm, dropout, fold_seeds, run_stack, stack
 from mdrec_jax.models.mdrec_config import MdrecConfig
@@ -129,6 +130,9 @@ class Encoder(nnx.Module):
                 codes["critic"] = self.critic(last)
             if isinstance(self.fusion, Disentangled):
                 h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
+                if self.config.disentangle.across and seeds is not None:
+                    pair["across"], more = self._across(self.fusion, item, batch, seeds)
+                    loss = loss + more
                 codes |= {name: items.scored_states(x, base.scores, base.temperature) for name, x in pair.items()}
                 codes["single"] = codes["specific"]
             else:
@@ -138,6 +142,18 @@ class Encoder(nnx.Module):
         shown = statistics(details, jnp.asarray(batch.segment), self.config.gates)
         h = items.scored_states(h, base.scores, base.temperature)
         return Encoded(h, {"parts": loss} | losses, shown, codes, self.config.disentangle.scored, details)
+
+    def _across(
+        self, fusion: Disentangled, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"]
+    ) -> tuple[Float[Array, "R T D"], Float[Array, ""]]:
+        """The shared code of what the user did elsewhere, zero (which moves nothing) where that is nothing, and the
+        losses of all layers."""
+        there = Elsewhere.of(batch, self.domains, seeds)
+        path, segments = jnp.zeros_like(there.column), HALVES * batch.segment_user.shape[1]
+        drawn = fold_seeds(seeds, jnp.uint32(3000))
+        states, loss, _ = self._encode(there.view.into(item), there.view.batch, path, segments, drawn)
+        states, known = there.states(states)
+        return jnp.where(known, fusion.shared(states, drawn), jnp.zeros((), states.dtype)), loss
 
     def scored(
         self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]

@@ -41,7 +41,17 @@ EVERYTHING = MdrecConfig(
     written=WrittenConfig("erase", slots=4),
     mixers=MixersConfig(("attention", "convolution")),
     experts=ExpertsConfig(each=1),
-    disentangle=DisentangleConfig(codes=True, variational=True, kl=0.1, shared_alone=0.1, mmd=0.1, orthogonal=0.1),
+    disentangle=DisentangleConfig(
+        codes=True,
+        variational=True,
+        kl=0.1,
+        shared_alone=0.1,
+        mmd=0.1,
+        orthogonal=0.1,
+        across=0.1,
+        shared_rank=2,
+        erase=True,
+    ),
 )
 RUN = replace(
     RunConfig(),
@@ -52,7 +62,7 @@ RUN = replace(
     loss=NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
 )
 CODES = "shared and specific codes"
-WITHIN = {CODES: {"variational codes", "sufficiency", "alignment", "independence"}}
+WITHIN = {CODES: {"variational codes", "sufficiency", "states of elsewhere", "erasure", "alignment", "independence"}}
 CONTRASTS = {"contrast within domains", "contrast between domains"}
 WITHIN["in-domain view"] = (
     {"domain paths", "projectors", CODES} | WITHIN[CODES] | CONTRASTS | {"infomax", "transfer weights"}

@@ -22,6 +22,7 @@ SEQUENCES = random_sequences(0, LENGTHS)
 EVERYTHING = DisentangleConfig(
     codes=True, fusion="gate", variational=True, shared_alone=0.5, specific_alone=0.25, info_nce=0.1, mmd=0.2,
     adversary=0.3, orthogonal=0.4, hsic=0.5, club=0.6, kl=0.7, sample=32, hidden=4,
+    across=0.8, shared_rank=3, erase=True,
 )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def spread(batch: Batch, devices: int) -> tuple[Any, Any]:
 
 def test_losses_and_gradients_do_not_depend_on_how_the_rows_are_spread() -> None:
     (losses, gradient), (again, same) = (spread(BATCH, devices) for devices in (1, 4))
-    assert losses.keys() == {"parts", "adversary", "orthogonal", "info_nce", "mmd", "hsic", "club", "kl"}
+    assert losses.keys() == {"parts", "adversary", "orthogonal", "info_nce", "mmd", "hsic", "club", "kl", "erase"}
     for name, loss in losses.items():
         assert loss != 0 or name == "parts"
         np.testing.assert_allclose(again[name], loss, rtol=2e-5, err_msg=name)
@@ -110,6 +111,42 @@ def test_losses_and_gradients_do_not_depend_on_how_the_rows_are_spread() -> None
     for (path, one), other in zip(flat, jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max(), err_msg=jax.tree_util.keystr(path))
         assert np.abs(one).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_what_the_user_did_elsewhere_is_told_nothing_of_the_targets_domain() -> None:
+    """Another item of the same domain moves no code of a target in that domain, and moves those of other targets."""
+    part = DisentangleConfig(codes=True, across=1.0, shared_rank=3)
+    model, params = built(config(part))
+
+    @jax.jit
+    def across(batch: Batch) -> jax.Array:
+        return model.encode(
+            params.dense, rows_of(model, params, batch), batch, key=jax.random.key(5), train=True
+        ).codes["across"]  # fmt: skip
+
+    item, asked = np.asarray(BATCH.item), 1
+    inside = (np.asarray(BATCH.segment) > 0) & (item % SPEC.num_domains == asked)
+    moved = np.where(inside, (item + SPEC.num_domains - 2) % 36 + 2, item)
+    before, after = across(BATCH), across(dataclasses.replace(BATCH, item=moved))
+    there = (np.asarray(BATCH.target_domain) == asked) & (BATCH.segment > 0)
+    np.testing.assert_allclose(after[there], before[there], rtol=1e-5, atol=1e-6)
+    assert np.abs(after - before)[~there].max() > 0.1
+    assert (np.abs(before[there]).max(-1) > 0).any()
+
+
+def test_a_shared_code_that_learns_from_its_own_losses_is_a_constant_in_the_state() -> None:
+    for learns, moves in (("all", True), ("own", False)):
+        fusion = module(shared_learns=learns, shared_rank=3)
+        gradient = jax.grad(lambda f: jnp.square(f(*X, BATCH, None)[0]).sum())(fusion)
+        assert (np.abs(gradient.shared_in.kernel.get_value()).max() > 0) == moves
+        assert np.abs(gradient.specific_map.kernel.get_value()).max() > 0
+
+
+def test_an_erased_code_has_as_many_directions_less() -> None:
+    fusion = module(shared_rank=2, erase=True)
+    codes = fusion(*X, BATCH, None)[1]
+    values = np.linalg.svd(np.asarray(codes["specific"]).reshape(-1, 8), compute_uv=False)
+    assert (values > 1e-2 * values[0]).sum() == 8 - 2
 
 
 def module(**fields: Any) -> Disentangled:
@@ -187,6 +224,8 @@ def test_what_stays_with_the_domains() -> None:
         ({"codes": True, "hsic": -1.0}, "disentangle.hsic"),
         ({"codes": True, "kl": 1.0}, "disentangle.kl"),
         ({"codes": True, "shared_rank": -1}, "disentangle.shared_rank"),
+        ({"codes": True, "erase": True}, "disentangle.erase"),
+        ({"across": 1.0}, "disentangle.across"),
         ({"codes": True, "temperature": 0.0}, "temperature"),
         ({"codes": True, "kernel": "cubic"}, "kernel"),
         ({"codes": True, "sample": 0}, "sample"),
