@@ -59,6 +59,11 @@ def test_forward_and_backward_are_one_kernel_each_and_copy_nothing(chip: str) ->
     assert compiled.temporaries <= 12 * MIB
 
 
+def stored_anew(chip: str, shape: Shape) -> int:
+    """Bytes of the four operands in rows of whole lanes, which v5p and 7x store anew; nothing of columns x columns."""
+    return 4 * shape.R * shape.T * max(shape.H * shape.K, 128) * 4 if chip in ("v5p", "7x") else 0
+
+
 @pytest.mark.tpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -68,7 +73,7 @@ def test_every_shape_is_taken(chip: str, shape: Shape, dtype) -> None:
     for options in (Options(), Options(causal=False), Options(position=shape.H, time=shape.H), Options(dropout=0.2)):
         compiled = compile_for(chip, gradient(shape, options), *arguments(shape, options, shape.R, dtype))
         assert compiled.kernels == 2
-        assert compiled.temporaries <= 20 * MIB
+        assert compiled.temporaries <= 9 * MIB + stored_anew(chip, shape)
 
 
 @pytest.mark.tpu

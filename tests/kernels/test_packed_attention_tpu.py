@@ -49,7 +49,7 @@ def test_values_and_gradients_are_the_formulas(case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_so_are_they_with_every_choice_of_options(case) -> None:
-    weights = make_weights(case, *SEGMENT.shape, heads=4, width=64)
+    weights = make_weights(case, *SEGMENT.shape, heads=2, width=64)
     assert (
         distance(interpreted(weights, SEGMENT, case), value_and_gradients(weights, SEGMENT, case, "reference")) < 4e-6
     )
