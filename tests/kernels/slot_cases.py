@@ -63,9 +63,10 @@ def value_and_gradients(inputs, segment, mode, tile=None, **options):
 
 
 def assert_close(got, expected, tolerance=2e-6):
-    """Equal to within `tolerance` of the largest entry of each array."""
+    """Equal to within `tolerance` of the largest entry of each array, and numbers all of them."""
     assert got.keys() == expected.keys()
     for name, x in expected.items():
         assert got[name].dtype == x.dtype, name
         largest = max(float(jnp.abs(x).max()), 1e-3)
+        assert np.isfinite(x).all(), name
         np.testing.assert_allclose(got[name] / largest, x / largest, atol=tolerance, rtol=0, err_msg=name)

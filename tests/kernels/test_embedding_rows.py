@@ -1,5 +1,7 @@
 """Looked-up rows are read once, and updates of touched rows are the rule's formula and touch nothing else."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,6 +178,26 @@ def test_a_bfloat16_table_is_updated_in_float32():
     np.testing.assert_array_equal(after[2], (table[2].astype(jnp.float32) - 0.25).astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(name):
+    update, _, init = RULES[name]
+    narrow = table_of(50).astype(jnp.bfloat16)
+    unique = jnp.arange(0, 50, 2, dtype=jnp.int32)
+
+    def stepped(form, dtype):
+        table = narrow.astype(dtype)
+        slots = init(table)
+        for seed in range(3):
+            grads = table_of(25, seed=seed).astype(jnp.bfloat16).astype(dtype)
+            table, slots = update(table, slots, unique, grads, 0.1, weight_decay=0.01, implementation=form)
+            table = table.astype(dtype)  # the formula's own type is that of the rate
+        return table.astype(jnp.float32)
+
+    exact = stepped("reference", jnp.float32)
+    ours, naive = (float(jnp.linalg.norm(stepped(form, jnp.bfloat16) - exact)) for form in ("xla", "reference"))
+    assert 0 < ours <= 2 * naive
+
+
 def test_float64_tables_are_updated_in_float64():
     with jax.enable_x64(True):
         table = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8)))
@@ -261,10 +283,37 @@ def test_the_kernels_wait_for_every_copy_before_they_use_it(monkeypatch):
     assert_close(got, expected, 1e-6)
 
 
-def test_the_kernels_do_nothing_where_no_id_names_a_row():
-    ids = np.full((1, 9), -1)
-    got, expected = (steps("adam", form, ids, 256) for form in ("pallas_tpu", "reference"))
+@pytest.mark.parametrize("form", ["xla", "pallas_tpu"])
+def test_nothing_happens_where_no_id_names_a_row(form):
+    got, expected = (steps("adam", one, np.full((1, 9), -1), 256) for one in (form, "reference"))
     assert_equal(got, expected)
+    assert_equal(got[0][0], table_of(KERNEL_ROWS, 256))
+
+
+@partial(jax.jit, static_argnums=0)
+def update_by(form: str, table, slots, unique, grads):
+    return er.update_adam(table, slots, unique, grads, 0.1, weight_decay=0.01, implementation=form)
+
+
+@pytest.mark.parametrize("form", ["xla", "pallas_tpu"])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(others=st.sets(st.integers(0, KERNEL_ROWS - 1), max_size=199), seed=st.integers(0, 99))
+def test_a_row_takes_the_same_step_beside_any_others(form, others, seed):
+    row, slots = 137, 200
+    table = table_of(KERNEL_ROWS, KERNEL_WIDTH)
+
+    def stepped(named, grads):
+        ids = np.full(slots, KERNEL_ROWS, np.int32)
+        ids[: len(named)] = sorted(named)
+        grads = grads.at[sorted(named).index(row)].set(table_of(1, KERNEL_WIDTH, seed=200)[0])
+        with tpu.interpreted():
+            return update_by(form, table, er.init_adam(table), jnp.asarray(ids), grads)
+
+    alone = stepped({row}, jnp.zeros((slots, KERNEL_WIDTH)))
+    beside = stepped(others | {row}, 1e4 * table_of(slots, KERNEL_WIDTH, seed=seed))
+    for x, y in zip(jax.tree.leaves(beside), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(x[row], y[row])
+    assert np.any(np.asarray(alone[0][row]) != table[row])
 
 
 def test_the_kernels_refuse_what_they_cannot_copy():

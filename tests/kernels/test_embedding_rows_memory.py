@@ -14,23 +14,23 @@ RULES = {
 IDS, WIDTH = 300, 16
 
 
-def step_of(name):
+def step_of(name, form=None):
     """One step: look up, a loss of the rows, update."""
     update, _ = RULES[name]
 
     def step(table, slots, ids):
-        values, unique, index = er.lookup(table, {"a": ids})
+        values, unique, index = er.lookup(table, {"a": ids}, implementation=form)
         grads = jax.grad(lambda values: (values[index["a"]] ** 2).sum())(values)
-        return update(table, slots, unique, grads, 0.1)
+        return update(table, slots, unique, grads, 0.1, implementation=form)
 
     return step
 
 
-def compiled(name, length):
+def compiled(name, length, form=None):
     table = jax.ShapeDtypeStruct((length, WIDTH), jnp.float32)
     slots = jax.eval_shape(RULES[name][1], table)
     ids = jax.ShapeDtypeStruct((IDS,), jnp.int32)
-    return jax.jit(step_of(name), donate_argnums=(0, 1)).lower(table, slots, ids).compile()
+    return jax.jit(step_of(name, form), donate_argnums=(0, 1)).lower(table, slots, ids).compile()
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -41,6 +41,13 @@ def test_a_step_is_in_place_and_its_temporaries_do_not_grow_with_the_table(name)
         large.alias_size_in_bytes == large.output_size_in_bytes - small.output_size_in_bytes + small.alias_size_in_bytes
     )
     assert large.alias_size_in_bytes >= 2_000_000 * WIDTH * 4
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_step_needs_a_small_part_of_the_formulas_memory(name):
+    ours, formula = (compiled(name, 200_000, form).memory_analysis() for form in ("xla", "reference"))
+    assert formula.temp_size_in_bytes >= 200_000 * WIDTH * 4
+    assert ours.temp_size_in_bytes < formula.temp_size_in_bytes / 10
 
 
 @pytest.mark.parametrize("name", RULES)

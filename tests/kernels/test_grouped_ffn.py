@@ -129,6 +129,26 @@ def test_no_row_is_dropped_whatever_the_counts_are(counts) -> None:
     assert distance(*forms) < 2e-6
 
 
+@jax.jit
+def by_kernels(x, counts, classes, dy):
+    """One program for all counts."""
+    return step(x, counts, classes, dy, implementation="pallas_tpu")
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(counts=st.lists(st.integers(0, 400) | st.sampled_from([0, 1, 511, 512, 513]), min_size=5, max_size=5))
+def test_nor_do_the_kernels_drop_one(counts) -> None:
+    rows = 1100  # in tiles of 512
+    ends = np.minimum(np.cumsum(counts), rows)
+    counts, classes = np.diff(ends, prepend=0), mixed_classes()
+    x, dy = make_rows(rows, WIDTH), make_rows(rows, WIDTH, 2)
+    with tpu.interpreted():
+        found = by_kernels(x, jnp.asarray(counts, jnp.int32), classes, dy)
+    np.testing.assert_allclose(found[0], by_hand(x, counts, classes), atol=2e-6)
+    assert np.all(np.any(np.asarray(found[1]) != 0, axis=1) == (np.arange(rows) < ends[-1]))
+    assert distance(found, traced(x, jnp.asarray(counts, jnp.int32), classes, dy)[0]) < 2e-6
+
+
 @FORMS
 def test_experts_without_rows_get_a_gradient_of_zeros(implementation) -> None:
     x, classes = make_rows(ROWS, WIDTH), one_class()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdrec_kernels.linear_xent import Blocks, linear_xent, linear_xent_sum
 
-from tests.kernels.xent_cases import Case, by_formula, distance, make_case, wide
+from tests.kernels.xent_cases import Case, at_another_place, by_formula, distance, make_case, wide
 
 WHOLE_ROWS, TWO_PASSES = Blocks(16, 1000), Blocks(16, 30)
 CUTS = pytest.mark.parametrize("blocks", [WHOLE_ROWS, TWO_PASSES], ids=["whole rows", "two passes"])
@@ -184,6 +184,17 @@ def test_rows_past_the_catalogues_end_change_nothing_and_get_no_gradient(blocks)
     loss, (dx, dw, dweight) = gradient(padded, blocks=blocks)
     assert distance((loss, (dx, dw[:101], dweight)), by_formula(case)) < 2e-6
     assert not np.any(np.asarray(dw[101:]))
+
+
+@CUTS
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(place=st.integers(0, 39), seed=st.integers(1, 99))
+def test_a_token_gets_the_same_at_any_place_beside_any_others(blocks, place: int, seed: int) -> None:
+    case = make_case(N=40)
+    token = int(np.argmax(case.weight))
+    _, (dx, _, losses) = gradient(at_another_place(case, token, place, seed), blocks=blocks)
+    _, (expected_dx, _, expected) = by_formula(case)
+    assert distance((dx[place], losses[place]), (expected_dx[token], expected[token])) < 2e-6
 
 
 @CUTS

@@ -15,7 +15,7 @@ from mdrec_kernels.linear_xent import Blocks, linear_xent, linear_xent_sum, top_
 
 from tests.kernels.test_linear_xent import formula, gradient
 from tests.kernels.test_top_k import best, by_hand, whole_numbers
-from tests.kernels.xent_cases import by_formula, distance, make_case, wide
+from tests.kernels.xent_cases import at_another_place, by_formula, distance, make_case, wide
 
 TILE = Blocks(16, 32)
 
@@ -55,6 +55,16 @@ def test_any_length_of_the_catalogue(V: int, D: int, N: int) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(place=st.integers(0, 39), seed=st.integers(1, 99))
+def test_a_token_gets_the_same_at_any_place_beside_any_others(place: int, seed: int) -> None:
+    case = make_case(N=40)
+    token = int(np.argmax(case.weight))
+    _, (dx, _, losses) = by_kernels(at_another_place(case, token, place, seed))
+    _, (expected_dx, _, expected) = by_formula(case)
+    assert distance((dx[place], losses[place]), (expected_dx[token], expected[token])) < 2e-6
+
+
 def test_one_mask_for_all_and_huge_scores_and_dead_tokens_of_any_content() -> None:
     # The target may be masked out in the only group: give every token one that is not.
     case = one_group(make_case(N=40))
@@ -72,11 +82,12 @@ def test_without_any_weight_loss_and_gradient_are_zero() -> None:
     assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(by_kernels(empty)))
 
 
-def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16() -> None:
+@pytest.mark.parametrize("of", [linear_xent_sum, linear_xent])
+def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(of) -> None:
     case = make_case(N=64, V=509, D=64)
     case = replace(case, x=case.x.astype(jnp.bfloat16), w=(0.3 * case.w).astype(jnp.bfloat16))
-    ours, plain = by_kernels(case, tile=Blocks(64, 128)), gradient(case, implementation="reference")
-    for a, b, c in zip(*(jax.tree.leaves(t) for t in (ours, plain, formula(case))), strict=True):
+    ours, plain = by_kernels(case, of, tile=Blocks(64, 128)), gradient(case, of, implementation="reference")
+    for a, b, c in zip(*(jax.tree.leaves(t) for t in (ours, plain, formula(case, of))), strict=True):
         error, allowed = (np.sqrt(np.mean((wide(v) - wide(c)) ** 2)) for v in (a, b))
         assert error <= 2 * allowed + 1e-6 * np.max(np.abs(wide(c)))
 

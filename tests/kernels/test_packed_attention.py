@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 from mdrec_kernels.packed_attention import Tiling, packed_attention, time_bucket
 from mdrec_kernels.packed_attention.shapes import SHAPES
@@ -77,8 +79,9 @@ def value_and_gradients(weights, segment, case, implementation, tiling=None):
 
 
 def assert_close(got, expected, tolerance=3e-6):
-    """Equal to within `tolerance` of the largest entry of each array."""
+    """Equal to within `tolerance` of the largest entry of each array, and numbers all of them."""
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.isfinite(y).all()
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1.0, float(jnp.abs(y).max())))
 
 
@@ -88,6 +91,21 @@ def test_values_and_gradients_are_the_formulas(name):
     weights = make_weights(case, *SEGMENT.shape)
     got = value_and_gradients(weights, SEGMENT, case, "xla", SMALL)
     assert_close(got, value_and_gradients(weights, SEGMENT, case, "reference"))
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.lists(st.sampled_from([-5, 1, 1, 3, 19]), max_size=4), min_size=1, max_size=3),
+    rest=st.integers(0, 5),
+    heads=st.integers(1, 3),
+    width=st.integers(1, 9),
+    name=st.sampled_from(["softmax", "softmax, not causal", "silu", "silu, not causal"]),
+)
+def test_odd_sizes_and_segments_of_any_length(rows, rest, heads, width, name):
+    segment = pack(rows, max(1, *(sum(map(abs, row)) + rest for row in rows)))
+    weights = make_weights({}, *segment.shape, heads=heads, width=width)
+    got = value_and_gradients(weights, segment, CASES[name], "xla", SMALL)
+    assert_close(got, value_and_gradients(weights, segment, CASES[name], "reference"))
 
 
 @pytest.mark.parametrize("tiling", [None, Tiling(8, 4, 1), Tiling(30, 10, 9000)])
@@ -168,6 +186,21 @@ def test_temporary_memory_does_not_grow_with_the_square_of_the_row():
     short, long = temporary(256), temporary(2048)
     assert long < 9 * short
     assert long < 4 * 2048 * 2048 * 4 / 10  # a tenth of one score matrix
+
+
+def test_a_step_needs_a_small_part_of_the_formulas_memory():
+    shape = next(shape for shape in SHAPES if shape.name == "ml1m")
+    x = jax.ShapeDtypeStruct((shape.R, shape.T, shape.H, shape.K), jnp.float32)
+    segment = jax.ShapeDtypeStruct((shape.R, shape.T), jnp.int32)
+
+    def temporary(form):
+        def loss(q, k, v, segment):
+            return packed_attention(q, k, v, segment, window=shape.window, implementation=form).sum()
+
+        f = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        return f.lower(x, x, x, segment).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("xla") < temporary("reference") / 4
 
 
 def test_shapes_are_what_the_operation_accepts():

@@ -1,5 +1,7 @@
 """The kernels for TPUs, interpreted: the formula's values and gradients, and only the tiles that are needed."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,9 @@ def interpreted(weights, segment, case):
 
 
 def distance(found, expected) -> float:
-    """The largest difference, in units of the largest entry of each array, or of 1."""
+    """The largest difference, in units of the largest entry of each array, or of 1; NaN if there is one anywhere."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return max(float(jnp.abs(x - y).max() / jnp.maximum(1, jnp.abs(y).max())) for x, y in pairs)
+    return float(np.max([jnp.abs(x - y).max() / jnp.maximum(1, jnp.abs(y).max()) for x, y in pairs]))
 
 
 @pytest.mark.parametrize("case", MOST.values(), ids=MOST)
@@ -79,14 +81,40 @@ def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(mode) ->
         assert error <= 2 * allowed
 
 
-@jax.jit
-def user_rows(q, k, v, segment):
-    return packed_attention(q, k, v, segment, window=16, tiling=TILE, implementation="pallas_tpu")
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.lists(st.sampled_from([-5, 1, 1, 3, 19]), max_size=4), min_size=1, max_size=2),
+    rest=st.integers(0, 5),
+    width=st.integers(1, 9),
+    name=st.sampled_from(["softmax", "silu, not causal"]),
+)
+def test_odd_sizes_and_segments_of_any_length(rows, rest, width, name) -> None:
+    segment = pack(rows, max(1, *(sum(map(abs, row)) + rest for row in rows)))
+    weights = make_weights({}, *segment.shape, width=width)
+    found = interpreted(weights, segment, CASES[name])
+    assert distance(found, value_and_gradients(weights, segment, CASES[name], "reference")) < 1e-6
 
 
+@pytest.mark.parametrize("mode", ["softmax", "silu"])
+def test_huge_scores_are_no_nan(mode) -> None:
+    case = {"mode": mode}
+    q, k, v, *tables = make_weights(case, *SEGMENT.shape)
+    huge = (1e4 * q, 1e4 * k, v, *tables)
+    found = interpreted(huge, SEGMENT, case)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    assert distance(found[0], value_and_gradients(huge, SEGMENT, case, "reference")[0]) < 1e-6
+
+
+@partial(jax.jit, static_argnames="mode")
+def user_rows(q, k, v, segment, mode):
+    options = {"mode": mode, "window": 16, "normalizer": 16.0, "tiling": TILE}
+    return packed_attention(q, k, v, segment, implementation="pallas_tpu", **options)
+
+
+@pytest.mark.parametrize("mode", ["softmax", "silu"])
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(before=st.lists(st.integers(1, 9), max_size=3), gap=st.integers(0, 3), after=st.integers(0, 2))
-def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours(before, gap, after) -> None:
+def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours(mode, before, gap, after) -> None:
     length, user = 40, 9
     start = sum(before) + gap
     segment = pack([[*before, *([-gap] if gap else []), user, *([after] if after else [])]], length)
@@ -94,8 +122,8 @@ def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours(before, gap, a
     placed = [(1e4 * x).at[:, start : start + user].set(y) for x, y in zip(row, own, strict=True)]
     alone = [jnp.zeros_like(x).at[:, :user].set(y) for x, y in zip(row, own, strict=True)]
     with tpu.interpreted():
-        beside = user_rows(*placed, jnp.asarray(segment))
-        single = user_rows(*alone, jnp.asarray(pack([[user]], length)))
+        beside = user_rows(*placed, jnp.asarray(segment), mode)
+        single = user_rows(*alone, jnp.asarray(pack([[user]], length)), mode)
     np.testing.assert_allclose(beside[:, start : start + user], single[:, :user], atol=2e-6)
     assert np.all(np.isfinite(beside))
     assert not np.any(np.asarray(beside)[segment == 0])

@@ -73,6 +73,23 @@ def test_values_and_gradients_are_the_references(mode, slots, chunk, monkeypatch
 
 
 @pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.lists(st.sampled_from([-3, 0, 1, 2, 11]), max_size=4), min_size=1, max_size=3),
+    length=st.integers(1, 25),
+    chunk=st.sampled_from([1, 3, 5, 8]),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+)
+def test_odd_sizes_and_segments_of_any_length(mode, rows, length, chunk, sizes):
+    segment = aligned(rows, chunk, length)
+    inputs = make(mode, *segment.shape, **dict(zip("KVM", sizes, strict=True)))
+    found, expected = (
+        value_and_gradients(inputs, segment, mode, chunk=chunk, implementation=form) for form in ("xla", "reference")
+    )
+    assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_gradients_are_differences(mode):
     with jax.enable_x64(True):
         segment = aligned([[5, 2], [-3, 3]], 3, 9)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 from mdrec_kernels import dispatch, tpu
 from mdrec_kernels.fetches import moved
@@ -47,21 +49,28 @@ def test_bfloat16_errs_at_most_twice_as_much_as_its_reference(mode):
         assert error <= 2 * allowed, name
 
 
-def test_a_user_gets_the_same_at_any_offset_and_beside_any_neighbours():
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    before=st.lists(st.sampled_from([-64, 1, 20, 64]), max_size=3),
+    length=st.sampled_from([1, 50, 64]),
+    after=st.integers(0, 64),
+    seed=st.integers(1, 9),
+)
+def test_a_user_gets_the_same_at_any_offset_beside_any_neighbours_and_padding(mode, before, length, after, seed):
+    segment = aligned([[3, 100], [*before, length, after]], CHUNK, 256)
+    at = CHUNK * len(before)
+    alone, among = (make(mode, 2, 256, K=16, V=8, M=8, seed=one) for one in (0, seed))
+    for name in among.keys() - {"slots", "state"}:
+        among[name] = among[name].at[1, at : at + length].set(alone[name][0, :length])
+    among |= {name: alone[name] for name in among.keys() & {"slots"}}
+    among["state"] = among["state"].at[1].set(alone["state"][0])
     with tpu.interpreted():
-        run = jax.jit(partial(scan, mode="erase", chunk=CHUNK, implementation="pallas_tpu"))
-        alone = make("erase", 2, 256, K=16, V=8, M=8)
-        expected, _ = run(alone, aligned([[50], []], CHUNK, 256))
-        for seed, before in enumerate(([], [20], [-64, 33], [1, -32, 32])):
-            segment = aligned([[3, 100], [*before, 50, 20]], CHUNK, 256)
-            at = int(np.argmax(segment[1] == len(before) + 1))
-            among = make("erase", 2, 256, K=16, V=8, M=8, seed=seed + 1)
-            for name in ("q", "k", "value", "write", "erase"):
-                among[name] = among[name].at[1, at : at + 50].set(alone[name][0, :50])
-            among |= {"slots": alone["slots"], "state": among["state"].at[1].set(alone["state"][0])}
-            found, _ = run(among, segment)
-            np.testing.assert_allclose(found[1, at : at + 50], expected[0, :50], atol=1e-6)
-            assert not np.asarray(found)[segment == 0].any()
+        run = partial(scan, mode=mode, chunk=CHUNK, implementation="pallas_tpu")
+        expected, _ = run(alone, aligned([[length], []], CHUNK, 256))
+        found, _ = run(among, segment)
+    np.testing.assert_allclose(found[1, at : at + length], expected[0, :length], atol=1e-6)
+    assert not np.asarray(found)[segment == 0].any()
 
 
 def test_huge_logits_and_slots_that_are_wiped_out():
@@ -153,26 +162,27 @@ def test_little_more_is_moved_than_has_to_be(mode):
 
 
 @pytest.mark.tpu
-def test_sixteen_chips_only_add_up_the_gradient_of_the_slots():
-    shape = USERS["erase"]
+@pytest.mark.parametrize(("mode", "collectives"), [("erase", {"all-reduce": 1}), ("delta", {})])
+def test_sixteen_chips_only_add_up_the_gradient_of_the_slots(mode, collectives):
+    shape = USERS[mode]
     segment, rest = arguments(shape)
-    specs = {name: P() if name == "slots" else P("data") for name in rest}
+    shared = {name: rest.pop(name) for name in rest.keys() & {"slots"}}
+    specs = {name: P("data") for name in rest} | {name: P() for name in shared}
 
-    def gradients(mesh, segment, slots, rest):
-        def local(segment, slots, rest):
+    def gradients(mesh, segment, shared, rest):
+        def local(segment, shared, rest):
             def loss(inputs):
-                out, end = slot_memory_scan(segment=segment, chunk=shape.chunk, **inputs)
+                out, end = slot_memory_scan(segment=segment, mode=mode, chunk=shape.chunk, **inputs)
                 return (out.astype(jnp.float32) ** 2).sum() + (end**2).sum()
 
-            found = jax.grad(loss)(rest | {"slots": slots})
-            return found | {"slots": jax.lax.psum(found["slots"], "data")}
+            found = jax.grad(loss)(rest | shared)
+            return found | {name: jax.lax.psum(found[name], "data") for name in shared}
 
-        in_specs = P("data"), P(), {name: P("data") for name in rest}
+        in_specs = P("data"), {name: P() for name in shared}, {name: P("data") for name in rest}
         return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=specs, check_vma=False)(
-            segment, slots, rest
+            segment, shared, rest
         )
 
-    slots = rest.pop("slots")
-    compiled = compile_spmd(gradients, (segment, P("data")), (slots, P()), (rest, P("data")), axes={"data": 16})
-    assert compiled.collectives == {"all-reduce": 1}
+    compiled = compile_spmd(gradients, (segment, P("data")), (shared, P()), (rest, P("data")), axes={"data": 16})
+    assert compiled.collectives == collectives
     assert compiled.kernels == 2

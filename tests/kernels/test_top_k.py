@@ -146,8 +146,12 @@ def test_leaving_out_nothing_changes_nothing_and_id_0_means_none() -> None:
     jax.tree.map(np.testing.assert_array_equal, left, best(case.x, case.w, 5))
 
 
-def test_ranks_in_float64_and_bfloat16() -> None:
+def test_ranks_and_top_k_in_float64_and_bfloat16() -> None:
     case = whole_numbers(make_case(D=4))
+    for x, y in zip(
+        best(case.x.astype(jnp.bfloat16), case.w.astype(jnp.bfloat16), 12), best(case.x, case.w, 12), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
     expected = rank(case.x, case.w, case.target)
     low = rank(case.x.astype(jnp.bfloat16), case.w.astype(jnp.bfloat16), case.target)
     np.testing.assert_array_equal(low[0], expected[0])

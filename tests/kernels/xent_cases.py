@@ -1,6 +1,6 @@
 """Inputs for the tests of `linear_xent`, what the formula makes of them, and how far two results lie apart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,16 @@ def make_case(N: int = 70, V: int = 101, D: int = 16, G: int = 3, dtype=np.float
     )
 
 
+def at_another_place(case: Case, token: int, place: int, seed: int) -> Case:
+    """One token of the case at another place, beside others with long states of any direction."""
+    others = make_case(N=len(case.x), seed=seed)
+    others = replace(others, x=100 * others.x, target=np.full_like(case.target, case.w.shape[0] // 2))
+    moved = {name: getattr(others, name).copy() for name in ("x", "target", "weight", "group")}
+    for name, values in moved.items():
+        values[place] = getattr(case, name)[token]
+    return replace(case, **moved)
+
+
 def by_formula(case: Case, masked: bool = True, z_loss: float = 0.0):
     """The weighted sum of cross entropies, and its gradient by states, items and weights: by hand, in float64."""
     x, w, weight = wide(case.x), wide(case.w), wide(case.weight)
@@ -58,9 +68,9 @@ def by_formula(case: Case, masked: bool = True, z_loss: float = 0.0):
 
 
 def distance(found, expected) -> float:
-    """The largest difference of any two leaves, in units of the largest entry of the expected one."""
+    """The largest difference of two leaves, in units of the expected one's largest entry; NaN if there is one."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return max(float(np.max(np.abs(wide(a) - wide(b))) / (np.max(np.abs(wide(b))) + 1e-30)) for a, b in pairs)
+    return float(np.max([np.max(np.abs(wide(a) - wide(b))) / (np.max(np.abs(wide(b))) + 1e-30) for a, b in pairs]))
 
 
 def wide(value) -> np.ndarray:
