@@ -51,7 +51,7 @@ def check_writable(path: Path) -> None:
         raise InputError("is a folder", file=path, expected="the name of a file to write")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError("cannot be written", file=path, found=f"{above} is a file", expected="a folder to write to")
+        raise InputError("cannot be written", file=path, found=f"a file: {above}", expected="a folder to write to")
 
 
 def check_output(name: str | None) -> None:

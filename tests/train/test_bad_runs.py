@@ -92,7 +92,7 @@ def test_a_run_goes_to_no_place_that_is_taken(
     (tmp_path / "photos").mkdir()
     for file in (tmp_path / "file", tmp_path / "photos" / "cat.jpg"):
         file.write_text("x")
-    for name, message in (("photos", "cat.jpg"), ("file", "is a file"), ("file/run", "is a file")):
+    for name, message in (("photos", "cat.jpg"), ("file", "a file: "), ("file/run", "a file: ")):
         assert message in said(capsys, "train", "quickstart", "--data", small_world, "--run", tmp_path / name)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
