@@ -2,8 +2,8 @@
 
 In logs whose order is loose (many events of one day, say) what follows the next event is as good an answer as the next
 event itself. Each token's target is drawn among the next `horizon` events of its segment, the one k places ahead with
-a share in proportion to 1 / k: the dense all-action objective of PinnerFormer (Pancha et al. 2022, arXiv 2205.04507,
-section 3.4), one target a token, so that a step costs what it cost before. Validation and test ask for the next event.
+a share in proportion to 1 / k: the dense all-action objective of PinnerFormer (Pancha et al. 2022, arXiv 2205.04507),
+but one target a token, so that a step costs what it cost before. Validation and test ask for the next event.
 """
 
 import numpy as np
