@@ -20,7 +20,7 @@ def _without_dates(base: RunConfig) -> RunConfig:
     """The recipe of the other data of several domains, for files that have no times and sequences of 16 items."""
     return replace(
         base,
-        batching={"max_length": 16, "horizon": 2},
+        batching={"max_length": 16, "horizon": 3},
         model={"max_length": 16, "date_days": 0.0},
-        train={"epochs": 20, "evaluate_every": 5},
+        train={"epochs": 16, "evaluate_every": 4},
     )

@@ -114,7 +114,11 @@ def check_finite(config: Any, place: str = "") -> None:
 
 
 def digest(plain: Any, leave_out: Iterable[str] = ()) -> str:
-    """SHA-256 (16 hex digits) of the fields, without those whose dotted name starts with one of `leave_out`."""
+    """SHA-256 (16 hex digits) of the fields, without those whose dotted name starts with one of `leave_out`.
+
+    Equal numbers count as equal: a field that a preset sets to 4 is read back as 4.0.
+    """
     out = tuple(leave_out)
     kept = {k: v for k, v in flatten(plain).items() if not any(k == o or k.startswith(o + ".") for o in out)}
+    kept = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

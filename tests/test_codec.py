@@ -63,3 +63,11 @@ def test_the_digest_leaves_out_what_it_is_told_to() -> None:
 def test_every_preset_is_read_back_as_it_was_written(name: str, smoke: bool) -> None:
     config = load_preset(name, smoke=smoke)
     assert RunConfig.from_plain(json.loads(json.dumps(config.to_plain()))) == config
+
+
+def test_a_digest_takes_equal_numbers_for_equal():
+    assert (
+        digest({"epochs": 4, "rate": 0.5})
+        == digest({"epochs": 4.0, "rate": 0.5})
+        != digest({"epochs": 4.5, "rate": 0.5})
+    )
