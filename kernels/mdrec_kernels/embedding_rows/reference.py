@@ -1,7 +1,7 @@
 """The formulas of `embedding_rows`, written for reading: every rule as a pass over the whole table."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from mdrec_kernels.embedding_rows.rules import AdagradSlots, AdamSlots, SgdSlots, missing_weight
 
 
@@ -23,12 +23,18 @@ def spread(unique_ids: Int[Array, "N"], row_grads: Float[Array, "N D"], length: 
     return jnp.zeros((length, row_grads.shape[1]), row_grads.dtype).at[unique_ids].add(row_grads, mode="drop")
 
 
+def _moved(
+    table: Float[Array, "V D"], change: Float[Array, "V D"], touched: Bool[Array, "V 1"], lr: Array
+) -> Float[Array, "V D"]:
+    return jnp.where(touched, (table - lr * change).astype(table.dtype), table)
+
+
 def sgd(
     table: Float[Array, "V D"], slots: SgdSlots, grad: Float[Array, "V D"], lr: Array, *, weight_decay: float
 ) -> tuple[Float[Array, "V D"], SgdSlots]:
     """w <- w - lr (g + weight_decay w) for rows with a gradient."""
     touched = (grad != 0).any(1, keepdims=True)
-    return jnp.where(touched, table - lr * (grad + weight_decay * table), table), slots
+    return _moved(table, grad + weight_decay * table, touched, lr), slots
 
 
 def adagrad(
@@ -44,7 +50,7 @@ def adagrad(
     touched = (grad != 0).any(1, keepdims=True)
     accumulator = slots.accumulator + (grad**2).mean(1)
     change = grad / (jnp.sqrt(accumulator)[:, None] + eps) + weight_decay * table
-    return jnp.where(touched, table - lr * change, table), AdagradSlots(accumulator)
+    return _moved(table, change, touched, lr), AdagradSlots(accumulator)
 
 
 def adam(
@@ -67,4 +73,4 @@ def adam(
     mu_hat, nu_hat = mu / missing_weight(b1, t), nu / missing_weight(b2, t)
     change = mu_hat / (jnp.sqrt(nu_hat) + eps) + weight_decay * table
     new = AdamSlots(jnp.where(touched, mu, slots.mu), jnp.where(touched, nu, slots.nu), count)
-    return jnp.where(touched, table - lr * change, table), new
+    return _moved(table, change, touched, lr), new
