@@ -105,3 +105,12 @@ def test_the_rate_falls_over_the_whole_run(small_run: RunConfig, small_world: Pa
     short, long = (losses(replace(falling, train=length), small_world, 4)[0] for length in lengths)
     assert short[0] == long[0]
     assert short[-1] > long[-1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_steps_in_bfloat16(loss: str, small_run: RunConfig, small_world: Path) -> None:
+    config = replace(small_run, loss=LOSSES[loss], hardware=MeshConfig(1))
+    expected, _ = losses(config, small_world, 3)
+    found, _ = losses(replace(config, precision={"compute": "bfloat16"}), small_world, 3)
+    assert found != expected
+    np.testing.assert_allclose(found, expected, rtol=0.02)

@@ -14,10 +14,13 @@ def sums_in(x: Array) -> jnp.dtype:
 
 def product(a: Array, b: Array, over: tuple[int, int], precision: lax.Precision | None = None) -> Array:
     """Product of two matrices over axis `over[0]` of a and `over[1]` of b."""
-    if over == (0, 0) and dispatch.platform() == "cpu":
+    turned = over == (0, 0) and dispatch.platform() == "cpu"
+    if turned:
         a, over = _turned(a), (1, 0)
     axes = (((over[0],), (over[1],)), ((), ()))
-    return lax.dot_general(a, b, axes, precision=precision, preferred_element_type=sums_in(a))
+    found = lax.dot_general(a, b, axes, precision=precision, preferred_element_type=sums_in(a))
+    # A transposition behind it stays behind it: XLA folds it into the product, in a form that CPUs refuse in bfloat16.
+    return lax.optimization_barrier(found) if turned else found
 
 
 def _turned(a: Array) -> Array:
