@@ -18,8 +18,8 @@ from mdrec_jax.train.state import TrainState
 from mdrec_jax.types import Batch, Params, Rows
 
 SLOTS = 1 << 17
-"""Slots of the batches that are read, at most, but one batch at least. Users count, not tokens: from U of them and a
-code of width D, chance leaves a linear reader about D / U of the other users' variance."""
+"""Slots of the batches that are read, at most, but one batch at least. From few users' codes a linear reader finds the
+rest in the others': R2 .198 with 4,096 slots, .037 with 16,384, .009 with 32,768, .000 with these (RESULTS.md)."""
 
 
 def make_refresh(setup: Setup) -> Refresh:
