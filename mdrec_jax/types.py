@@ -122,7 +122,8 @@ class Encoded:
     codes: dict[str, jax.Array] = field(default_factory=dict)
     """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
     each target, as they stand before they are put together; `critic`, what a critic makes of the in-domain one. Scored
-    like `h` are `single`, the in-domain view by itself, and a disentangled model's codes `shared` and `specific`."""
+    like `h` are `single`, the in-domain view by itself, and a disentangled model's codes `shared` and `specific`. One
+    that erases has `inner` [R, T, r], what is erased, and `whole`, what from, too."""
     scored: dict[str, float] = field(default_factory=dict)
     """Codes that the next-item loss scores too, each by itself, and its weights."""
     details: dict[str, jax.Array] = field(default_factory=dict)

@@ -44,7 +44,7 @@ class DisentangleConfig:
         shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the
             state that the next-item loss scores, and the specific code learns what it leaves to be said.
         erase: take from the specific code the directions that go with the shared code (models/erasure.py), as many as
-            `shared_rank`.
+            `shared_rank`. They are learned, and worked out anew before each look at the validation split.
         info_nce: alignment: weight of the contrast of a user's shared code seen from one domain with the same user's
             seen from another.
         mmd: alignment: weight of the discrepancy between the domains' distributions of shared codes.
@@ -211,6 +211,15 @@ class Disentangled(nnx.Module):
             return shared + specific, codes, means, spread
         open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
         return 2.0 * (open_ * shared + (1.0 - open_) * specific), codes, means, spread
+
+    def erased(
+        self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"]
+    ) -> dict[str, Float[Array, "R T _"]]:
+        """What the erasure's map lies between: `inner`, the shared code's inner width, and `whole`, the specific code
+        before the erasure. Empty where nothing is erased."""
+        if self.erasure is None or self.shared_in is None:
+            return {}
+        return {"inner": self.shared_in(mixed), "whole": self._specific(own, target_domain, None)}
 
     def shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
         if self.shared_in is not None:

@@ -129,6 +129,7 @@ class Encoder(nnx.Module):
             if self.critic is not None:
                 codes["critic"] = self.critic(last)
             if isinstance(self.fusion, Disentangled):
+                codes |= self.fusion.erased(h, last, jnp.asarray(batch.target_domain))
                 h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
                 if self.config.disentangle.across and seeds is not None:
                     pair["across"], more = self._across(self.fusion, item, batch, seeds)

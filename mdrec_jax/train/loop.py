@@ -21,6 +21,8 @@ from mdrec_jax.train.step import Metrics
 
 type Validate = Callable[[TrainState], dict[str, float]]
 """State -> metric name -> value, on the validation split."""
+type Refresh = Callable[[TrainState], TrainState]
+"""State -> the state that is validated, kept and trained on."""
 
 
 class Interrupted(MdrecError):
@@ -70,6 +72,7 @@ class Loop:
 
     plan: Plan
     step_function: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+    refresh: Refresh
     validate: Validate
     metric: str
     patience: int
@@ -99,6 +102,9 @@ class Loop:
                     continue
                 self._read(*pending, window, clock)
                 pending = None
+                if self.plan.evaluates_at(step):
+                    with clock.paused():
+                        state = self.refresh(state)
                 self._due(step, state, progress, window, clock)
                 if stopping():
                     self.checkpoints.save(state, step, progress)

@@ -30,6 +30,7 @@ from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
+from mdrec_jax.train.refresh import make_refresh
 from mdrec_jax.train.run_folder import (
     RunFolder,
     check_free,
@@ -98,6 +99,7 @@ def _train(
         loop = Loop(
             setup.plan,
             setup.train_step,
+            make_refresh(setup),
             validate,
             config.train.metric,
             config.train.patience,

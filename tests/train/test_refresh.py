@@ -1,0 +1,143 @@
+"""What is erased is worked out anew before each look: the validated, the kept and the resumed state all have it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.models.disentangle import DisentangleConfig
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.views import ViewsConfig
+from mdrec_jax.parallel.mesh import MeshConfig
+from mdrec_jax.train.config import LoggingConfig, TrainConfig
+from mdrec_jax.train.loop import Interrupted
+from mdrec_jax.train.refresh import make_refresh
+from mdrec_jax.train.run import evaluate_runs, fit, load_run
+from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.setup import Setup
+from mdrec_jax.train.state import TrainState
+from mdrec_jax.types import Batch, Params, Rows
+
+ERASING = replace(
+    RunConfig(),
+    batching=BatchingConfig(rows=8, row_length=32, max_length=24),
+    model=MdrecConfig(
+        SasrecConfig(dim=16, layers=1, max_length=24, residual_dropout=0.3),
+        views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
+        disentangle=DisentangleConfig(codes=True, shared_rank=2, erase=True),
+    ),
+    train=TrainConfig(epochs=1.0, evaluate_every=0.3, patience=0),
+    logging=LoggingConfig(every=5, checkpoint_every=7, tensorboard=False),
+    hardware=MeshConfig(1),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(small_world: Path) -> tuple[Setup, TrainState]:
+    """The state behind a few steps."""
+    setup = Setup.of(ERASING, open_dataset(small_world))
+    state, batches = setup.initial_state(), setup.batches_from(0)
+    for _ in range(5):
+        state, _ = setup.train_step(state, next(batches))
+    return setup, state
+
+
+@pytest.fixture(scope="module")
+def whole(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    fit(ERASING, open_dataset(small_world), RunFolder(folder))
+    return folder
+
+
+def kernel(params: Params) -> np.ndarray:
+    return np.asarray(params.dense["fusion"]["erasure"]["map"]["kernel"])
+
+
+def correlation(setup: Setup, params: Params) -> float:
+    """The largest, over all training targets, of what is erased with what is left."""
+
+    @jax.jit
+    def encode(batch: Batch) -> dict[str, jax.Array]:
+        ids = setup.model.row_ids(batch, {})
+        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
+        return setup.model.encode(params.dense, rows, batch, key=None, train=False).codes
+
+    batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
+    found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
+    z, x = (np.concatenate([np.asarray(codes[n])[real] for codes, real in found]) for n in ("inner", "specific"))
+    z, x = z - z.mean(0), x - x.mean(0)
+    return float(np.abs(z.T @ x / len(z) / z.std(0)[:, None]).max())
+
+
+def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, TrainState]) -> None:
+    setup, state = trained
+    assert correlation(setup, state.params) > 1e-2
+    assert correlation(setup, make_refresh(setup)(state).params) < 1e-5
+
+
+def test_the_map_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
+    setup, state = trained
+    refresh = make_refresh(setup)
+    once = refresh(state)
+    changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), state, once)
+    assert changed.params.dense["fusion"]["erasure"]["map"]["kernel"]
+    assert sum(jax.tree.leaves(changed)) == 1
+    assert jax.tree.map(lambda a: a.sharding, once) == jax.tree.map(lambda a: a.sharding, state)
+    np.testing.assert_array_equal(kernel(refresh(once).params), kernel(once.params))
+
+
+def test_the_map_does_not_depend_on_how_the_rows_are_spread(trained: tuple[Setup, TrainState]) -> None:
+    setup, state = trained
+    expected = kernel(make_refresh(setup)(state).params)
+    spread = Setup.of(replace(ERASING, hardware=MeshConfig(4)), setup.dataset)
+    found = make_refresh(spread)(spread.initial_state(jax.device_get(state.params)))
+    np.testing.assert_allclose(kernel(found.params), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_model_that_erases_nothing_stays_as_it_is(small_run: RunConfig, small_world: Path) -> None:
+    setup = Setup.of(small_run, open_dataset(small_world))
+    state = setup.initial_state()
+    assert make_refresh(setup)(state) is state
+
+
+def test_the_state_that_is_looked_at_and_kept_is_the_refreshed_one(whole: Path) -> None:
+    run = load_run(whole)
+    state = run.setup.initial_state(run.params)
+    np.testing.assert_array_equal(kernel(make_refresh(run.setup)(state).params), kernel(run.params))
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    looked = next(line["ndcg@10"] for line in lines if line["kind"] == "validation" and line["step"] == run.step)
+    rows = evaluate_runs([run], split="validation")[0].rows
+    again = next(row.metrics["ndcg@10"] for row in rows if row.model == "mdrec" and row.domain == "all")
+    assert again == pytest.approx(looked, rel=1e-6)
+
+
+def test_a_run_stopped_at_a_look_and_behind_one_ends_like_one_that_never_was(
+    whole: Path, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, step = open_dataset(small_world), Setup.train_step
+    every = Setup.of(ERASING, dataset).plan.evaluate_every
+    stops = [every, 2 * every + 2]
+
+    def stopping(setup: Setup, state: TrainState, batch: Batch) -> Any:
+        if int(state.step) + 1 in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(setup, state, batch)
+
+    monkeypatch.setattr(Setup, "train_step", stopping)
+    for resume in (False, True):
+        with pytest.raises(Interrupted):
+            fit(ERASING, dataset, RunFolder(tmp_path), resume=resume)
+    fit(ERASING, dataset, RunFolder(tmp_path), resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    for a, b in zip(*(jax.tree.leaves(load_run(path).params) for path in (whole, tmp_path)), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
