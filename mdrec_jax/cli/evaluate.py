@@ -22,6 +22,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
     parser.add_argument("--slices", action="store_true", help="also by history length, and warm and cold targets")
     parser.add_argument(
+        "--counts-weight", type=float, metavar="W", help="another weight of what counting adds to the scores"
+    )
+    parser.add_argument(
         "--probes",
         action="store_true",
         help="instead of the table: what the shared and the specific code give away, and how each ranks by itself",
@@ -32,19 +35,25 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.train.run import evaluate_runs, load_run, write_evaluation
+    from mdrec_jax.train.run import evaluate_runs, evaluation_file, load_run, with_counts, write_evaluation
     from mdrec_jax.train.run_folder import RunFolder
 
     check_output(args.json)
     dataset = open_dataset(args.data) if args.data else None
     runs = [load_run(path, dataset) for path in args.runs]
+    if args.counts_weight is not None:
+        runs = [with_counts(one, args.counts_weight) for one in runs]
     if args.probes:
         return _probe(runs, args)
     results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed)
     if args.json == "-":
         print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
-    path = write_evaluation(RunFolder(args.runs[0]), results, ranks, Path(args.json) if args.json else None)
+    folder = RunFolder(args.runs[0])
+    path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
+    if not args.json and args.counts_weight is not None:
+        path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
+    write_evaluation(folder, results, ranks, path)
     print(f"wrote {path}", file=sys.stderr)
     show_results([results], slices=args.slices)
     return EXIT_OK

@@ -76,6 +76,11 @@ class Asked:
         seen = Ragged(*self.queries.seen_items(some, train_only=self.protocol.seen == "train")).unique()
         return seen.keep((seen.values >= FIRST_ITEM) & (seen.values != self.queries.target[some][seen.owner]))
 
+    def latest(self, some: Some, count: int) -> Int32[np.ndarray, "B K"]:
+        """The last items of the visible histories, the latest first; 0 where a history is shorter."""
+        places = Ragged(*self.queries.history_places(some, last=count))
+        return Ragged(places.offsets, plain(self.dataset.item)[places.values]).last(count)
+
     def candidates(self, some: Some, number: int) -> Int32[np.ndarray, "B N"]:
         """The items of a sampled protocol, 0 behind a shorter list; `number` is that of the draw."""
         protocol = self.protocol

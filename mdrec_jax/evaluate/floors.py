@@ -112,10 +112,9 @@ def _domains_meet(dataset: Dataset) -> bool:
 def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> Int[np.ndarray, "B K"]:
     """The last items of the visible histories (of one domain's events), the latest first."""
     if domain is None:
-        places = Ragged(*asked.queries.history_places(some, last=STEPS))
-    else:
-        places = Ragged(*asked.queries.history_places(some))
-        places = places.keep(plain(asked.dataset.domain)[places.values] == domain)
+        return asked.latest(some, STEPS)
+    places = Ragged(*asked.queries.history_places(some))
+    places = places.keep(plain(asked.dataset.domain)[places.values] == domain)
     return Ragged(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
 
 

@@ -161,7 +161,8 @@ def planted(
 
 def rank_by(scorer: Scorer, asked: Asked) -> dict[str, dict[str, Figure]]:
     """NDCG@10 of each code by itself, and its share of what the whole state reaches."""
-    values = {code: question_metrics(rank_queries(scorer, asked, code), ("ndcg@10",)) for code in CODES}
+    alone = dataclasses.replace(scorer, counted=None)
+    values = {code: question_metrics(rank_queries(alone, asked, code), ("ndcg@10",)) for code in CODES}
     whole = values["h"].values[:, 0]
     return {
         code: {

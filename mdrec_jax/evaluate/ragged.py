@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64, Shaped
 
 from mdrec_jax.data.streams import ragged_ranges
 
@@ -47,8 +47,12 @@ class Ragged:
     def padded(self, width: int | None = None) -> Int32[np.ndarray, "B W"]:
         """A matrix with a list a row, 0 behind its end. `width` must hold the longest list."""
         width = int(self.lengths.max(initial=0)) if width is None else width
-        out = np.zeros((len(self), width), np.int32)
-        out[self.owner, np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths)] = self.values
+        return self.beside(self.values.astype(np.int32), width)
+
+    def beside(self, values: Shaped[np.ndarray, "E"], width: int) -> Shaped[np.ndarray, "B W"]:
+        """The same matrix of other values, one for each of these."""
+        out = np.zeros((len(self), width), values.dtype)
+        out[self.owner, np.arange(len(values)) - np.repeat(self.offsets[:-1], self.lengths)] = values
         return out
 
     def last(self, count: int) -> Int32[np.ndarray, "B K"]:

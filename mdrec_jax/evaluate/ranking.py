@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int32, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 from mdrec_kernels.linear_xent import target_rank
 
 from mdrec_jax.data.ids import FIRST_ITEM
@@ -17,6 +17,7 @@ from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
 from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
+from mdrec_jax.evaluate.transitions import STEPS
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 CHUNK = 1 << 17
@@ -92,16 +93,25 @@ def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x
     seen = asked.seen(block)
     places = Ragged(seen.offsets, universe.place[seen.values])
     left_out = widened(places.keep(places.values > 0))
-    target = universe.place[asked.queries.target[block]]
-    args = jax.device_put(tuple(fill(value, size) for value in (x, target, left_out)), by_row(scorer.mesh))
-    return _ranks(asked, _full_rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+    values = (x, universe.place[asked.queries.target[block]], left_out)
+    if scorer.counted is not None:
+        added = scorer.counted.added(asked.latest(block, STEPS))
+        values += widened_with(*scorer.counted.lists(added, universe.place, len(block)))
+    args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
+    rank = _full_rank if scorer.counted is None else _full_rank_counted
+    return _ranks(asked, rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
 
 
 def _rank_among(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
-    target, columns = universe.place[asked.queries.target[block]], []
+    target, columns = asked.queries.target[block][:, None], []
+    added = None if scorer.counted is None else scorer.counted.added(asked.latest(block, STEPS))
     for number in range(asked.protocol.draws):
-        candidates = universe.place[asked.candidates(block, number)]
-        args = jax.device_put(tuple(fill(value, size) for value in (x, target, candidates)), by_row(scorer.mesh))
+        items = np.concatenate([target, asked.candidates(block, number)], axis=1)
+        bonus = np.zeros((len(block), 0), np.float32)
+        if scorer.counted is not None and added is not None:
+            bonus = scorer.counted.at(added, items)
+        values = (x, universe.place[items], bonus)
+        args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
         counts = _sampled_rank(scorer.mesh)(universe.vectors, universe.count, *args)
         columns.append(_ranks(asked, counts, len(block)))
     return np.stack(columns, axis=1)
@@ -113,9 +123,19 @@ def _ranks(asked: Asked, counts: tuple[Array, Array], number: int) -> np.ndarray
 
 
 def widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
+    return lists.padded(_width(lists))
+
+
+def widened_with(
+    lists: Ragged, values: Float32[np.ndarray, "E"]
+) -> tuple[Int32[np.ndarray, "B W"], Float32[np.ndarray, "B W"]]:
+    """Both as matrices: the lists, and the values beside them."""
+    return widened(lists), lists.beside(values, _width(lists))
+
+
+def _width(lists: Ragged) -> int:
     longest = int(lists.lengths.max(initial=0))
-    width = next((width for width in WIDTHS if width >= longest), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
-    return lists.padded(width)
+    return next((width for width in WIDTHS if width >= longest), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
 
 
 def fill(value: np.ndarray, size: int) -> np.ndarray:
@@ -131,31 +151,59 @@ def _full_rank(mesh: Mesh) -> Any:
     def local(vectors: Array, count: Array, x: Array, target: Array, left_out: Array) -> tuple[Array, Array]:
         return target_rank(x, vectors, target, allowed=competing(vectors, count), exclude=left_out)[:2]
 
-    return _split_queries(mesh, local)
+    return split_queries(mesh, local, 3)
+
+
+@lru_cache(maxsize=8)
+def _full_rank_counted(mesh: Mesh) -> Any:
+    """Compiled: (vectors, how many compete, states, targets, left out, places, what is added) -> (higher, ties)."""
+
+    def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, target, left_out, place, added = query
+        scores = with_added(vectors, x, place, added)
+        return _above(scores[target], scores, competes.at[left_out].set(False).at[target].set(False))
+
+    def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
+        competes = competing(vectors, count)[0]
+        return jax.lax.map(lambda query: one(vectors, competes, query), queries, batch_size=GATHERED)
+
+    return split_queries(mesh, local, 5)
+
+
+def with_added(
+    vectors: Float[Array, "W D"], x: Float[Array, " D"], place: Int32[Array, " E"], added: Float[Array, " E"]
+) -> Float[Array, " W"]:
+    """The scores of all rows for one query. Row 0, where lists are filled up, never competes."""
+    return jnp.matmul(vectors, x, precision=jax.lax.Precision.HIGHEST).at[place].add(added)
+
+
+def _above(own: Float[Array, ""], scores: Float[Array, " W"], counts: Bool[Array, " W"]) -> tuple[Array, Array]:
+    # Written so that a score that is not a number never makes a target look good.
+    higher = jnp.sum(counts & ~(scores <= own), dtype=jnp.int32)
+    return higher, jnp.sum(counts & (scores == own), dtype=jnp.int32)
 
 
 @lru_cache(maxsize=8)
 def _sampled_rank(mesh: Mesh) -> Any:
-    """Compiled: (vectors, how many compete, states, targets, candidates) -> (higher, ties) among the candidates."""
+    """Compiled: (vectors, how many compete, states, [target, candidates], what is added to each, or nothing at all)
+    -> (higher, ties) among the candidates."""
 
-    def one(vectors: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
-        places = jnp.concatenate([target[None], candidates])
+    def one(vectors: Array, x: Array, places: Array, added: Array) -> tuple[Array, Array]:
         scores = jnp.matmul(vectors[places], x, precision=jax.lax.Precision.HIGHEST)
-        own, scores = scores[0], scores[1:]
-        counts = (candidates > 0) & (candidates != target)
-        # Written so that a score that is not a number never makes a target look good.
-        higher = jnp.sum(counts & ~(scores <= own), dtype=jnp.int32)
-        return higher, jnp.sum(counts & (scores == own), dtype=jnp.int32)
+        scores = scores + added if len(added) else scores
+        return _above(scores[0], scores[1:], (places[1:] > 0) & (places[1:] != places[0]))
 
-    def local(vectors: Array, count: Array, x: Array, target: Array, candidates: Array) -> tuple[Array, Array]:
+    def local(vectors: Array, count: Array, x: Array, places: Array, added: Array) -> tuple[Array, Array]:
         del count
-        return jax.lax.map(lambda query: one(vectors, *query), (x, target, candidates), batch_size=GATHERED)
+        return jax.lax.map(lambda query: one(vectors, *query), (x, places, added), batch_size=GATHERED)
 
-    return _split_queries(mesh, local)
+    return split_queries(mesh, local, 3)
 
 
-def _split_queries(mesh: Mesh, local: Any) -> Any:
+def split_queries(mesh: Mesh, local: Any, arrays: int) -> Any:
+    """Compiled: (vectors, how many compete, so many arrays with a row a query) -> two such arrays, on every device its
+    queries."""
     whole, split = jax.P(), jax.P(DATA)
-    specs = (whole, whole, split, split, split)
+    specs = (whole, whole, *[split] * arrays)
     body = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(split, split), check_vma=False)
-    return jax.jit(body, in_shardings=(*[replicated(mesh)] * 2, *[by_row(mesh)] * 3))
+    return jax.jit(body, in_shardings=(*[replicated(mesh)] * 2, *[by_row(mesh)] * arrays))

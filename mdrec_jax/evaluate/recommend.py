@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Int64
@@ -18,9 +19,10 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
 from mdrec_jax.evaluate.ragged import Ragged
-from mdrec_jax.evaluate.ranking import fill, widened
+from mdrec_jax.evaluate.ranking import GATHERED, fill, split_queries, widened, widened_with, with_added
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
-from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
+from mdrec_jax.evaluate.transitions import STEPS
+from mdrec_jax.parallel.mesh import by_row, rows_for
 
 BLOCK = 1024
 """People of one call on the devices."""
@@ -86,8 +88,17 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
         for some, state in states(scorer, _source(scorer, dataset, people, history[asked], domain)):
             yield asked[some], state
 
+    every = Ragged(np.asarray(people.histories.offsets, np.int64), np.asarray(people.histories.item))
     return choose(
-        scorer, dataset, domain, choice, len(history), asked, answers(), lambda some: known.take(history[some])
+        scorer,
+        dataset,
+        domain,
+        choice,
+        len(history),
+        asked,
+        answers(),
+        lambda some: known.take(history[some]),
+        lambda some: every.take(history[some]).last(STEPS),
     )
 
 
@@ -100,6 +111,7 @@ def choose(
     asked: Int64[np.ndarray, "A"],
     answers: Iterable[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]],
     seen: Callable[[Int64[np.ndarray, "B"]], Ragged],
+    latest: Callable[[Int64[np.ndarray, "B"]], Int32[np.ndarray, "B K"]] | None = None,
 ) -> Lists:
     """The best items of one domain for people whose states are known; popularity for the others.
 
@@ -108,6 +120,7 @@ def choose(
         asked: those whom the model can say something about.
         answers: (some of `asked`, what their items are scored with), each once.
         seen: the items that some people had.
+        latest: their last items, the latest first (0 = none): what a scorer that counts needs.
 
     Raises:
         InputError: nothing may be recommended.
@@ -119,7 +132,8 @@ def choose(
         placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
         for some, state in answers:
             left_out = None if choice.keep_seen else seen(some)
-            for part, ids, values in _best(scorer, placed, state, left_out, k):
+            recent = None if latest is None else latest(some)
+            for part, ids, values in _best(scorer, placed, state, left_out, recent, k):
                 item[some[part]], score[some[part]] = ids, values
     return _with_popularity(dataset, domain, universe, item, score, asked)
 
@@ -150,7 +164,12 @@ def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, doma
 
 
 def _best(
-    scorer: Scorer, universe: Universe, state: Any, seen: Ragged | None, k: int
+    scorer: Scorer,
+    universe: Universe,
+    state: Any,
+    seen: Ragged | None,
+    recent: Int32[np.ndarray, "B K"] | None,
+    k: int,
 ) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
     """(which people, their items, scores), block by block."""
     size = rows_for(scorer.mesh, BLOCK)
@@ -160,8 +179,14 @@ def _best(
         left_out = widened(places.keep(places.values > 0))
     for low in range(0, len(state), size):
         part = slice(low, min(low + size, len(state)))
-        args = jax.device_put((fill(state[part], size), fill(left_out[part], size)), by_row(scorer.mesh))
-        scores, place = _top(scorer.mesh, k)(universe.vectors, universe.count, *args)
+        values, top = (state[part], left_out[part]), _top
+        if scorer.counted is not None:
+            assert recent is not None
+            added = scorer.counted.added(recent[part])
+            values += widened_with(*scorer.counted.lists(added, universe.place, part.stop - part.start))
+            top = _top_counted
+        args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
+        scores, place = top(scorer.mesh, k)(universe.vectors, universe.count, *args)
         number = part.stop - part.start
         yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
 
@@ -173,10 +198,24 @@ def _top(mesh: Mesh, k: int) -> Any:
     def local(vectors: Array, count: Array, x: Array, left_out: Array) -> tuple[Array, Array]:
         return top_k(x, vectors, k, allowed=competing(vectors, count), exclude=left_out)
 
-    whole, split = jax.P(), jax.P(DATA)
-    specs = (whole, whole, split, split)
-    body = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(split, split), check_vma=False)
-    return jax.jit(body, in_shardings=(*[replicated(mesh)] * 2, *[by_row(mesh)] * 2))
+    return split_queries(mesh, local, 2)
+
+
+@lru_cache(maxsize=32)
+def _top_counted(mesh: Mesh, k: int) -> Any:
+    """Compiled: (vectors, how many compete, states, left out, places, what is added there) -> (scores, rows)."""
+
+    def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, left_out, place, added = query
+        scores, allowed = with_added(vectors, x, place, added), competes.at[left_out].set(False)
+        best, rows = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
+        return best, jnp.where(allowed[rows], rows, 0)
+
+    def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
+        competes = competing(vectors, count)[0]
+        return jax.lax.map(lambda query: one(vectors, competes, query), queries, batch_size=GATHERED)
+
+    return split_queries(mesh, local, 4)
 
 
 def _with_popularity(

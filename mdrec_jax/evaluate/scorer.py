@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.counted import Counted
 from mdrec_jax.models.api import Model
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
 from mdrec_jax.types import Batch, Encoded, Params, Queries, Rows
@@ -39,6 +40,7 @@ class Scorer:
         batching: how histories are packed; a batch has `rows` rows, or fewer on a CPU.
         mesh: rows and queries are spread over its `data` axis.
         dtype: of activations. Scores are float32 whatever it is.
+        counted: what is added to the scores of the state `h`; None = nothing.
     """
 
     model: Model
@@ -46,6 +48,7 @@ class Scorer:
     batching: BatchingConfig
     mesh: Mesh
     dtype: Any = jnp.float32
+    counted: Counted | None = None
 
     @property
     def sees_query_time(self) -> bool:
@@ -61,11 +64,17 @@ class Scorer:
 
 
 def make_scorer(
-    model: Model, params: Params, batching: BatchingConfig, *, mesh: Mesh | None = None, dtype: Any = jnp.float32
+    model: Model,
+    params: Params,
+    batching: BatchingConfig,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Any = jnp.float32,
+    counted: Counted | None = None,
 ) -> Scorer:
     """Places the parameters on the mesh; without one, on the first device."""
     mesh = make_mesh(MeshConfig(data=1)) if mesh is None else mesh
-    return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype)
+    return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype, counted)
 
 
 def states(

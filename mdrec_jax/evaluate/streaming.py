@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Int32, Int64
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
-from mdrec_jax.errors import InputError
+from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.people import known_items, read_histories
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranking import fill
@@ -68,6 +68,13 @@ def stream_files(
         ConfigError: a model that cannot be streamed.
     """
     check_ending(out)
+    if scorer.counted is not None:
+        raise ConfigError(
+            "a state holds no list of a person's last items",
+            column="counts.weight",
+            found=scorer.counted.config.weight,
+            expected="0 for streaming",
+        )
     chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
     before = States.none(scorer.model) if state is None else read_states(state, scorer.model, run)
     people = read_histories(events, dataset, time_unit=time_unit)

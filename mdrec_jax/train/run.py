@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdrec_jax.config import NOT_IDENTITY, RunConfig, read_config
+from mdrec_jax.config import NOT_IDENTITY, RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.asked import Asked, ask
@@ -154,7 +154,7 @@ def _check_metric(metric: str, asked: Asked) -> None:
 def scorer_of(setup: Setup, params: Params) -> Scorer:
     """Parameters of a set-up run, ready to be asked."""
     dtype = compute_dtype(setup.config.precision.compute)
-    return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+    return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype, counted=setup.counted)
 
 
 def _protocol(name: str, dataset: Dataset, model: Any, split: Any, seed: int = 0) -> Protocol:
@@ -217,6 +217,16 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
         step = checkpoints.best_step()
         state, _ = checkpoints.restore(abstract(state), step)
     return TrainedRun(setup, state.params, step)
+
+
+def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
+    """The same run with another weight of what counting adds.
+
+    Raises:
+        ConfigError: a weight below 0.
+    """
+    config = replace(run.setup.config, counts={"weight": weight})
+    return dataclasses.replace(run, setup=dataclasses.replace(run.setup, config=config))
 
 
 def _dataset_path(folder: RunFolder) -> Path:

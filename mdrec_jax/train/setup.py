@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,7 +15,10 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.taxonomy import category_numbers
+from mdrec_jax.evaluate.counted import Counted
+from mdrec_jax.evaluate.floors import count_training
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.objectives.balance import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
@@ -60,6 +64,13 @@ class Setup:
         how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)
         step = make_train_step(model, config.optim, mesh, how)
         return cls(config, dataset, mesh, model, batches, objectives, plan, step)
+
+    @cached_property
+    def counted(self) -> Counted | None:
+        """What counting adds to the scores."""
+        if not self.config.counts.weight:
+            return None
+        return Counted(count_training(self.dataset, plain(self.dataset.role) == ROLE_TRAIN), self.config.counts)
 
     def initial_state(self, params: Params | None = None) -> TrainState:
         """Fresh parameters, or `params`, with empty slots."""

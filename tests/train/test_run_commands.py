@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.cli.main import main
-from mdrec_jax.config import RunConfig
+from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
+from mdrec_jax.evaluate.results import read_results
 from mdrec_jax.train.inspect import summarise_run
 from mdrec_jax.train.run import evaluate_runs, fit, load_run, write_evaluation
 from mdrec_jax.train.run_folder import RunFolder
@@ -35,6 +36,24 @@ def test_inspect_tells_how_a_run_went(
     out = capsys.readouterr().out
     for text in ("sasrec, seed 0", "model.dim=16", "[popularity]", f"step {summary.step:,}", "targets/s"):
         assert text in out
+
+
+def test_a_trained_run_is_evaluated_with_counting(
+    small_run: RunConfig, small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the run that was told to count from the start: what is trained is the same."""
+    folders = [RunFolder(tmp_path / name) for name in ("alone", "counted")]
+    for folder, weight in zip(folders, (0.0, 2.0), strict=True):
+        config = replace(small_run, counts={"weight": weight}, train={"evaluate_every": 2.0})
+        fit(config, open_dataset(small_world), folder)
+    alone, counted = (evaluate_runs([load_run(folder.path)])[0] for folder in folders)
+    given = ["evaluate", str(folders[0].path), "--counts-weight"]
+    assert main([*given, "-1"]) == EXIT_BAD_INPUT
+    assert "counts.weight" in capsys.readouterr().err
+    assert main([*given, "2"]) == 0
+    later = read_results(folders[0].evaluation / "test-full-counts-2.json")
+    assert later.to_json() == counted.to_json() | {"ranks": later.to_json()["ranks"]}
+    assert [row.metrics for row in later.rows] != [row.metrics for row in alone.rows]
 
 
 def test_a_run_is_found_before_its_first_step(small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:

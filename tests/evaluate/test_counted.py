@@ -1,0 +1,146 @@
+"""What counting adds: ranks and recommendations are those of the sum of both scores, written out."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mdrec_jax.config import RunConfig
+from mdrec_jax.config import replace as with_fields
+from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.errors import ConfigError
+from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.counted import Counted, CountsConfig
+from mdrec_jax.evaluate.floors import count_training
+from mdrec_jax.evaluate.people import read_users
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.recommend import Choice, recommend
+from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.evaluate.streaming import stream_files
+from mdrec_jax.models.api import make_model
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
+from mdrec_jax.train.setup import Setup
+from tests.evaluate.test_ranking import all_scores, expected
+from tests.evaluate.worlds import two_domains
+
+WEIGHT, LEAST = 3.0, 0.02
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return two_domains(tmp_path_factory.mktemp("counted") / "world")
+
+
+@pytest.fixture(scope="module")
+def scorer(world: Dataset) -> Scorer:
+    model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
+    counted = Counted(count_training(world, plain(world.role) == ROLE_TRAIN), CountsConfig(WEIGHT, LEAST))
+    batching = BatchingConfig(rows=4, row_length=24, max_length=10)
+    return make_scorer(model, model.init(jax.random.key(0)), batching, counted=counted)
+
+
+def transitions(world: Dataset) -> np.ndarray:
+    """The counts of the training log as a dense matrix, pair by pair."""
+    m = np.zeros((world.num_items, world.num_items))
+    offsets, item, role = (plain(x) for x in (world.sequence_offsets, world.item, world.role))
+    for low, high in pairwise(offsets):
+        items = [i for i, r in zip(item[low:high], role[low:high], strict=True) if r == ROLE_TRAIN]
+        for a, first in enumerate(items):
+            for steps, second in enumerate(items[a + 1 : a + 6], 1):
+                m[first, second] += 1 / steps
+    return m
+
+
+def added(world: Dataset, history: np.ndarray) -> np.ndarray:
+    """Of every item, after a history."""
+    m, score = transitions(world), np.zeros(world.num_items)
+    for back, item in enumerate(history[::-1][:5]):
+        score += m[item] / (m[item].sum() + 5) / (back + 1)
+    return WEIGHT * np.log(1 + score / LEAST)
+
+
+def sums(scorer: Scorer, asked: Asked) -> np.ndarray:
+    scores, queries = all_scores(scorer, asked), asked.queries
+    offsets, places = queries.history_places(np.arange(len(asked)))
+    items = plain(asked.dataset.item)[places]
+    return scores + np.stack([added(asked.dataset, items[a:b]) for a, b in pairwise(offsets)])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_full_ranks_are_those_of_the_sum(world: Dataset, scorer: Scorer, devices: int) -> None:
+    asked = ask(world, Protocol())
+    out = asked.seen(np.arange(len(asked)))
+
+    def rivals(query: int) -> list[int]:
+        gone = set(out.values[out.offsets[query] : out.offsets[query + 1]].tolist())
+        return [i for i in asked.universe(int(asked.queries.domain[query])).tolist() if i not in gone]
+
+    mesh = make_mesh(MeshConfig(data=devices))
+    spread = make_scorer(scorer.model, scorer.params, scorer.batching, mesh=mesh, counted=scorer.counted)
+    found = rank_queries(spread, asked).rank[:, 0]
+    wanted = expected(asked, sums(scorer, asked), rivals)
+    if devices == 1:
+        np.testing.assert_array_equal(found, wanted)
+    assert (found != wanted).mean() < 0.02, "only scores that differ in the last bit may change places"
+    assert (found != expected(asked, all_scores(scorer, asked), rivals)).mean() > 0.3
+
+
+def test_sampled_ranks_are_those_of_the_sum(world: Dataset, scorer: Scorer) -> None:
+    asked = ask(world, parse_protocol("uniform9x2", source="fkcb"))
+    found, scores = rank_queries(scorer, asked).rank, sums(scorer, asked)
+    for number in range(2):
+        rows = asked.candidates(np.arange(len(asked)), number).tolist()
+        np.testing.assert_array_equal(found[:, number], expected(asked, scores, lambda query: rows[query]))  # noqa: B023
+
+
+def test_recommendations_are_those_of_the_sum(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    names = world.users()["raw"].to_list()
+    (tmp_path / "users.txt").write_text("\n".join(names))
+    people = read_users(tmp_path / "users.txt", world)
+    alone = recommend(replace(scorer, counted=None), world, people, 1, Choice(k=4))
+    lists = recommend(scorer, world, people, 1, Choice(k=len(world.domain_items[1])))
+    both = recommend(scorer, world, people, 1, Choice(k=4))
+    np.testing.assert_array_equal(lists.item[:, :4], both.item)
+    assert (both.item != alone.item).any()
+    every = recommend(replace(scorer, counted=None), world, people, 1, Choice(k=len(world.domain_items[1])))
+    offsets, item = np.asarray(people.histories.offsets), np.asarray(people.histories.item)
+    for person, history in enumerate(people.history[:, 1]):
+        score = dict(zip(every.item[person].tolist(), every.score[person].tolist(), strict=True))
+        more = added(world, item[offsets[history] : offsets[history + 1]])
+        there = lists.item[person][lists.item[person] > 0]
+        assert set(there.tolist()) == set(every.item[person].tolist()) - {0}
+        np.testing.assert_allclose(
+            lists.score[person, : len(there)], [score[i] + more[i] for i in there.tolist()], atol=1e-5
+        )
+        assert (np.diff(lists.score[person, : len(there)]) <= 0).all()
+
+
+def test_a_stream_of_events_refuses_it(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"counts\.weight"):
+        stream_files(scorer, world, "a run", tmp_path / "none.csv", tmp_path / "out.csv")
+
+
+def test_a_run_counts_what_it_trains_on_if_it_is_told_to(world: Dataset, scorer: Scorer) -> None:
+    config = RunConfig(model=SasrecConfig(dim=16, layers=1, max_length=10), batching=scorer.batching)
+    assert Setup.of(config, world).counted is None
+    counted = Setup.of(with_fields(config, counts={"weight": WEIGHT}), world).counted
+    assert counted is not None
+    dense = np.zeros((world.num_items, world.num_items))
+    for row in range(world.num_items):
+        some = slice(*counted.counts.offsets[row : row + 2])
+        dense[row, counted.counts.item[some]] = counted.counts.value[some]
+    np.testing.assert_allclose(dense, transitions(world), rtol=1e-12)
+    assert config.hash() != with_fields(config, counts={"weight": WEIGHT}).hash()
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("least", 0.0)])
+def test_values_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"counts\.{name}"):
+        with_fields(RunConfig(), counts={name: value})
