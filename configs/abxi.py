@@ -1,4 +1,5 @@
-"""Amazon Beauty and Electronics, two domains in one mixed sequence a user, as ABXI (WWW 2025) prepared them.
+"""Amazon Beauty and Electronics, two domains in one mixed sequence a user, as ABXI (WWW 2025) prepared them: experts
+of three widths, targets among the next three events, dates, and counts beside the model.
 
 mdrec prepare abxi FOLDER --out data/abxi --tie file
 mdrec train abxi --data data/abxi
@@ -6,6 +7,9 @@ mdrec train abxi --data data/abxi
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.evaluate.counted import CountsConfig
+from mdrec_jax.models.experts import ExpertsConfig
+from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
@@ -16,15 +20,18 @@ from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 def config() -> RunConfig:
     return RunConfig(
         batching=BatchingConfig(rows=16, row_length=64, max_length=50, horizon=3),
-        model=SasrecConfig(
-            dim=128,
-            layers=1,
-            heads=2,
-            max_length=50,
-            date_days=60.0,
-            embedding_dropout=0.5,
-            residual_dropout=0.5,
-            embedding_scale=11.0,
+        model=MdrecConfig(
+            SasrecConfig(
+                dim=128,
+                layers=1,
+                heads=2,
+                max_length=50,
+                date_days=60.0,
+                embedding_dropout=0.5,
+                residual_dropout=0.5,
+                embedding_scale=11.0,
+            ),
+            experts=ExpertsConfig(each=1),
         ),
         loss=NextItemConfig(softmax_over="target_domain"),
         optim=OptimConfig(
@@ -33,9 +40,10 @@ def config() -> RunConfig:
             schedule=ScheduleConfig(kind="linear"),
         ),
         precision=PrecisionConfig(compute="bfloat16"),
+        counts=CountsConfig(weight=0.5),
         train=TrainConfig(epochs=32, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 
 
 def smoke() -> RunConfig:
-    return replace(config(), model={"dim": 16}, train={"epochs": 0.5})
+    return replace(config(), model={"encoder": {"dim": 16}}, train={"epochs": 0.5})
