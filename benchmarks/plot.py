@@ -1,9 +1,10 @@
 """Bars of one metric from results files, with 95 % intervals, floors in grey and published figures hatched.
 
     python benchmarks/plot.py --out benchmarks/results.png [--metric ndcg@10] TITLE=RESULTS[,RESULTS...] ...
-        [--published TITLE:NAME=VALUE ...]
+        [--published TITLE:NAME=VALUE ...] [--domain TITLE:NAME ...]
 
-A panel for each title; rows of the domain `all`. NAME@RESULTS calls that file's model NAME. Needs the extra `report`.
+A panel for each title; rows of the domain `all` where no other is named (`macro`: the domains' mean). NAME@RESULTS
+calls that file's model NAME. Needs the extra `report`.
 """
 
 import argparse
@@ -24,12 +25,12 @@ type Bar = tuple[str, float, float, float, str]
 """(name, value, low, high, colour)."""
 
 
-def bars(results: list[tuple[str, Results]], metric: str, published: dict[str, float]) -> list[Bar]:
+def bars(results: list[tuple[str, Results]], domain: str, metric: str, published: dict[str, float]) -> list[Bar]:
     """Lowest first; equal names of several files are shown once."""
     rows: dict[str, Bar] = {}
     for name, one in results:
         for row in one.rows:
-            if row.domain == "all":
+            if row.domain == domain:
                 low, high = row.interval.get(metric, (row.metrics[metric],) * 2)
                 colour = FLOOR if row.model in FLOORS else BOUND if row.model == "oracle" else OURS
                 seeds = f" ({len(one.seeds)} seeds)" if colour == OURS and len(one.seeds) > 1 else ""
@@ -59,9 +60,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("panels", nargs="+", metavar="TITLE=RESULTS,...")
     parser.add_argument("--published", nargs="*", default=[], metavar="TITLE:NAME=VALUE")
+    parser.add_argument("--domain", nargs="*", default=[], metavar="TITLE:NAME")
     parser.add_argument("--metric", default="ndcg@10")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    domains = dict(entry.rsplit(":", 1) for entry in args.domain)
     figure, axes = plt.subplots(1, len(args.panels), figsize=(4.2 * len(args.panels), 2.9), squeeze=False)
     for place, given in zip(axes[0], args.panels, strict=True):
         title, _, files = given.partition("=")
@@ -73,7 +76,7 @@ def main() -> None:
                 published[name] = float(value)
         named = (file.rpartition("@") for file in files.split(","))
         results = [(name, read_results(Path(file))) for name, _, file in named]
-        panel(place, title, bars(results, args.metric, published), args.metric)
+        panel(place, title, bars(results, domains.get(title, "all"), args.metric, published), args.metric)
     figure.tight_layout(w_pad=2.5)
     figure.savefig(args.out, dpi=110)
     print(f"wrote {args.out}")
