@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 
 from mdrec_jax.evaluate.results import FLOORS, Results, read_results
 
+ACROSS = 2
+"""Panels in a line, at most."""
 OURS, FLOOR, PUBLISHED, BOUND = "#1f6f8b", "#b8bec4", "#ffffff", "#dfe6d8"
 
 
@@ -53,6 +55,7 @@ def panel(axes: Axes, title: str, rows: list[Bar], metric: str) -> None:
     axes.set_xlim(0, 1.2 * max(row[3] for row in rows))
     axes.set_xlabel(metric.upper(), fontsize=8.5)
     axes.tick_params(axis="x", labelsize=8)
+    axes.locator_params(axis="x", nbins=6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -65,8 +68,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     domains = dict(entry.rsplit(":", 1) for entry in args.domain)
-    figure, axes = plt.subplots(1, len(args.panels), figsize=(4.2 * len(args.panels), 2.9), squeeze=False)
-    for place, given in zip(axes[0], args.panels, strict=True):
+    columns = min(ACROSS, len(args.panels))
+    lines = -(-len(args.panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.8 * columns, 2.7 * lines), squeeze=False)
+    for place in axes.flat[len(args.panels) :]:
+        place.remove()
+    for place, given in zip(axes.flat, args.panels, strict=False):
         title, _, files = given.partition("=")
         published = {}
         for entry in args.published:
