@@ -81,7 +81,9 @@ def history_batch(item: np.ndarray) -> Batch:
         time=nothing,
         segment=nothing + 1,
         position=place,
-        domain_position=nothing,
+        domain_position=(np.cumsum(domain[..., None] == np.arange(SPEC.num_domains), axis=1, dtype=np.int32) - 1)[
+            np.arange(1)[:, None], place, domain
+        ],
         target=nothing,
         target_domain=domain,
         target_time=nothing,
