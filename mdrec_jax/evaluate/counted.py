@@ -10,6 +10,7 @@ neighbours beat trained models on sparse logs: Ludewig & Jannach 2018, arXiv 180
 The counts are the log itself: what is published or sent elsewhere with a run must not hold them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from jaxtyping import Float32, Int, Int32
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 from mdrec_jax.evaluate.transitions import Reached, TransitionCounts, reach
+
+ENTRIES = 1 << 22
+"""Items that something is added to, of all queries of a block, each as many as the one with the most."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ class Counted:
         """What is added for queries whose latest items are `recent` (0 = none), the latest first."""
         found = reach(self.counts, recent)
         return Reached(found.key, self.config.weight * np.log1p(found.score / self.config.least))
+
+    def blocks(self, recent: Int32[np.ndarray, "B K"], size: int) -> Iterator[slice]:
+        """The queries in blocks of at most `size`, smaller where their latest items were followed by many others."""
+        most = (self.counts.offsets[recent + 1] - self.counts.offsets[recent]).sum(1, where=recent > 0)
+        begin, widest = 0, 0
+        for end, entries in enumerate(most.tolist()):
+            widest = max(widest, entries)
+            if end > begin and (end - begin >= size or (end - begin + 1) * widest > ENTRIES):
+                yield slice(begin, end)
+                begin, widest = end, entries
+        if len(most) > begin:
+            yield slice(begin, len(most))
 
     def at(self, added: Reached, items: Int[np.ndarray, "B N"]) -> Float32[np.ndarray, "B N"]:
         """What is added to given items of each query."""

@@ -82,11 +82,23 @@ def _rank_domain(
     # A file of candidates may list any item.
     items = np.arange(FIRST_ITEM, num_items) if asked.fixed is not None else asked.universe(domain)
     universe = place_items(scorer, items, num_items, domains=asked.dataset.num_domains)
-    size = rows_for(scorer.mesh, min(BLOCK, 1 << (len(asked) - 1).bit_length()))
+    size = rows_for(scorer.mesh, min(BLOCK, power_of_two(len(asked))))
     rank = _rank_among if asked.protocol.sampled else _rank_in_all
-    for low in range(0, len(mine), size):
-        at = mine[low : low + size]
-        yield asked.ranks(some[at], rank(scorer, asked, universe, some[at], state[at], size))
+    for part in _blocks(scorer, asked, some[mine], size):
+        at = mine[part]
+        rows = size if scorer.counted is None else rows_for(scorer.mesh, power_of_two(len(at)))
+        yield asked.ranks(some[at], rank(scorer, asked, universe, some[at], state[at], rows))
+
+
+def _blocks(scorer: Scorer, asked: Asked, queries: Int64[np.ndarray, "Q"], size: int) -> Iterator[slice]:
+    if scorer.counted is None:
+        return (slice(low, low + size) for low in range(0, len(queries), size))
+    return scorer.counted.blocks(asked.latest(queries, STEPS), size)
+
+
+def power_of_two(number: int) -> int:
+    """The next one, from `number` on: few sizes, few programs."""
+    return 1 << max(0, number - 1).bit_length()
 
 
 def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:

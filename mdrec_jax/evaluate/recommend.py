@@ -19,7 +19,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
 from mdrec_jax.evaluate.ragged import Ragged
-from mdrec_jax.evaluate.ranking import GATHERED, fill, split_queries, widened, widened_with, with_added
+from mdrec_jax.evaluate.ranking import GATHERED, fill, power_of_two, split_queries, widened, widened_with, with_added
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.evaluate.transitions import STEPS
 from mdrec_jax.parallel.mesh import by_row, rows_for
@@ -177,14 +177,16 @@ def _best(
     if seen is not None:
         places = Ragged(seen.offsets, universe.place[seen.values])
         left_out = widened(places.keep(places.values > 0))
-    for low in range(0, len(state), size):
-        part = slice(low, min(low + size, len(state)))
+    parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
+    if scorer.counted is not None:
+        assert recent is not None
+        parts = scorer.counted.blocks(recent, size)
+    for part in parts:
         values, top = (state[part], left_out[part]), _top
-        if scorer.counted is not None:
-            assert recent is not None
+        if scorer.counted is not None and recent is not None:
+            size, top = rows_for(scorer.mesh, power_of_two(part.stop - part.start)), _top_counted
             added = scorer.counted.added(recent[part])
             values += widened_with(*scorer.counted.lists(added, universe.place, part.stop - part.start))
-            top = _top_counted
         args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
         scores, place = top(scorer.mesh, k)(universe.vectors, universe.count, *args)
         number = part.stop - part.start

@@ -16,7 +16,7 @@ from mdrec_jax.data.histories import Histories
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.people import known_items, read_histories
 from mdrec_jax.evaluate.ragged import Ragged
-from mdrec_jax.evaluate.ranking import fill
+from mdrec_jax.evaluate.ranking import fill, power_of_two
 from mdrec_jax.evaluate.recommend import Choice, Lists, choose
 from mdrec_jax.evaluate.recommendations import check_ending, to_frame, write_recommendations
 from mdrec_jax.evaluate.scorer import Scorer
@@ -138,7 +138,7 @@ def _advanced(
         now = _placed(scorer, states.state, person[some])
         size, longest, done = now.events.shape[0], int(length[some[0]]), 0
         while done < longest:
-            width = min(BLOCK, _power(longest - done))
+            width = min(BLOCK, power_of_two(longest - done))
             place = offsets[some, None] + done + np.arange(width)
             there = place < offsets[some + 1, None]
             block = Events(*(fill(np.where(there, x[np.where(there, place, 0)], 0), size) for x in columns))
@@ -173,13 +173,8 @@ def _recommend(
 
 def _placed(scorer: Scorer, state: StreamState, person: Int64[np.ndarray, "P"]) -> StreamState:
     """Some people's states on the devices, with people without events behind the last."""
-    size = rows_for(scorer.mesh, _power(len(person)))
+    size = rows_for(scorer.mesh, power_of_two(len(person)))
     return jax.device_put(jax.tree.map(lambda x: fill(x[person], size), state), by_row(scorer.mesh))
-
-
-def _power(number: int) -> int:
-    """The next power of two: few sizes, few programs."""
-    return 1 << max(0, number - 1).bit_length()
 
 
 @lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.evaluate import counted
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.counted import Counted, CountsConfig
 from mdrec_jax.evaluate.floors import count_training
@@ -41,9 +42,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
     model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
-    counted = Counted(count_training(world, plain(world.role) == ROLE_TRAIN), CountsConfig(WEIGHT, LEAST))
+    counts = Counted(count_training(world, plain(world.role) == ROLE_TRAIN), CountsConfig(WEIGHT, LEAST))
     batching = BatchingConfig(rows=4, row_length=24, max_length=10)
-    return make_scorer(model, model.init(jax.random.key(0)), batching, counted=counted)
+    return make_scorer(model, model.init(jax.random.key(0)), batching, counted=counts)
 
 
 def transitions(world: Dataset) -> np.ndarray:
@@ -122,6 +123,31 @@ def test_recommendations_are_those_of_the_sum(world: Dataset, scorer: Scorer, tm
         assert (np.diff(lists.score[person, : len(there)]) <= 0).all()
 
 
+def test_blocks_hold_no_more_entries_than_they_may(
+    world: Dataset, scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert scorer.counted is not None
+    (tmp_path / "users.txt").write_text("\n".join(world.users()["raw"].to_list()))
+    people = read_users(tmp_path / "users.txt", world)
+
+    def answers() -> list[np.ndarray]:
+        ranks = [rank_queries(scorer, ask(world, parse_protocol(name))).rank for name in ("full", "uniform9")]
+        return [*ranks, recommend(scorer, world, people, 1, Choice(k=4)).item]
+
+    whole, asked = answers(), ask(world, Protocol())
+    recent = asked.latest(np.arange(len(asked)), 5)
+    entries = np.diff(scorer.counted.counts.offsets)[recent].sum(1, where=recent > 0)
+    limit = int(np.median(entries)) * 3
+    monkeypatch.setattr(counted, "ENTRIES", limit)
+    parts = [np.arange(len(asked))[part] for part in scorer.counted.blocks(recent, 7)]
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(len(asked)))
+    assert all(len(part) == 1 or len(part) * entries[part].max() <= limit for part in parts)
+    assert max(map(len, parts)) <= 7
+    assert len(parts) > len(asked) / 7 + 1
+    for found, wanted in zip(answers(), whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_stream_of_events_refuses_it(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"counts\.weight"):
         stream_files(scorer, world, "a run", tmp_path / "none.csv", tmp_path / "out.csv")
@@ -130,12 +156,12 @@ def test_a_stream_of_events_refuses_it(world: Dataset, scorer: Scorer, tmp_path:
 def test_a_run_counts_what_it_trains_on_if_it_is_told_to(world: Dataset, scorer: Scorer) -> None:
     config = RunConfig(model=SasrecConfig(dim=16, layers=1, max_length=10), batching=scorer.batching)
     assert Setup.of(config, world).counted is None
-    counted = Setup.of(with_fields(config, counts={"weight": WEIGHT}), world).counted
-    assert counted is not None
+    found = Setup.of(with_fields(config, counts={"weight": WEIGHT}), world).counted
+    assert found is not None
     dense = np.zeros((world.num_items, world.num_items))
     for row in range(world.num_items):
-        some = slice(*counted.counts.offsets[row : row + 2])
-        dense[row, counted.counts.item[some]] = counted.counts.value[some]
+        some = slice(*found.counts.offsets[row : row + 2])
+        dense[row, found.counts.item[some]] = found.counts.value[some]
     np.testing.assert_allclose(dense, transitions(world), rtol=1e-12)
     assert config.hash() != with_fields(config, counts={"weight": WEIGHT}).hash()
 
