@@ -8,8 +8,13 @@ from mdrec_jax.config import RunConfig, load_preset, replace
 
 
 def config() -> RunConfig:
-    return replace(load_preset("abxi"), train={"epochs": 24, "evaluate_every": 4, "protocol": "uniform99"})
+    return _of_markets(load_preset("abxi"))
 
 
 def smoke() -> RunConfig:
-    return replace(load_preset("abxi", smoke=True), train={"protocol": "uniform99"})
+    return replace(_of_markets(load_preset("abxi", smoke=True)), train={"epochs": 0.5, "evaluate_every": 0.5})
+
+
+def _of_markets(base: RunConfig) -> RunConfig:
+    train = {"epochs": 24, "evaluate_every": 4, "protocol": "uniform99"}
+    return replace(base, counts={"weight": 1.5}, train=train)
