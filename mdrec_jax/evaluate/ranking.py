@@ -17,7 +17,7 @@ from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
 from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
-from mdrec_jax.evaluate.transitions import STEPS
+from mdrec_jax.evaluate.transitions import NOTHING_REACHED, STEPS
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 CHUNK = 1 << 17
@@ -115,14 +115,12 @@ def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x
 
 
 def _rank_among(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
-    target, columns = asked.queries.target[block][:, None], []
-    added = None if scorer.counted is None else scorer.counted.added(asked.latest(block, STEPS))
+    target, columns, counted = asked.queries.target[block][:, None], [], scorer.counted
+    added = NOTHING_REACHED if counted is None else counted.added(asked.latest(block, STEPS))
     for number in range(asked.protocol.draws):
         items = np.concatenate([target, asked.candidates(block, number)], axis=1)
-        bonus = np.zeros((len(block), 0), np.float32)
-        if scorer.counted is not None and added is not None:
-            bonus = scorer.counted.at(added, items)
-        values = (x, universe.place[items], bonus)
+        more = np.zeros((len(block), 0), np.float32) if counted is None else counted.at(added, items)
+        values = (x, universe.place[items], more)
         args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
         counts = _sampled_rank(scorer.mesh)(universe.vectors, universe.count, *args)
         columns.append(_ranks(asked, counts, len(block)))

@@ -124,7 +124,10 @@ def choose(
 
     Raises:
         InputError: nothing may be recommended.
+        ValueError: a scorer that counts, and no `latest`.
     """
+    if scorer.counted is not None and latest is None:
+        raise ValueError("a scorer that counts needs the last items")
     universe = choice.universe(plain(dataset.domain_items[domain]))
     k = min(choice.k, len(universe))
     item, score = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32)
@@ -172,24 +175,21 @@ def _best(
     k: int,
 ) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
     """(which people, their items, scores), block by block."""
-    size = rows_for(scorer.mesh, BLOCK)
+    size, counted = rows_for(scorer.mesh, BLOCK), scorer.counted
     left_out = np.zeros((len(state), 0), np.int32)
     if seen is not None:
         places = Ragged(seen.offsets, universe.place[seen.values])
         left_out = widened(places.keep(places.values > 0))
     parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
-    if scorer.counted is not None:
-        assert recent is not None
-        parts = scorer.counted.blocks(recent, size)
+    if counted is not None and recent is not None:
+        parts = counted.blocks(recent, size)
     for part in parts:
-        values, top = (state[part], left_out[part]), _top
-        if scorer.counted is not None and recent is not None:
-            size, top = rows_for(scorer.mesh, power_of_two(part.stop - part.start)), _top_counted
-            added = scorer.counted.added(recent[part])
-            values += widened_with(*scorer.counted.lists(added, universe.place, part.stop - part.start))
-        args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
+        number, rows, values, top = part.stop - part.start, size, (state[part], left_out[part]), _top
+        if counted is not None and recent is not None:
+            rows, top = rows_for(scorer.mesh, power_of_two(number)), _top_counted
+            values += widened_with(*counted.lists(counted.added(recent[part]), universe.place, number))
+        args = jax.device_put(tuple(fill(value, rows) for value in values), by_row(scorer.mesh))
         scores, place = top(scorer.mesh, k)(universe.vectors, universe.count, *args)
-        number = part.stop - part.start
         yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
 
 
