@@ -52,6 +52,7 @@ EVERYTHING = MdrecConfig(
         shared_rank=2,
         erase=True,
     ),
+    event_gate=True,
 )
 RUN = replace(
     RunConfig(),
