@@ -2,8 +2,9 @@
 
 Every history that a split asks about is asked for its last event's own domain, so that the mixed and the in-domain view
 stand at the same event. From each code a logistic regression and a multilayer perceptron guess that domain; a shared
-code should leave them at chance. An empty code does that too, so each code also ranks the split's targets by itself. On
-a planted world, ridge regressions read the user's true factors out of each code.
+code should leave them at chance. (One that is standardised is read before it is told the target's domain.) An empty
+code does that too, so each code also ranks the split's targets by itself. On a planted world, ridge regressions read
+the user's true factors out of each code.
 """
 
 import dataclasses
@@ -86,16 +87,16 @@ def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes
     if len(np.unique(domain)) < 2:
         raise InputError("a probe for the domain needs histories that end in two domains", file=asked.dataset.path)
     codes: dict[str, dict[str, Figure]] = {}
-    factors = planted(asked.dataset, histories)
+    factors, standardised = planted(asked.dataset, histories), _part(scorer, "fusion", "standard")
     for code in CODES:
-        x = codes_at(scorer, asked.dataset, histories, code)
+        x = codes_at(scorer, asked.dataset, histories, "standard" if code == "shared" and standardised else code)
         codes[code] = {
             "logistic": balanced_accuracy(x, domain, user, seed=seed),
             "mlp": balanced_accuracy(x, domain, user, hidden=HIDDEN, seed=seed),
         }
         for name, (values, group) in factors.items():
             codes[code][name] = explained(x, values, user, group, seed=seed)
-    embedded = _has_domain_embedding(scorer)
+    embedded = _part(scorer, "inputs", "domain")
     if embedded:
         x = codes_at(without_domain_embedding(scorer), asked.dataset, histories, "specific")
         codes[REMOVED] = {
@@ -173,8 +174,9 @@ def rank_by(scorer: Scorer, asked: Asked) -> dict[str, dict[str, Figure]]:
     }
 
 
-def _has_domain_embedding(scorer: Scorer) -> bool:
-    return scorer.params.dense.get("inputs", {}).get("domain") is not None
+def _part(scorer: Scorer, module: str, name: str) -> bool:
+    """Whether a module of the model has that part."""
+    return scorer.params.dense.get(module, {}).get(name) is not None
 
 
 def without_domain_embedding(scorer: Scorer) -> Scorer:

@@ -55,6 +55,7 @@ SWITCHES = (
     Switch("variational codes", {"model.disentangle.variational": False}, lambda _: _losses("kl"), within=CODES),
     Switch("sufficiency", _losses("shared_alone", "specific_alone"), within=CODES),
     Switch("states of elsewhere", _losses("across"), lambda _: {"model.disentangle.shared_learns": "all"}, CODES),
+    Switch("standardised code", {"model.disentangle.standardise": False}, within=CODES),
     Switch("erasure", {"model.disentangle.erase": False}, within=CODES),
     Switch("alignment", _losses("info_nce", "mmd", "adversary"), within=CODES),
     Switch("independence", _losses("orthogonal", "hsic", "club"), within=CODES),

@@ -19,6 +19,7 @@ from mdrec_jax.models.checks import check, check_fields
 from mdrec_jax.models.erasure import Erasure
 from mdrec_jax.models.layers import Linear, Norm, NormKind, at_least_float32, dropout, fold_seeds
 from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.standard import Standard
 from mdrec_jax.models.views import DomainPaths
 from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.types import Batch
@@ -43,6 +44,8 @@ class DisentangleConfig:
             (models/elsewhere.py): a third pass through the encoder, in training.
         shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the
             state that the next-item loss scores, and the specific code learns what it leaves to be said.
+        standardise: the shared code has one mean and one covariance, whatever the domain of the last event is; the
+            target's domain's are put back before items are scored (models/standard.py).
         erase: take from the specific code the directions that go with the shared code (models/erasure.py), as many as
             `shared_rank`. They are learned, and worked out anew before each look at the validation split.
         info_nce: alignment: weight of the contrast of a user's shared code seen from one domain with the same user's
@@ -67,6 +70,7 @@ class DisentangleConfig:
     specific_alone: float = 0.0
     across: float = 0.0
     shared_learns: Literal["all", "own"] = "all"
+    standardise: bool = False
     erase: bool = False
     info_nce: float = 0.0
     mmd: float = 0.0
@@ -98,7 +102,7 @@ class DisentangleConfig:
 
 
 type Codes = dict[str, Float[Array, "R T D"]]
-"""`shared` and `specific`."""
+"""`shared` and `specific`, and what belongs to them."""
 
 
 class Disentangled(nnx.Module):
@@ -148,6 +152,7 @@ class Disentangled(nnx.Module):
         self.guess = code_losses.Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         erasure_key = jax.random.fold_in(key, 1)
         self.erasure = Erasure(erasure_key, config.shared_rank, dim) if config.erase else None
+        self.standard = Standard(dim, domains) if config.standardise else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
     def __call__(
@@ -158,18 +163,26 @@ class Disentangled(nnx.Module):
         batch: Batch,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], dict[str, Float[Array, "R T D"]], dict[str, Float[Array, ""]]]:
-        """The state, the codes `shared` and `specific` that it is made of, and the losses: sums over targets.
+        """The state, the codes `shared` and `specific` that it is made of (and `standard`, the shared one before the
+        target's domain is known, where that is another), and the losses: sums over targets.
 
         Args:
             mixed: m. Nothing here tells it the target's domain.
             own: d, the in-domain view's state after the last event in the target's domain.
             here: the in-domain view's state after the token's own event.
         """
-        state, codes, means, spread = self.state(mixed, own, jnp.asarray(batch.target_domain), seeds)
+        domain, target_domain = jnp.asarray(batch.domain), jnp.asarray(batch.target_domain)
+        state, codes, means, spread = self.state(mixed, own, domain, target_domain, seeds)
         if seeds is None:
             return state, codes, {}
-        pair = (self.shared(here, seeds), self.shared(own, seeds)) if self.config.info_nce else None
-        wide = {name: at_least_float32(code) for name, code in codes.items()}
+        pair = None
+        if self.config.info_nce:
+            pair = (
+                self._standard(self.shared(here, seeds), domain),
+                self._standard(self.shared(own, seeds), target_domain),
+            )
+        wide = {"shared": codes.get("standard", codes["shared"]), "specific": codes["specific"]}
+        wide = {name: at_least_float32(code) for name, code in wide.items()}
         losses = self._token_losses(wide, batch) | self._batch_losses(wide, pair, batch, seeds)
         if self.erasure is not None and self.shared_in is not None:
             inner, whole = self.shared_in(mixed), means["specific"]
@@ -186,12 +199,17 @@ class Disentangled(nnx.Module):
         self,
         mixed: Float[Array, "R T D"],
         own: Float[Array, "R T D"],
+        domain: Int32[Array, "R T"],
         target_domain: Int32[Array, "R T"],
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], Codes, Codes, Codes]:
-        """The state that is scored, the codes, and, of variational ones, their means and logarithms of variance."""
+        """The state that is scored, the codes, and, of variational ones, their means and logarithms of variance.
+
+        Args:
+            domain: of each token's own event, the last that its state has read.
+        """
         means = {
-            "shared": self.shared(mixed, seeds),
+            "shared": self._standard(self.shared(mixed, seeds), domain),
             "specific": self._specific(own, target_domain, seeds),
         }
         codes, spread = means, {}
@@ -204,6 +222,9 @@ class Disentangled(nnx.Module):
         if self.erasure is not None:
             # After the norm: a norm that came behind could bend what is left back into what was taken.
             codes = codes | {"specific": self.erasure(codes["specific"])}
+        if self.standard is not None:
+            z = codes["shared"]
+            codes = codes | {"shared": self.standard.told(z, target_domain), "standard": z}
         shared, specific = codes["shared"], codes["specific"]
         if self.config.shared_learns == "own":
             shared = jax.lax.stop_gradient(shared)
@@ -212,16 +233,35 @@ class Disentangled(nnx.Module):
         open_ = jax.nn.sigmoid(self.gate(jnp.concatenate([shared, specific], axis=-1)))
         return 2.0 * (open_ * shared + (1.0 - open_) * specific), codes, means, spread
 
-    def erased(
+    def unrefreshed(
         self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"]
     ) -> dict[str, Float[Array, "R T _"]]:
-        """What the erasure's map lies between: `inner`, the shared code's inner width, and `whole`, the specific code
-        before the erasure. Empty where nothing is erased."""
-        if self.erasure is None or self.shared_in is None:
-            return {}
-        return {"inner": self.shared_in(mixed), "whole": self._specific(own, target_domain, None)}
+        """What the closed forms are worked out from (train/refresh.py): the erasure's map lies between `inner`, the
+        shared code's inner width, and `whole`, the specific code before the erasure; `plain` is the shared code before
+        it is standardised. Empty where there is nothing to work out."""
+        found = {}
+        if self.erasure is not None and self.shared_in is not None:
+            found |= {"inner": self.shared_in(mixed), "whole": self._specific(own, target_domain, None)}
+        if self.standard is not None:
+            found |= {"plain": self.shared(mixed, None)}
+        return found
+
+    def asked(
+        self,
+        x: Float[Array, "R T D"],
+        domain: Int32[Array, "R T"],
+        target_domain: Int32[Array, "R T"],
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> Float[Array, "R T D"]:
+        """The shared code of states whose last events are of one domain, as items of another are scored with."""
+        y = self._standard(self.shared(x, seeds), domain)
+        return y if self.standard is None else self.standard.told(y, target_domain)
+
+    def _standard(self, y: Float[Array, "R T D"], domain: Int32[Array, "R T"]) -> Float[Array, "R T D"]:
+        return y if self.standard is None else self.standard(y, domain)
 
     def shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
+        """The shared code before it is standardised."""
         if self.shared_in is not None:
             return self.shared_norm(self.shared_map(self.shared_in(x)))
         return self.shared_norm(x + dropout(self.shared_map(x), seeds, 7, self.rate))

@@ -130,8 +130,9 @@ class Encoder(nnx.Module):
             if self.critic is not None:
                 codes["critic"] = self.critic(last)
             if isinstance(self.fusion, Disentangled):
-                codes |= self.fusion.erased(h, last, jnp.asarray(batch.target_domain))
+                codes |= self.fusion.unrefreshed(h, last, jnp.asarray(batch.target_domain))
                 h, pair, losses = self.fusion(h, last, view.back(own), batch, seeds)
+                codes |= {"standard": pair.pop("standard")} if "standard" in pair else {}
                 if self.config.disentangle.across and seeds is not None:
                     pair["across"], more = self._across(self.fusion, item, batch, seeds)
                     loss = loss + more
@@ -155,18 +156,28 @@ class Encoder(nnx.Module):
         drawn = fold_seeds(seeds, jnp.uint32(3000))
         states, loss, _ = self._encode(there.view.into(item), there.view.batch, path, segments, drawn)
         states, known = there.states(states)
-        return jnp.where(known, fusion.shared(states, drawn), jnp.zeros((), states.dtype)), loss
+        domain = jnp.take_along_axis(jnp.asarray(batch.domain), jnp.maximum(there.column, 0), axis=1)
+        code = fusion.asked(states, domain, jnp.asarray(batch.target_domain), drawn)
+        return jnp.where(known, code, jnp.zeros((), states.dtype)), loss
 
     def scored(
-        self, mixed: Float[Array, "R T D"], own: Float[Array, "R T D"] | None, target_domain: Int32[Array, "R T"]
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"] | None,
+        domain: Int32[Array, "R T"],
+        target_domain: Int32[Array, "R T"],
     ) -> Float[Array, "R T D"]:
-        """What items are scored with when serving, from the views' states before the last norm."""
+        """What items are scored with when serving, from the views' states before the last norm.
+
+        Args:
+            domain: of the last event.
+        """
         base = self.config.encoder
         match self.fusion:
             case Fusion() as fusion if own is not None:
                 h = fusion(mixed, own, target_domain, None)
             case Disentangled() as fusion if own is not None:
-                h = fusion.state(mixed, own, target_domain, None)[0]
+                h = fusion.state(mixed, own, domain, target_domain, None)[0]
             case _:
                 assert self.final_norm is not None
                 h = self.final_norm(mixed)

@@ -29,6 +29,8 @@ class StreamState:
     own_layers: Layers
     mixed: Float[Array, "U D"]
     """The mixed view's state after the last event, before the last norm; zeros before the first."""
+    domain: Int32[Array, " U"]
+    """The last event's; 0 before the first."""
     own: Float[Array, "U G D"]
     """The in-domain view's state after the last event of each domain."""
     mixed_time: Int32[Array, "U 1"]
@@ -73,6 +75,7 @@ def initial_state(model: Model, users: int, dtype: Any = jnp.float32) -> StreamS
         mixed_layers=layers(1),
         own_layers=layers(domains) if two else (),
         mixed=jnp.zeros((users, base.dim), dtype),
+        domain=jnp.zeros((users,), jnp.int32),
         own=jnp.zeros((users, domains if two else 0, base.dim), dtype),
         mixed_time=jnp.zeros((users, 1), jnp.int32),
         own_time=jnp.zeros((users, domains), jnp.int32),

@@ -89,6 +89,7 @@ def stream_update(
         mixed_layers=mixed_layers,
         own_layers=own_layers,
         mixed=_latest(mixed, nothing, here, state.mixed[:, None])[:, 0],
+        domain=_latest(domain[..., None], nothing, here, state.domain[:, None, None])[:, 0, 0],
         own=own,
         mixed_time=_latest(time[..., None], nothing, here, state.mixed_time[..., None])[..., 0],
         own_time=_latest(time[..., None], domain, here, state.own_time[..., None])[..., 0],
@@ -108,7 +109,7 @@ def stream_queries(model: Model, params: Params, state: StreamState, domain: Int
         known = state.events[user, domain] > 0
         null = encoder.fusion.null.get_value().astype(state.own.dtype)
         own = jnp.where(known[:, None], state.own[user, domain], null[None])[:, None]
-    return encoder.scored(state.mixed[:, None], own, domain[:, None])[:, 0]
+    return encoder.scored(state.mixed[:, None], own, state.domain[:, None], domain[:, None])[:, 0]
 
 
 def stream_recommend(

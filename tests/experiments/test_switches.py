@@ -50,6 +50,7 @@ EVERYTHING = MdrecConfig(
         orthogonal=0.1,
         across=0.1,
         shared_rank=2,
+        standardise=True,
         erase=True,
     ),
     event_gate=True,
@@ -63,7 +64,17 @@ RUN = replace(
     loss=NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
 )
 CODES = "shared and specific codes"
-WITHIN = {CODES: {"variational codes", "sufficiency", "states of elsewhere", "erasure", "alignment", "independence"}}
+WITHIN = {
+    CODES: {
+        "variational codes",
+        "sufficiency",
+        "states of elsewhere",
+        "standardised code",
+        "erasure",
+        "alignment",
+        "independence",
+    }
+}
 CONTRASTS = {"contrast within domains", "contrast between domains"}
 WITHIN["in-domain view"] = (
     {"domain paths", "projectors", CODES} | WITHIN[CODES] | CONTRASTS | {"infomax", "transfer weights"}

@@ -1,4 +1,4 @@
-"""What is erased is worked out anew before each look: the validated, the kept and the resumed state all have it."""
+"""What has a closed form is worked out anew before each look: the validated, kept and resumed states all have it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.loop import Interrupted
-from mdrec_jax.train.refresh import make_refresh
+from mdrec_jax.train.refresh import LAST, make_refresh
 from mdrec_jax.train.run import evaluate_runs, fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
@@ -33,7 +33,7 @@ ERASING = replace(
     model=MdrecConfig(
         SasrecConfig(dim=16, layers=1, max_length=24, residual_dropout=0.3),
         views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
-        disentangle=DisentangleConfig(codes=True, shared_rank=2, erase=True),
+        disentangle=DisentangleConfig(codes=True, shared_rank=2, erase=True, standardise=True),
     ),
     train=TrainConfig(epochs=1.0, evaluate_every=0.3, patience=0),
     logging=LoggingConfig(every=5, checkpoint_every=7, tensorboard=False),
@@ -63,8 +63,8 @@ def kernel(params: Params) -> np.ndarray:
     return np.asarray(params.dense["fusion"]["erasure"]["map"]["kernel"])
 
 
-def correlation(setup: Setup, params: Params) -> float:
-    """The largest, over all training targets, of what is erased with what is left."""
+def training_codes(setup: Setup, params: Params) -> dict[str, np.ndarray]:
+    """At all training targets; `domain` is that of each one's last event."""
 
     @jax.jit
     def encode(batch: Batch) -> dict[str, jax.Array]:
@@ -73,9 +73,18 @@ def correlation(setup: Setup, params: Params) -> float:
         return setup.model.encode(params.dense, rows, batch, key=None, train=False).codes
 
     batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
-    found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
-    z, x = (np.concatenate([np.asarray(codes[n])[real] for codes, real in found]) for n in ("inner", "specific"))
-    z, x = z - z.mean(0), x - x.mean(0)
+    found = []
+    for batch in batches:
+        ahead = np.pad(np.asarray(batch.segment)[:, LAST:], ((0, 0), (0, LAST)))
+        facts = {"domain": batch.domain, "end": ahead != np.asarray(batch.segment)}
+        found.append((encode(batch) | facts, np.asarray(batch.weight) > 0))
+    return {name: np.concatenate([np.asarray(codes[name])[real] for codes, real in found]) for name in found[0][0]}
+
+
+def correlation(setup: Setup, params: Params) -> float:
+    """The largest, over all training targets, of what is erased with what is left."""
+    codes = training_codes(setup, params)
+    z, x = (codes[name] - codes[name].mean(0) for name in ("inner", "specific"))
     return float(np.abs(z.T @ x / len(z) / z.std(0)[:, None]).max())
 
 
@@ -85,13 +94,28 @@ def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, Tr
     assert correlation(setup, make_refresh(setup)(state).params) < 1e-5
 
 
-def test_the_map_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
+def test_the_standard_code_has_the_same_moments_in_every_domain_where_histories_end(
+    trained: tuple[Setup, TrainState],
+) -> None:
+    setup, state = trained
+    codes = training_codes(setup, make_refresh(setup)(state).params)
+    found = [codes["standard"][(codes["domain"] == domain) & codes["end"]] for domain in np.unique(codes["domain"])]
+    middle = np.cov(np.concatenate(found).T)
+    for mine in found:
+        np.testing.assert_allclose(mine.mean(0), 0, atol=1e-3)
+        np.testing.assert_allclose(np.cov(mine.T), middle, atol=0.1 * middle.max())
+    before = training_codes(setup, state.params)
+    np.testing.assert_allclose(before["standard"], before["plain"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
     refresh = make_refresh(setup)
     once = refresh(state)
     changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), state, once)
     assert changed.params.dense["fusion"]["erasure"]["map"]["kernel"]
-    assert sum(jax.tree.leaves(changed)) == 1
+    assert all(changed.params.dense["fusion"]["standard"].values())
+    assert sum(jax.tree.leaves(changed)) == 4
     assert jax.tree.map(lambda a: a.sharding, once) == jax.tree.map(lambda a: a.sharding, state)
     np.testing.assert_array_equal(kernel(refresh(once).params), kernel(once.params))
 
