@@ -45,7 +45,8 @@ class DisentangleConfig:
         shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the
             state that the next-item loss scores, and the specific code learns what it leaves to be said.
         standardise: the shared code has one mean and one covariance, whatever the domain of the last event is; the
-            target's domain's are put back before items are scored (models/standard.py).
+            target's domain's are put back before items are scored (models/standard.py). It is what alignment is asked
+            of then.
         erase: take from the specific code the directions that go with the shared code (models/erasure.py), as many as
             `shared_rank`. They are learned, and worked out anew before each look at the validation split.
         info_nce: alignment: weight of the contrast of a user's shared code seen from one domain with the same user's
@@ -109,7 +110,9 @@ class Disentangled(nnx.Module):
     """The two codes and the state that is scored; what has the place of `models.mdrec.Fusion`.
 
     shared = norm(m + P m),   specific = norm(d + Q d + C_g d),   m the mixed state, d the state after the user's last
-    event in the target's domain g. A shared code of rank r is norm(B A m) with an inner width of r.
+    event in the target's domain g. A shared code of rank r is norm(B A m) with an inner width of r. One that is
+    standardised is z = S(m + P m), or S(A m), S that of the domain of the last event; norm(S^-1 z), or norm(B S^-1 z),
+    is what scores items, S that of the target's domain.
     """
 
     def __init__(
@@ -145,14 +148,14 @@ class Disentangled(nnx.Module):
         spreads = (Linear(key, dim, dim, axes, gain=0.1, bias_value=-3.0) for key in keys[5:7])
         self.shared_spread, self.specific_spread = spreads if config.variational else (None, None)
         # It tells a silo's own domains apart.
-        adversary = config.adversary > 0
+        adversary, code = config.adversary > 0, width if config.standardise else dim
         self.classifier = (
-            code_losses.Perceptron(keys[7], dim, config.hidden, domains, scope="private") if adversary else None
+            code_losses.Perceptron(keys[7], code, config.hidden, domains, scope="private") if adversary else None
         )
         self.guess = code_losses.Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         erasure_key = jax.random.fold_in(key, 1)
         self.erasure = Erasure(erasure_key, config.shared_rank, dim) if config.erase else None
-        self.standard = Standard(dim, domains) if config.standardise else None
+        self.standard = Standard(width, domains) if config.standardise else None
         self.null = parameter(jnp.zeros((dim,)), "embed", group="vector", scope="private")
 
     def __call__(
@@ -163,8 +166,8 @@ class Disentangled(nnx.Module):
         batch: Batch,
         seeds: UInt32[Array, "R 2"] | None,
     ) -> tuple[Float[Array, "R T D"], dict[str, Float[Array, "R T D"]], dict[str, Float[Array, ""]]]:
-        """The state, the codes `shared` and `specific` that it is made of (and `standard`, the shared one before the
-        target's domain is known, where that is another), and the losses: sums over targets.
+        """The state, the codes that it is made of, `shared` and `specific` (and `standard`, which is standardised and
+        not told the target's domain), and the losses: sums over targets.
 
         Args:
             mixed: m. Nothing here tells it the target's domain.
@@ -177,12 +180,9 @@ class Disentangled(nnx.Module):
             return state, codes, {}
         pair = None
         if self.config.info_nce:
-            pair = (
-                self._standard(self.shared(here, seeds), domain),
-                self._standard(self.shared(own, seeds), target_domain),
-            )
-        wide = {"shared": codes.get("standard", codes["shared"]), "specific": codes["specific"]}
-        wide = {name: at_least_float32(code) for name, code in wide.items()}
+            pair = self._aligned(here, domain, seeds), self._aligned(own, target_domain, seeds)
+        wide = {name: at_least_float32(code) for name, code in codes.items()}
+        wide = {"standard": wide["shared"]} | wide
         losses = self._token_losses(wide, batch) | self._batch_losses(wide, pair, batch, seeds)
         if self.erasure is not None and self.shared_in is not None:
             inner, whole = self.shared_in(mixed), means["specific"]
@@ -209,7 +209,7 @@ class Disentangled(nnx.Module):
             domain: of each token's own event, the last that its state has read.
         """
         means = {
-            "shared": self._standard(self.shared(mixed, seeds), domain),
+            "shared": self.asked(mixed, domain, target_domain, seeds),
             "specific": self._specific(own, target_domain, seeds),
         }
         codes, spread = means, {}
@@ -223,8 +223,7 @@ class Disentangled(nnx.Module):
             # After the norm: a norm that came behind could bend what is left back into what was taken.
             codes = codes | {"specific": self.erasure(codes["specific"])}
         if self.standard is not None:
-            z = codes["shared"]
-            codes = codes | {"shared": self.standard.told(z, target_domain), "standard": z}
+            codes = codes | {"standard": self.standard(self._before_norm(mixed, seeds), domain)}
         shared, specific = codes["shared"], codes["specific"]
         if self.config.shared_learns == "own":
             shared = jax.lax.stop_gradient(shared)
@@ -238,12 +237,12 @@ class Disentangled(nnx.Module):
     ) -> dict[str, Float[Array, "R T _"]]:
         """What the closed forms are worked out from (train/refresh.py): the erasure's map lies between `inner`, the
         shared code's inner width, and `whole`, the specific code before the erasure; `plain` is the shared code before
-        it is standardised. Empty where there is nothing to work out."""
+        it is standardised and normed. Empty where there is nothing to work out."""
         found = {}
         if self.erasure is not None and self.shared_in is not None:
             found |= {"inner": self.shared_in(mixed), "whole": self._specific(own, target_domain, None)}
         if self.standard is not None:
-            found |= {"plain": self.shared(mixed, None)}
+            found |= {"plain": self._before_norm(mixed, None)}
         return found
 
     def asked(
@@ -254,17 +253,22 @@ class Disentangled(nnx.Module):
         seeds: UInt32[Array, "R 2"] | None,
     ) -> Float[Array, "R T D"]:
         """The shared code of states whose last events are of one domain, as items of another are scored with."""
-        y = self._standard(self.shared(x, seeds), domain)
-        return y if self.standard is None else self.standard.told(y, target_domain)
+        y = self._before_norm(x, seeds)
+        if self.standard is not None:
+            y = self.standard.told(self.standard(y, domain), target_domain)
+        return self.shared_norm(y if self.shared_in is None else self.shared_map(y))
 
-    def _standard(self, y: Float[Array, "R T D"], domain: Int32[Array, "R T"]) -> Float[Array, "R T D"]:
-        return y if self.standard is None else self.standard(y, domain)
+    def _aligned(
+        self, x: Float[Array, "R T D"], domain: Int32[Array, "R T"], seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T _"]:
+        """The code that is the same for every domain, or should be."""
+        if self.standard is not None:
+            return self.standard(self._before_norm(x, seeds), domain)
+        return self.asked(x, domain, domain, seeds)
 
-    def shared(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T D"]:
-        """The shared code before it is standardised."""
-        if self.shared_in is not None:
-            return self.shared_norm(self.shared_map(self.shared_in(x)))
-        return self.shared_norm(x + dropout(self.shared_map(x), seeds, 7, self.rate))
+    def _before_norm(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T _"]:
+        """m + P m, or A m."""
+        return self.shared_in(x) if self.shared_in is not None else x + dropout(self.shared_map(x), seeds, 7, self.rate)
 
     def _specific(
         self, own: Float[Array, "R T D"], target_domain: Int32[Array, "R T"], seeds: UInt32[Array, "R 2"] | None
@@ -280,7 +284,7 @@ class Disentangled(nnx.Module):
         config, losses, real = self.config, {}, code_losses.targets(batch)
         if self.classifier is not None:
             losses["adversary"] = code_losses.over(
-                code_losses.adversary(self.classifier, codes["shared"], batch, config.adversary), real
+                code_losses.adversary(self.classifier, codes["standard"], batch, config.adversary), real
             )
         if config.orthogonal:
             squared = formulas.orthogonality(codes["shared"], codes["specific"])
@@ -301,7 +305,7 @@ class Disentangled(nnx.Module):
         everywhere = code_losses.sampler(seeds, batch.item.shape[1], config.sample)
         targets = code_losses.targets(batch)
         real, domain = everywhere(targets), everywhere(jnp.asarray(batch.domain))
-        shared, specific = everywhere(codes["shared"]), everywhere(codes["specific"])
+        standard, shared, specific = (everywhere(codes[name]) for name in ("standard", "shared", "specific"))
         if pair is not None:
             first, second = (everywhere(at_least_float32(x)) for x in pair)
             crosses = everywhere(code_losses.crosses(batch)) & real
@@ -309,7 +313,7 @@ class Disentangled(nnx.Module):
                 first, second, everywhere(code_losses.users(batch)), crosses, config.temperature
             )
         if config.mmd:
-            values["mmd"] = formulas.mmd(shared, domain, real, self.domains)
+            values["mmd"] = formulas.mmd(standard, domain, real, self.domains)
         if config.hsic:
             values["hsic"] = formulas.hsic(shared, specific, real, config.kernel)
         losses = {name: getattr(config, name) * value for name, value in values.items()}

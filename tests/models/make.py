@@ -40,9 +40,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "event gate": {"event_gate": True},
     "codes": {
         "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
-        "disentangle": DisentangleConfig(
-            codes=True, variational=True, standardise=True, adversary=0.1, orthogonal=0.1, kl=0.01
-        ),
+        "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
+    },
+    "standard codes": {
+        "views": ViewsConfig(in_domain=True),
+        "disentangle": DisentangleConfig(codes=True, shared_rank=3, standardise=True, adversary=0.1, orthogonal=0.1),
     },
 }
 """The parts of the flagship, each by itself."""
