@@ -40,4 +40,4 @@ def together(parts: Sequence[Moments]) -> Moments:
 
 
 def covariance(found: Moments) -> Float64[np.ndarray, "*G E E"]:
-    return found.scatter / np.maximum(found.count, 1.0)[..., None, None]
+    return np.asarray(found.scatter / np.maximum(found.count, 1.0)[..., None, None])
