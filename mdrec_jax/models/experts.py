@@ -51,7 +51,10 @@ class ExpertsConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the experts, in the order in which they are numbered: the width's multiple, and which of that width."""
+        """Of the experts, in the order in which they are numbered: the width's multiple, and which of that width where
+        there are several."""
+        if self.each == 1:
+            return tuple(f"{multiple:g}x" for multiple in self.multiples)
         return tuple(f"{multiple:g}x.{which}" for multiple in self.multiples for which in range(self.each))
 
 

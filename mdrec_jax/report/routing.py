@@ -1,6 +1,7 @@
 """Tables and a plot of what a model's layers did with events."""
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mdrec_jax.evaluate.routing import Routing, RoutingRow
 from mdrec_jax.files import replacing
 
 BY = (("domain",), ("event",), ("gap",), ("history",))
+COLOURS = ("#9cc3d5", "#1f6f8b", "#20343c", "#c2702d", "#6b8f3a", "#9aa3ab")
 
 
 def routing_tables(routing: Routing) -> Iterator[Table]:
@@ -112,11 +114,12 @@ def _draw_shares(axes: Any, rows: list[RoutingRow]) -> None:
     """Stacked bars: domains, behaviour types, gaps, history lengths; layers together."""
     bars = list(_over_layers([row for row in rows if tuple(row.where) in BY]))
     labels, bottom = [f"{by}: {value}" for ((by, value), *_), _, _ in bars], [0.0] * len(bars)
-    for name in rows[0].mean:
+    for name, colour in zip(rows[0].mean, cycle(COLOURS)):
         heights = [share[name] for _, _, share in bars]
-        axes.barh(labels, heights, left=bottom, label=name)
+        axes.barh(labels, heights, left=bottom, label=name, color=colour)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.tick_params(axis="y", labelsize=7)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.set_xlabel("share of the weight")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=6, frameon=False)

@@ -85,6 +85,7 @@ def test_experts_of_three_widths_are_the_weighted_sum_of_the_chosen_ones() -> No
     layer, context = layer_of(ExpertsConfig(each=2, multiples=(1.0, 2.0, 3.0), top_k=2)), context_of(BATCH, SPEC)
     assert layer.widths == (8, 16, 24)
     assert layer.config.names == ("1x.0", "1x.1", "2x.0", "2x.1", "3x.0", "3x.1")
+    assert ExpertsConfig(each=1).names == ("1x", "2x", "4x")
     y, _, routed = jax.jit(lambda layer: layer(X, SEGMENT, context))(layer)
     outputs = jnp.stack(
         [(jax.nn.silu(X @ w.gate[e]) * (X @ w.up[e])) @ w.down[e] for w in layer.weights() for e in range(2)], axis=2

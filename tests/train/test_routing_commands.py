@@ -47,7 +47,7 @@ def test_a_routed_run_is_inspected(
 
     assert mdrec("inspect", run, "--routing", "--at-most", "40", "--json", file, "--plot", picture) == EXIT_OK
     out = capsys.readouterr().out
-    for text in ("mean loops by history length", "shares of mixers", "shares of experts", "convolution", "4x.0"):
+    for text in ("mean loops by history length", "shares of mixers", "shares of experts", "convolution", "4x"):
         assert text in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     routing = json.loads(file.read_text())
