@@ -7,6 +7,9 @@ that map is learned beside the model, and trails the codes; `closed_form` works 
 tokens (train/refresh.py).
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Float32, Float64
 
 from mdrec_jax.models.layers import Linear, at_least_float32
 from mdrec_jax.objectives.disentanglement import TINY
+from mdrec_jax.types import AnyArray
 
 RIDGE = 1e-4
 """Of z's covariance, over its mean variance: what whitening makes of a channel that hardly varies stays small."""
@@ -48,6 +52,32 @@ class Erasure(nnx.Module):
         white = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(spread + ridge), z.T, lower=True).T
         unit = jnp.sqrt((share @ jnp.square(x)).mean() + TINY)
         return share @ jnp.square(x / unit - PACE * self.map(white)).sum(-1)
+
+
+class Moments(NamedTuple):
+    """Of N rows of (z, x) side by side: E = r + D channels."""
+
+    count: Float[AnyArray, ""]
+    mean: Float[AnyArray, " E"]
+    scatter: Float[AnyArray, "E E"]
+    """Sum over the rows of products around the mean."""
+
+
+def moments(z: Float[Array, "N r"], x: Float[Array, "N D"], real: Bool[Array, " N"]) -> Moments:
+    """Of the rows that count."""
+    v = jnp.concatenate([at_least_float32(z), at_least_float32(x)], axis=1)
+    weight, count = real.astype(v.dtype)[:, None], real.sum().astype(v.dtype)
+    mean = (weight * v).sum(0) / jnp.maximum(count, 1.0)
+    v = v - mean[None, :]
+    return Moments(count, mean, jnp.matmul((weight * v).T, v, precision="highest"))
+
+
+def covariance(parts: Sequence[Moments]) -> Float64[np.ndarray, "E E"]:
+    """Of all the rows of some parts: the scatter within them and between them."""
+    count, mean, scatter = (np.stack(values).astype(np.float64) for values in zip(*parts, strict=True))
+    total = max(count.sum(), 1.0)
+    apart = mean - count @ mean / total
+    return (scatter.sum(0) + (count[:, None] * apart).T @ apart) / total
 
 
 def closed_form(covariance: Float64[np.ndarray, "E E"], rank: int) -> Float32[np.ndarray, "r D"]:

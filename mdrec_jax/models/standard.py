@@ -7,17 +7,17 @@ re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with 
 al. 2019, arXiv 1906.03950).
 
 The statistics are constants that are worked out from training histories before each look (train/refresh.py); until the
-first of these z is y.
+first of these z is y. They are of states that no target was learned from: the others know their targets, and a reader
+finds the domain in what is left over (balanced accuracy on ABXI .57 to .60, against .50).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from mdrec_jax.models.layers import at_least_float32
-from mdrec_jax.models.moments import Moments
 from mdrec_jax.models.pure import parameter
 
 LEAST = 1e-4
@@ -55,21 +55,24 @@ def _of_domain(
     return jnp.take_along_axis(every, domain[None, :, :, None], axis=0)[0]
 
 
-def closed_form(found: Moments) -> dict[str, Float32[np.ndarray, "G ..."]]:
-    """The maps that make the G domains' codes alike.
+def closed_form(
+    y: Float[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], domains: int
+) -> dict[str, Float32[np.ndarray, "G ..."]]:
+    """The maps that make the codes of G domains alike.
 
     A domain's covariance is drawn to what all have within them by as many rows as the code has channels; one without a
     row has their mean, too.
     """
-    dim = found.mean.shape[-1]
-    total = max(found.count.sum(), 1.0)
-    within, middle = found.scatter.sum(0) / total, found.count @ found.mean / total
-    count = found.count[:, None, None]
-    values, vectors = np.linalg.eigh((found.scatter + dim * within[None]) / (count + dim))
+    mine = (domain[None, :] == np.arange(domains)[:, None]).astype(np.float64)
+    count, dim = mine.sum(1, keepdims=True), y.shape[1]
+    mean = np.where(count > 0, mine @ y / np.maximum(count, 1), y.mean(0, dtype=np.float64)[None])
+    apart = y - mean[domain]
+    scatter = np.stack([(apart * one[:, None]).T @ apart for one in mine])
+    within = scatter.sum(0) / max(len(y), 1)
+    values, vectors = np.linalg.eigh((scatter + dim * within[None]) / (count[..., None] + dim))
     values = np.maximum(values, LEAST * values.mean(-1, keepdims=True) + np.finfo(np.float32).tiny)
 
     def power(exponent: float) -> Float32[np.ndarray, "G D D"]:
         return np.einsum("gde,ge,gfe->gdf", vectors, values**exponent, vectors).astype(np.float32)
 
-    mean = np.where(found.count[:, None] > 0, found.mean, middle[None])
     return {"mean": mean.astype(np.float32), "white": power(-0.5), "colour": power(0.5)}

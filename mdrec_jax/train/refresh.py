@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32
 
+from mdrec_jax.data.queries import query_list
+from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models import erasure, standard
 from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.moments import Moments, covariance, moments, together
 from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.train.loop import Refresh
 from mdrec_jax.train.setup import Setup, compute_dtype
@@ -23,38 +24,57 @@ SLOTS = 1 << 17
 """Slots of the batches that are read, at most, but one batch at least. From few users' codes a linear reader finds the
 rest in the others': R2 .198 with 4,096 slots, .037 with 16,384, .009 with 32,768, .000 with these (RESULTS.md)."""
 
-LAST = 4
-"""Of a history's targets, the last ones whose states the standard code's statistics are of: a model is asked where
-histories end, and states of short beginnings are others (balanced accuracy of a reader of the domain on ABXI: .64 with
-all of a history, .59 with its end)."""
-
 
 def make_refresh(setup: Setup) -> Refresh:
     """Puts the closed forms of the erasure's map and of the standard code's statistics into a state; leaves the state
     of a model that has neither as it is.
 
-    The codes are those of the first training batches, without dropout: it depends on nothing but the parameters, and
-    done twice it is done once.
+    The codes are worked out without dropout: they depend on nothing but the parameters, and what is done twice is done
+    once.
     """
-    config, batching = setup.config.model, setup.config.batching
-    codes = config.disentangle if isinstance(config, MdrecConfig) else None
-    if codes is None or not (codes.erase or codes.standardise):
-        return lambda state: state
-    number = min(max(1, SLOTS // (batching.rows * batching.row_length)), setup.batches.batches_per_epoch())
-    batches, read, rank = list(islice(setup.batches_from(0), number)), _moments(setup), codes.shared_rank
+    config = setup.config.model
+    parts: list[Refresh] = []
+    if isinstance(config, MdrecConfig) and config.disentangle.erase:
+        parts.append(_erasing(setup, config.disentangle.shared_rank))
+    if isinstance(config, MdrecConfig) and config.disentangle.standardise:
+        parts.append(_standardising(setup))
 
     def refresh(state: TrainState) -> TrainState:
-        parts = [jax.device_get(read(state.params, batch)) for batch in batches]
-        found = {name: together([part[name] for part in parts]) for name in parts[0]}
-        # Parameters that are not finite are for the loop to find.
-        if not all(np.isfinite(value).all() for value in jax.tree.leaves(found)):
-            return state
-        if "erasure" in found:
-            kernel = erasure.closed_form(covariance(found["erasure"]), rank)
-            state = _with(state, {"erasure": {"map": {"kernel": kernel}}})
-        if "standard" in found:
-            state = _with(state, {"standard": standard.closed_form(found["standard"])})
+        for part in parts:
+            state = part(state)
         return state
+
+    return refresh
+
+
+def _erasing(setup: Setup, rank: int) -> Refresh:
+    """The erasure's map, from the codes of the first training batches."""
+    batching = setup.config.batching
+    number = min(max(1, SLOTS // (batching.rows * batching.row_length)), setup.batches.batches_per_epoch())
+    batches, moments = list(islice(setup.batches_from(0), number)), _moments(setup)
+
+    def refresh(state: TrainState) -> TrainState:
+        found = erasure.covariance([jax.device_get(moments(state.params, batch)) for batch in batches])
+        # Parameters that are not finite are for the loop to find.
+        if not np.isfinite(found).all():
+            return state
+        return _with(state, {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}})
+
+    return refresh
+
+
+def _standardising(setup: Setup) -> Refresh:
+    """The standard code's statistics, where the histories of validation queries end: states that no training target was
+    asked of, as all that are asked for later."""
+    histories, domains = last_events(query_list(setup.dataset, "validation")), setup.dataset.spec.num_domains
+    dtype = compute_dtype(setup.config.precision.compute)
+
+    def refresh(state: TrainState) -> TrainState:
+        scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+        code = codes_at(scorer, setup.dataset, histories, "plain")
+        if not np.isfinite(code).all():
+            return state
+        return _with(state, {"standard": standard.closed_form(code, histories.domain, domains)})
 
     return refresh
 
@@ -74,33 +94,17 @@ def _with(state: TrainState, values: dict[str, Any]) -> TrainState:
     return dataclasses.replace(state, params=dataclasses.replace(state.params, dense=dense))
 
 
-def _moments(setup: Setup) -> Callable[[Params, Batch], dict[str, Moments]]:
-    """Compiled: the moments of the codes at a batch's targets, on every device. `erasure`: of what its map lies
-    between, side by side; `standard`: of the shared code where histories end, one a domain of the last event."""
+def _moments(setup: Setup) -> Callable[[Params, Batch], erasure.Moments]:
+    """Compiled: the moments of the codes at a batch's targets, on every device."""
     model, dtype = setup.model, compute_dtype(setup.config.precision.compute)
-    domains = jnp.arange(setup.dataset.spec.num_domains, dtype=jnp.int32)
 
-    def local(params: Params, batch: Batch) -> dict[str, Moments]:
+    def local(params: Params, batch: Batch) -> erasure.Moments:
         ids = model.row_ids(batch, {})
         rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
         codes = model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype).codes
-        codes = {name: codes[name] for name in ("inner", "whole", "plain") if name in codes}
-        flat = {name: code.reshape(-1, code.shape[-1]) for name, code in codes.items()}
-        facts = jnp.ravel(batch.weight) > 0, jnp.ravel(batch.domain), jnp.ravel(_at_the_end(jnp.asarray(batch.segment)))
-        flat, (real, domain, end) = jax.lax.all_gather((flat, facts), DATA, tiled=True)
-        found = {}
-        if "inner" in flat:
-            found["erasure"] = moments(jnp.concatenate([flat["inner"], flat["whole"]], axis=1), real)
-        if "plain" in flat:
-            mine = (real & end)[None, :] & (domain[None, :] == domains[:, None])
-            found["standard"] = jax.vmap(moments, in_axes=(None, 0))(flat["plain"], mine)
-        return found
+        z, x = (codes[name].reshape(-1, codes[name].shape[-1]) for name in ("inner", "whole"))
+        return erasure.moments(*jax.lax.all_gather((z, x, jnp.ravel(batch.weight) > 0), DATA, tiled=True))
 
     whole, split = jax.P(), jax.P(DATA)
     body = jax.shard_map(local, mesh=setup.mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
     return jax.jit(body)
-
-
-def _at_the_end(segment: Int32[Array, "R T"]) -> Bool[Array, "R T"]:
-    """The last columns of each segment, LAST of them."""
-    return jnp.pad(segment[:, LAST:], ((0, 0), (0, LAST))) != segment

@@ -11,7 +11,8 @@ from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.queries import query_list
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.evaluate import readout
-from mdrec_jax.evaluate.probes import REMOVED, codes_at, last_events, without_domain_embedding
+from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig

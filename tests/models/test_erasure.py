@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.erasure import PACE, Erasure, closed_form
-from mdrec_jax.models.moments import covariance, moments, together
+from mdrec_jax.models.erasure import PACE, Erasure, closed_form, covariance, moments
 
 RNG = np.random.default_rng(0)
 ROWS, RANK, WIDTH = 4000, 3, 12
@@ -34,14 +33,14 @@ def worked_out(z: np.ndarray, x: np.ndarray, parts: int = 4) -> Erasure:
     erasure = Erasure(jax.random.key(0), RANK, WIDTH)
     cuts = np.linspace(0, np.sqrt(len(z)), parts + 1)[1:-1] ** 2
     pieces = zip(np.split(z, cuts.astype(int)), np.split(x, cuts.astype(int)), strict=True)
-    found = together([moments(*padded(*piece)) for piece in pieces])
+    found = [moments(*padded(*piece)) for piece in pieces]
     erasure.map.kernel.set_value(jnp.asarray(closed_form(covariance(found), RANK)))
     return erasure
 
 
-def padded(z: np.ndarray, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    both = np.pad(np.concatenate([z, x], axis=1), ((0, 9), (0, 0)), constant_values=100.0)
-    return jnp.asarray(both), jnp.arange(len(both)) < len(both) - 9
+def padded(z: np.ndarray, x: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+    z, x = (np.pad(part, ((0, 9), (0, 0)), constant_values=100.0) for part in (z, x))
+    return jnp.asarray(z), jnp.asarray(x), jnp.arange(len(z)) < len(z) - 9
 
 
 def explained(x: np.ndarray, z: np.ndarray) -> float:

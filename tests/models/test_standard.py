@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.moments import Moments, moments, together
 from mdrec_jax.models.standard import Standard, closed_form
 
 DOMAINS, WIDTH, ROWS = 3, 6, 12_000
@@ -15,35 +14,15 @@ MAPS = RNG.normal(size=(DOMAINS, WIDTH, WIDTH)) + 2 * np.eye(WIDTH)
 Y = np.einsum("ne,nef->nf", RNG.normal(size=(ROWS, WIDTH)), MAPS[DOMAIN]) + 5 * DOMAIN[:, None]
 
 
-def gathered(y: np.ndarray) -> Moments:
-    """Of each domain, from two unequal parts."""
-    cuts = np.split(np.arange(ROWS), [700])
-    masks = [jnp.asarray(DOMAIN[rows][None, :] == np.arange(DOMAINS)[:, None]) for rows in cuts]
-    of_domains = jax.vmap(moments, in_axes=(None, 0))
-    return together(
-        [of_domains(jnp.asarray(y[rows], jnp.float32), mask) for rows, mask in zip(cuts, masks, strict=True)]
-    )
-
-
 def made(y: np.ndarray) -> Standard:
     standard = Standard(WIDTH, DOMAINS)
-    for name, value in closed_form(gathered(y)).items():
+    for name, value in closed_form(y, DOMAIN, DOMAINS).items():
         getattr(standard, name).set_value(jnp.asarray(value))
     return standard
 
 
 def placed(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x)[None]
-
-
-def test_moments_of_parts_are_those_of_the_whole() -> None:
-    found = gathered(Y)
-    for domain in range(DOMAINS - 1):
-        mine = Y[domain == DOMAIN]
-        assert found.count[domain] == len(mine)
-        np.testing.assert_allclose(found.mean[domain], mine.mean(0), atol=1e-5)
-        np.testing.assert_allclose(found.scatter[domain] / len(mine), np.cov(mine.T, bias=True), rtol=1e-4, atol=1e-4)
-    assert found.count[-1] == 0
 
 
 def test_every_domain_has_one_mean_and_one_covariance() -> None:
@@ -67,7 +46,7 @@ def test_in_its_own_domains_terms_a_code_is_itself_and_in_anothers_it_is_moved_t
 
 def test_a_domain_without_rows_and_codes_that_do_not_vary_have_finite_maps() -> None:
     for y in (Y, np.full_like(Y, 3.0)):
-        assert all(np.isfinite(value).all() for value in closed_form(gathered(y)).values())
+        assert all(np.isfinite(value).all() for value in closed_form(y, DOMAIN, DOMAINS).values())
 
 
 def test_until_statistics_are_worked_out_the_code_is_as_it_was() -> None:

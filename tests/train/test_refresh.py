@@ -13,6 +13,9 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.data.queries import query_list
+from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
@@ -20,7 +23,7 @@ from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.loop import Interrupted
-from mdrec_jax.train.refresh import LAST, make_refresh
+from mdrec_jax.train.refresh import make_refresh
 from mdrec_jax.train.run import evaluate_runs, fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
@@ -63,8 +66,8 @@ def kernel(params: Params) -> np.ndarray:
     return np.asarray(params.dense["fusion"]["erasure"]["map"]["kernel"])
 
 
-def training_codes(setup: Setup, params: Params) -> dict[str, np.ndarray]:
-    """At all training targets; `domain` is that of each one's last event."""
+def correlation(setup: Setup, params: Params) -> float:
+    """The largest, over all training targets, of what is erased with what is left."""
 
     @jax.jit
     def encode(batch: Batch) -> dict[str, jax.Array]:
@@ -73,18 +76,9 @@ def training_codes(setup: Setup, params: Params) -> dict[str, np.ndarray]:
         return setup.model.encode(params.dense, rows, batch, key=None, train=False).codes
 
     batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
-    found = []
-    for batch in batches:
-        ahead = np.pad(np.asarray(batch.segment)[:, LAST:], ((0, 0), (0, LAST)))
-        facts = {"domain": batch.domain, "end": ahead != np.asarray(batch.segment)}
-        found.append((encode(batch) | facts, np.asarray(batch.weight) > 0))
-    return {name: np.concatenate([np.asarray(codes[name])[real] for codes, real in found]) for name in found[0][0]}
-
-
-def correlation(setup: Setup, params: Params) -> float:
-    """The largest, over all training targets, of what is erased with what is left."""
-    codes = training_codes(setup, params)
-    z, x = (codes[name] - codes[name].mean(0) for name in ("inner", "specific"))
+    found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
+    z, x = (np.concatenate([np.asarray(codes[n])[real] for codes, real in found]) for n in ("inner", "specific"))
+    z, x = z - z.mean(0), x - x.mean(0)
     return float(np.abs(z.T @ x / len(z) / z.std(0)[:, None]).max())
 
 
@@ -94,18 +88,21 @@ def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, Tr
     assert correlation(setup, make_refresh(setup)(state).params) < 1e-5
 
 
-def test_the_standard_code_has_the_same_moments_in_every_domain_where_histories_end(
-    trained: tuple[Setup, TrainState],
-) -> None:
+def test_the_standard_code_has_the_same_moments_in_every_domain(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
-    codes = training_codes(setup, make_refresh(setup)(state).params)
-    found = [codes["standard"][(codes["domain"] == domain) & codes["end"]] for domain in np.unique(codes["domain"])]
-    middle = np.cov(np.concatenate(found).T)
-    for mine in found:
+    histories = last_events(query_list(setup.dataset, "validation"))
+
+    def code(state: TrainState, name: str) -> np.ndarray:
+        scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh)
+        return codes_at(scorer, setup.dataset, histories, name)
+
+    found = code(make_refresh(setup)(state), "standard")
+    middle = np.cov(found.T)
+    for domain in np.unique(histories.domain):
+        mine = found[histories.domain == domain]
         np.testing.assert_allclose(mine.mean(0), 0, atol=1e-3)
         np.testing.assert_allclose(np.cov(mine.T), middle, atol=0.1 * middle.max())
-    before = training_codes(setup, state.params)
-    np.testing.assert_allclose(before["standard"], before["plain"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(code(state, "standard"), code(state, "plain"), rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
