@@ -101,7 +101,7 @@ def state_bytes(model: Model, dtype: Any = jnp.float32) -> dict[str, int]:
         "windows": size([(one.key, one.value) for one in lanes]),
         "memory": size([(one.slots, one.delta) for one in lanes]),
         "open_chunk": size([(one.keep, one.added) for one in lanes]),
-        "rest": size((state.events, state.mixed, state.own, state.mixed_time, state.own_time)),
+        "rest": size((state.events, state.domain, state.mixed, state.own, state.mixed_time, state.own_time)),
     }
 
 
