@@ -70,7 +70,6 @@ SWITCHES = (
     Switch("infomax", INFOMAX),
     Switch("transfer weights", TRANSFER),
     Switch("contrast of categories", {"objectives.taxonomy.weight": 0.0}),
-    Switch("event gate", {"model.event_gate": False}),
     Switch("denoising", {"loss.denoise.trim": 0.0, "loss.denoise.robust": "none"}),
 )
 

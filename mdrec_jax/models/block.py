@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_jax.models.attention import Attention, Places
 from mdrec_jax.models.context import Context
 from mdrec_jax.models.delta_memory import DeltaMemory
-from mdrec_jax.models.event_gate import EventGate
 from mdrec_jax.models.experts import Experts
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds
 from mdrec_jax.models.looping import Halting
@@ -88,8 +87,6 @@ class Block(nnx.Module):
         rank = config.views.domain_rank
         self.paths = DomainPaths(more[3], base.dim, spec.num_domains + 1, rank) if rank else None
         self.halting = Halting(more[4], base.dim, config.loop) if config.loop.most > 1 else None
-        event_key = jax.random.fold_in(key, 3)
-        self.event_gate = EventGate(event_key, base.dim) if config.event_gate else None
 
     def __call__(
         self,
@@ -131,8 +128,6 @@ class Block(nnx.Module):
             out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
             total, trace = total + loss, trace | trace_of("mixers", routed)
         assert out is not None
-        if self.event_gate is not None:
-            x = self.event_gate(x, y, out)
         x = x + dropout(gated(self.attention_gate, y, out), seeds, 1, base.residual_dropout)
         if self.slots is not None and self.slots_norm is not None:
             y = view.remember(self.slots, self.slots_norm(x), segments)

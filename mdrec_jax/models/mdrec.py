@@ -5,7 +5,6 @@ adaptive depth: a block is applied until a token stops                    models
 external memory: learned banks, and a user's written memory               models/memory.py, models/delta_memory.py
 routed mixers: attention, convolution, recurrence, context                models/mixers.py
 feed-forward experts of several widths                                    models/experts.py
-a gate against noisy events                                               models/event_gate.py
 a shared and a specific code                                              models/disentangle.py
 """
 

@@ -26,7 +26,6 @@ class MdrecConfig:
         mixers: routed mixers in place of attention alone.
         experts: routed experts in place of the dense feed-forward layer.
         disentangle: a shared and a specific code in place of the views' fusion.
-        event_gate: damp an event that the history before it does not bear out.
     """
 
     encoder: SasrecConfig = field(default_factory=SasrecConfig)
@@ -37,7 +36,6 @@ class MdrecConfig:
     mixers: MixersConfig = field(default_factory=MixersConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     disentangle: DisentangleConfig = field(default_factory=DisentangleConfig)
-    event_gate: bool = False
 
     def __post_init__(self) -> None:
         codes = self.disentangle.codes

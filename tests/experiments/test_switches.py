@@ -53,7 +53,6 @@ EVERYTHING = MdrecConfig(
         standardise=True,
         erase=True,
     ),
-    event_gate=True,
 )
 RUN = replace(
     RunConfig(),

@@ -37,7 +37,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "delta": {"written": WrittenConfig("delta", chunk=2)},
     "mixers": {"mixers": MixersConfig(("attention", "convolution", "recurrence", "context"), width=3)},
     "experts": {"experts": ExpertsConfig(each=1, multiples=(1.0, 2.0, 3.0))},
-    "event gate": {"event_gate": True},
     "codes": {
         "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
         "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
@@ -71,9 +70,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "hstu without bias": HstuConfig(
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
-    "mdrec, two views, slots, event gate": MdrecConfig(
-        FLAGSHIP, **(PARTS["views"] | PARTS["slots"] | PARTS["event gate"])
-    ),
+    "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
     "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),
     "mdrec, loop, banks, delta rule, experts": MdrecConfig(
         FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])

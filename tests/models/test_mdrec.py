@@ -10,7 +10,6 @@ import pytest
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.delta_memory import DeltaMemory
-from mdrec_jax.models.event_gate import EventGate
 from mdrec_jax.models.looping import Halting, LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, aligned
@@ -54,7 +53,6 @@ def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
 
 def test_every_parameter_of_every_part_gets_a_gradient() -> None:
     everything = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
-    everything |= PARTS["event gate"]
     model, params = built(MdrecConfig(FLAGSHIP, **everything))
     goal = jax.random.normal(jax.random.key(5), (*BATCH.item.shape, SASREC.dim))
 
@@ -103,15 +101,6 @@ def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
     np.testing.assert_allclose(left, 0.0, atol=1e-12)
     np.testing.assert_allclose(mixed, expected, rtol=1e-5)
     np.testing.assert_allclose(passes, total, rtol=1e-5)
-
-
-def test_an_event_is_damped_by_how_far_its_history_bears_it_out() -> None:
-    gate = EventGate(jax.random.key(0), 4)
-    x, normed, read = jax.random.normal(jax.random.key(1), (3, 2, 5, 4))
-    weight, start = (np.asarray(v.get_value()) for v in (gate.keep.kernel, gate.keep.bias))
-    logit = np.asarray(normed) @ weight[:4] + np.asarray(read) @ weight[4:] + start
-    np.testing.assert_allclose(gate(x, normed, read), np.asarray(x) / (1 + np.exp(-logit)), rtol=1e-5)
-    np.testing.assert_allclose(start, 3.0)
 
 
 def test_banks_are_read_by_attention_behind_their_gates() -> None:
