@@ -7,8 +7,7 @@ re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with 
 al. 2019, arXiv 1906.03950).
 
 The statistics are constants that are worked out from training histories before each look (train/refresh.py); until the
-first of these z is y. They are of states that no target was learned from: the others know their targets, and a reader
-finds the domain in what is left over (balanced accuracy on ABXI .57 to .60, against .50).
+first of these z is y. They are of states that no target was learned from, like those that are asked for later.
 """
 
 import jax
