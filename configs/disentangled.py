@@ -1,5 +1,6 @@
 """A shared and a specific code that are kept apart: the shared one learns from what users did in other domains than the
-target's, and the specific one has the shared one's directions taken from it. For the world of
+target's and has one mean and covariance in all domains, and the specific one has the shared one's directions taken from
+it. For the world of
 
 mdrec synthetic --domains 2 --items 150 --repeats --cold 0 --users 1500 --mean-length 100 --preference 2
     --shared-factors 2 --specific-factors 2 --out data/factors
@@ -20,7 +21,9 @@ DROPOUT = 0.25
 
 def config() -> RunConfig:
     # The two factors that the domains have in common, and one more: what is wider lets specific factors through.
-    codes = DisentangleConfig(codes=True, across=1.0, shared_learns="own", shared_rank=3, erase=True, sample=256)
+    codes = DisentangleConfig(
+        codes=True, across=1.0, shared_learns="own", shared_rank=3, standardise=True, erase=True, sample=256
+    )
     encoder = {
         "dim": 32,
         "layers": 1,
