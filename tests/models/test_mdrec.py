@@ -47,7 +47,7 @@ def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
     step = jax.jit(jax.value_and_grad(loss))
     before, gradient = step(params)
     length = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-    after, _ = step(jax.tree.map(lambda p, g: p - 0.002 * g / length, params, gradient))
+    after, _ = step(jax.tree.map(lambda p, g: p - 0.0005 * g / length, params, gradient))
     assert after < before
 
 
