@@ -18,7 +18,7 @@ from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
-from mdrec_jax.train.run import fit, load_run
+from mdrec_jax.train.run import fit, load_run, probe_run
 from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
 
@@ -117,7 +117,9 @@ def run_config(domain_embedding: bool, **parts: object) -> RunConfig:
 @pytest.fixture(scope="module")
 def trained(world: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    losses = DisentangleConfig(codes=True, shared_alone=0.5, adversary=0.1, info_nce=0.1, hsic=0.1, sample=8)
+    losses = DisentangleConfig(
+        codes=True, shared_rank=4, standardise=True, shared_alone=0.5, adversary=0.1, info_nce=0.1, hsic=0.1, sample=8
+    )
     fit(run_config(True, disentangle=losses), world, RunFolder(folder))
     return folder
 
@@ -157,6 +159,15 @@ def test_a_code_is_that_of_the_models_own_answer(trained: Path, world: Dataset) 
     scorer, histories = load_run(trained).scorer, last_events(query_list(world, "test"))
     shared, specific, h = (codes_at(scorer, world, histories, code) for code in ("shared", "specific", "h"))
     np.testing.assert_allclose(shared + specific, h, rtol=1e-4, atol=1e-5)
+
+
+def test_a_standardised_code_is_read_before_it_is_told_the_targets_domain(trained: Path, world: Dataset) -> None:
+    run, histories = load_run(trained), last_events(query_list(world, "test"))
+    z, told = (codes_at(run.scorer, world, histories, code) for code in ("standard", "shared"))
+    assert (z.shape[1], told.shape[1]) == (4, 8)
+    expected = readout.balanced_accuracy(z, histories.domain, histories.user)
+    assert probe_run(run).codes["shared"]["logistic"] == expected
+    assert expected != readout.balanced_accuracy(told, histories.domain, histories.user)
 
 
 def test_a_model_without_codes_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
