@@ -6,8 +6,9 @@ and what it takes to score a domain's items is kept beside the domain, like a he
 re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with statistics of a domain's own (Chang et
 al. 2019, arXiv 1906.03950).
 
-The statistics are constants that are worked out from training histories before each look (train/refresh.py); until the
-first of these z is y. They are of states that no target was learned from, like those that are asked for later.
+The statistics are constants that are worked out before each look, of the states that validation asks about
+(train/refresh.py); until the first look z is y. No target was learned from those states, as from all that are asked for
+later.
 """
 
 import jax
