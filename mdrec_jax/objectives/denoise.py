@@ -13,6 +13,8 @@ Robust losses bound what one target can do. With l the cross entropy and p = exp
 
 generalised   (1 - p^q) / q          Zhang and Sabuncu 2018, arXiv 1805.07836: l for q -> 0, 1 - p at q = 1
 symmetric     l + reverse (1 - p)    Wang et al. 2019, arXiv 1908.06112: `reverse` is their -beta A / alpha
+mixture       -log((1 - e) p + e / n)   Patrini et al. 2017, arXiv 1609.03683, theorem 2 (forward correction): a share e
+                                   of the targets is drawn uniformly from the n candidates
 """
 
 import math
@@ -36,13 +38,15 @@ class DenoiseConfig:
         robust: what becomes of the cross entropy of those that stay.
         power: q of `generalised`.
         reverse: weight of the reverse cross entropy of `symmetric`.
+        noise: e of `mixture`.
     """
 
     trim: float = 0.0
     trim_steps: int = 1000
-    robust: Literal["none", "generalised", "symmetric"] = "none"
+    robust: Literal["none", "generalised", "symmetric", "mixture"] = "none"
     power: float = 0.3
     reverse: float = 4.0
+    noise: float = 0.2
 
     def __post_init__(self) -> None:
         checks = {
@@ -50,6 +54,7 @@ class DenoiseConfig:
             "trim_steps": (self.trim_steps >= 1, ">= 1"),
             "power": (0 < self.power <= 1, "above 0, at most 1"),
             "reverse": (0 < self.reverse < math.inf, "> 0"),
+            "noise": (0 < self.noise < 1, "a share, above 0, below 1"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -68,6 +73,7 @@ def denoised(
     weight: Float[jax.Array, " N"],
     domain: Int32[jax.Array, " N"],
     domains: int,
+    choices: Float[jax.Array, " N"],
     step: Int32[jax.Array, ""],
     axis: str,
 ) -> tuple[Float[jax.Array, " N"], Float[jax.Array, ""]]:
@@ -76,6 +82,7 @@ def denoised(
     Args:
         loss: each local token's cross entropy, a constant; anything where there is no target.
         weight: of the targets; 0 where there is none.
+        choices: how many candidates each cross entropy is over.
         step: optimiser steps done.
         axis: the mesh axis that the batch's rows lie along.
     """
@@ -83,13 +90,15 @@ def denoised(
     loss = jnp.where(real, loss, 0.0)
     if config.trim:
         weight = weight * trimmed(config, loss, domain, real, domains, step, axis)
-    value, pull = jax.vjp(partial(robust, config), loss)
+    value, pull = jax.vjp(partial(robust, config, choices=choices), loss)
     (slope,) = pull(jnp.ones_like(loss))
     return weight * slope, jnp.sum(weight * (value - slope * loss))
 
 
-def robust(config: DenoiseConfig, loss: Float[jax.Array, " N"]) -> Float[jax.Array, " N"]:
-    """Each target's loss from its cross entropy."""
+def robust(
+    config: DenoiseConfig, loss: Float[jax.Array, " N"], choices: Float[jax.Array, " N"]
+) -> Float[jax.Array, " N"]:
+    """Each target's loss from its cross entropy over that many candidates."""
     match config.robust:
         case "none":
             return loss
@@ -97,6 +106,8 @@ def robust(config: DenoiseConfig, loss: Float[jax.Array, " N"]) -> Float[jax.Arr
             return -jnp.expm1(-config.power * loss) / config.power
         case "symmetric":
             return loss - config.reverse * jnp.expm1(-loss)
+        case "mixture":
+            return -jnp.logaddexp(math.log1p(-config.noise) - loss, math.log(config.noise) - jnp.log(choices))
 
 
 def trimmed(

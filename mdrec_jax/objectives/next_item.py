@@ -91,6 +91,13 @@ class NextItem:
     """The pools of a softmax, where there are several and they are few."""
 
     @property
+    def _choices(self) -> Float32[jax.Array, " G"]:
+        """How many items a target of each pool is told from, itself among them."""
+        if self.needs_whole_table:
+            return self.allowed.sum(1, dtype=jnp.int32).astype(jnp.float32)
+        return jnp.full(self.allowed.shape[:1], self.config.negatives + 1.0, jnp.float32)
+
+    @property
     def needs_whole_table(self) -> bool:
         return self.config.kind == "softmax"
 
@@ -129,7 +136,9 @@ class NextItem:
         if not self.config.denoise.used:
             return self._sum(model, dense, rows, x, batch, weights, candidates)
         each, domain = self.each(model, dense, rows, encoded, batch, candidates), jnp.asarray(batch.target_domain)
-        weights, offset = denoised(self.config.denoise, each, weights, domain.reshape(-1), self.domains, step, axis)
+        choices = self._choices[self._pool(batch).reshape(-1)]
+        given = domain.reshape(-1), self.domains, choices, step, axis
+        weights, offset = denoised(self.config.denoise, each, weights, *given)
         return self._sum(model, dense, rows, x, batch, weights, candidates) + offset
 
     def each(

@@ -1,5 +1,6 @@
 """Trimmed and robust losses against their formulas, and what they do to the gradient."""
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -66,14 +67,27 @@ def loss_of(config: DenoiseConfig, number: int = 5, kind: Any = "softmax", over:
     return loss
 
 
+def one_by_one(kind: str, over: str, batch: Batch) -> np.ndarray:
+    """The cross entropy of each of the batch's targets, the others without weight."""
+    places = np.argwhere(batch.weight > 0)
+    alone = []
+    for place in places:
+        weight = np.zeros_like(batch.weight)
+        weight[tuple(place)] = 1.0
+        found, _ = spread(loss_of(DenoiseConfig(), 5, kind, over), STATES, dataclasses.replace(batch, weight=weight))
+        alone.append(found)
+    return np.asarray(alone)
+
+
 @pytest.mark.parametrize(
     "config",
     [
         DenoiseConfig(trim=0.4, trim_steps=10),
         DenoiseConfig(trim=0.3, trim_steps=2, robust="generalised", power=0.6),
         DenoiseConfig(robust="symmetric", reverse=2.0),
+        DenoiseConfig(robust="mixture", noise=0.25),
     ],
-    ids=("trimmed", "trimmed and generalised", "symmetric"),
+    ids=("trimmed", "trimmed and generalised", "symmetric", "mixture"),
 )
 def test_the_loss_is_its_formula_on_any_number_of_devices(config: DenoiseConfig) -> None:
     each, q = cross_entropy(), config.power
@@ -81,6 +95,7 @@ def test_the_loss_is_its_formula_on_any_number_of_devices(config: DenoiseConfig)
         "none": each,
         "generalised": (1 - np.exp(-each) ** q) / q,
         "symmetric": each + config.reverse * (1 - np.exp(-each)),
+        "mixture": -np.log((1 - config.noise) * np.exp(-each) + config.noise / len(POOLS[0])),
     }[config.robust]
     factor = expected_factor(config, each, 5)
     if config.trim:
@@ -124,22 +139,40 @@ def test_every_loss_can_be_denoised(kind: str, over: str) -> None:
     assert 0.4 < np.any(trimmed != 0, axis=-1).sum() / BATCH.weight.sum() < 0.6
 
 
-@pytest.mark.parametrize("kind", ["generalised", "symmetric"])
+def test_a_mixture_is_over_the_candidates_of_its_pool() -> None:
+    config = DenoiseConfig(robust="mixture", noise=0.25)
+    for kind, over, sizes in (
+        ("softmax", "target_domain", [len(pool) for pool in POOLS]),
+        ("sampled_softmax", "target_domain", [8 + 1] * len(POOLS)),
+    ):
+        for domain, size in enumerate(sizes):
+            batch = dataclasses.replace(BATCH, weight=BATCH.weight * (BATCH.target_domain == domain))
+            each = one_by_one(kind, over, batch)
+            expected = -np.log((1 - config.noise) * np.exp(-each) + config.noise / size)
+            found, _ = spread(loss_of(config, 5, kind, over), STATES, batch)
+            np.testing.assert_allclose(found, expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["generalised", "symmetric", "mixture"])
 def test_robust_losses_have_the_gradients_of_differences(kind: Any) -> None:
     with jax.enable_x64(True):
         losses = jnp.linspace(0.01, 8.0, 7)
-        check_grads(lambda loss: robust(DenoiseConfig(robust=kind), loss), (losses,), order=1, modes=["rev"])
+        choices = jnp.full(7, 50.0)
+        check_grads(lambda loss: robust(DenoiseConfig(robust=kind), loss, choices), (losses,), order=1, modes=["rev"])
 
 
 def test_what_a_hopeless_target_can_do_is_bounded() -> None:
-    slope = jax.vmap(jax.grad(lambda loss: robust(DenoiseConfig(robust="generalised"), loss[None])[0]))
-    low, high = slope(jnp.asarray([0.1, 20.0]))
-    assert low > 0.9
-    assert high < 0.01
+    for kind in ("generalised", "mixture"):
+        config = DenoiseConfig(robust=kind)
+        slope = jax.vmap(jax.grad(lambda loss, config=config: robust(config, loss[None], jnp.full(1, 50.0))[0]))
+        low, high = slope(jnp.asarray([0.1, 20.0]))
+        assert low > 0.9
+        assert high < 0.01
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("trim", 1.0), ("trim", -0.1), ("trim_steps", 0), ("power", 0.0), ("reverse", 0.0)]
+    ("field", "value"),
+    [("trim", 1.0), ("trim", -0.1), ("trim_steps", 0), ("power", 0.0), ("reverse", 0.0), ("noise", 0.0)],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"loss\.denoise\.{field}"):
