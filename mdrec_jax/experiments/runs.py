@@ -8,6 +8,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.compare import load_runs
+from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results
 from mdrec_jax.files import read_object
@@ -50,14 +51,14 @@ def check_runs(runs: Mapping[Path, RunConfig], dataset: Dataset) -> None:
             )
 
 
-def finish(config: RunConfig, dataset: Dataset, path: Path, splits: Sequence[str], protocols: Sequence[str]) -> bool:
+def finish(config: RunConfig, dataset: Dataset, path: Path, splits: Sequence[Split], protocols: Sequence[str]) -> bool:
     """Train a run and evaluate its best checkpoint, or what is left of that to do. Whether anything was.
 
     Raises:
         Interrupted, NonFiniteError: as `fit`.
     """
     folder = RunFolder(path)
-    wanted = [(split, protocol) for split in splits for protocol in protocols]
+    wanted: list[tuple[Split, str]] = [(split, protocol) for split in splits for protocol in protocols]
     missing = [one for one in wanted if not evaluation_file(folder, *one).exists()]
     if missing:
         try:

@@ -53,7 +53,7 @@ SWITCHES = (
     Switch("projectors", {"model.views.projectors": False}, within=VIEW),
     Switch("shared and specific codes", {CODES: False}, lambda _: _losses(*WEIGHTS)),
     Switch("variational codes", {"model.disentangle.variational": False}, lambda _: _losses("kl"), within=CODES),
-    Switch("sufficiency", _losses("shared_alone", "specific_alone"), within=CODES),
+    Switch("sufficiency", _losses("shared_alone", "specific_alone", "specific_domain"), within=CODES),
     Switch("states of elsewhere", _losses("across"), lambda _: {"model.disentangle.shared_learns": "all"}, CODES),
     Switch("standardised code", {"model.disentangle.standardise": False}, within=CODES),
     Switch("erasure", {"model.disentangle.erase": False}, within=CODES),

@@ -35,15 +35,18 @@ def adversary(
     It is reversed only where the guess is better than chance. Pushed further, codes run ahead of the classifier and
     tell the domain by the answer that it gets wrong.
     """
-    label = jnp.asarray(batch.domain)[..., None]
 
-    def likelihood(x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
-        guess = jax.nn.log_softmax(classifier(unit_rms(x)))
-        return jnp.take_along_axis(guess, label, axis=-1)[..., 0]
+    def missed(x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
+        return unlikely(classifier(unit_rms(x)), jnp.asarray(batch.domain))
 
     domains = classifier.down.kernel.get_value().shape[1]
-    better = likelihood(jax.lax.stop_gradient(shared)) > -jnp.log(jnp.float32(domains))
-    return -likelihood(formulas.gradient_reversal(shared, strength * better.astype(jnp.float32)))
+    better = missed(jax.lax.stop_gradient(shared)) < jnp.log(jnp.float32(domains))
+    return missed(formulas.gradient_reversal(shared, strength * better.astype(jnp.float32)))
+
+
+def unlikely(logits: Float[Array, "R T G"], domain: Int32[Array, "R T"]) -> Float[Array, "R T"]:
+    """-log softmax(logits) at each token's domain."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), domain[..., None], axis=-1)[..., 0]
 
 
 def club(

@@ -25,7 +25,8 @@ from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.types import Batch
 
 WEIGHTS = (
-    "shared_alone", "specific_alone", "across", "info_nce", "mmd", "adversary", "orthogonal", "hsic", "club", "kl",
+    "shared_alone", "specific_alone", "specific_domain", "across", "info_nce", "mmd", "adversary", "orthogonal", "hsic",
+    "club", "kl",
 )  # fmt: skip
 
 
@@ -40,6 +41,8 @@ class DisentangleConfig:
         shared_alone, specific_alone: sufficiency: weight of the next-item loss of each code by itself. A shared code
             that is told no domain can only do well at it among the items of the target's domain
             (`loss.softmax_over target_domain`).
+        specific_domain: sufficiency: weight of the loss of a linear reader of the specific code's domain (Ilse et al.
+            2019, arXiv 1905.10427, eq. 4).
         across: weight of the next-item loss of the shared code of what the user did in other domains than the target's
             (models/elsewhere.py): a third pass through the encoder, in training.
         shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the
@@ -69,6 +72,7 @@ class DisentangleConfig:
     variational: bool = False
     shared_alone: float = 0.0
     specific_alone: float = 0.0
+    specific_domain: float = 0.0
     across: float = 0.0
     shared_learns: Literal["all", "own"] = "all"
     standardise: bool = False
@@ -152,6 +156,8 @@ class Disentangled(nnx.Module):
         self.classifier = (
             code_losses.Perceptron(keys[7], code, config.hidden, domains, scope="private") if adversary else None
         )
+        reader_key, reads = jax.random.fold_in(key, 2), config.specific_domain > 0
+        self.reader = Linear(reader_key, dim, domains, ("embed", "domain"), scope="private") if reads else None
         self.guess = code_losses.Perceptron(keys[8], dim, config.hidden, 2 * dim) if config.club else None
         erasure_key = jax.random.fold_in(key, 1)
         self.erasure = Erasure(erasure_key, config.shared_rank, dim) if config.erase else None
@@ -286,6 +292,10 @@ class Disentangled(nnx.Module):
             losses["adversary"] = code_losses.over(
                 code_losses.adversary(self.classifier, codes["standard"], batch, config.adversary), real
             )
+        if self.reader is not None:
+            known = real & (jnp.asarray(batch.previous_in_target_domain) >= 0)
+            missed = code_losses.unlikely(self.reader(codes["specific"]), jnp.asarray(batch.target_domain))
+            losses["specific_domain"] = config.specific_domain * code_losses.over(missed, known)
         if config.orthogonal:
             squared = formulas.orthogonality(codes["shared"], codes["specific"])
             losses["orthogonal"] = config.orthogonal * code_losses.over(squared, real)

@@ -6,9 +6,10 @@ and what it takes to score a domain's items is kept beside the domain, like a he
 re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with statistics of a domain's own (Chang et
 al. 2019, arXiv 1906.03950).
 
-The statistics are constants that are worked out before each look, of the states that validation asks about
-(train/refresh.py); until the first look z is y. No target was learned from those states, as from all that are asked for
-later.
+The statistics are constants that are worked out before each look, of the states that are looked at, on validation as on
+test (train/refresh.py), like those of a batch norm that meets new data (Li et al. 2016, arXiv 1603.04779); until the
+first look z is y. They read histories alone, never a target. A state that a target was learned from, or whose last
+event was learned, is not like those that are asked for later: with statistics of such states a reader finds more.
 """
 
 import jax
@@ -53,6 +54,14 @@ def _of_domain(
     maps = jax.lax.stop_gradient(maps).astype(x.dtype)
     every = jnp.einsum("rtd,gde->grte", x, maps, precision="highest")
     return jnp.take_along_axis(every, domain[None, :, :, None], axis=0)[0]
+
+
+def standardised(
+    y: Float[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], maps: dict[str, Float32[np.ndarray, "G ..."]]
+) -> Float32[np.ndarray, "N D"]:
+    """z of codes y, as a module that holds these maps gives it."""
+    apart = y - maps["mean"][domain]
+    return np.einsum("nd,nde->ne", apart, maps["white"][domain]).astype(np.float32)
 
 
 def closed_form(

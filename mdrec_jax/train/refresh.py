@@ -11,6 +11,7 @@ import numpy as np
 
 from mdrec_jax.data.queries import query_list
 from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models import erasure, standard
 from mdrec_jax.models.mdrec import MdrecConfig
@@ -37,7 +38,8 @@ def make_refresh(setup: Setup) -> Refresh:
     if isinstance(config, MdrecConfig) and config.disentangle.erase:
         parts.append(_erasing(setup, config.disentangle.shared_rank))
     if isinstance(config, MdrecConfig) and config.disentangle.standardise:
-        parts.append(_standardising(setup))
+        standardise = standardising(setup, "validation")
+        parts.append(lambda state: _at(state, standardise(state.params)))
 
     def refresh(state: TrainState) -> TrainState:
         for part in parts:
@@ -45,6 +47,11 @@ def make_refresh(setup: Setup) -> Refresh:
         return state
 
     return refresh
+
+
+def _at(state: TrainState, params: Params) -> TrainState:
+    """The optimiser's moments stay."""
+    return dataclasses.replace(state, params=params)
 
 
 def _erasing(setup: Setup, rank: int) -> Refresh:
@@ -58,30 +65,29 @@ def _erasing(setup: Setup, rank: int) -> Refresh:
         # Parameters that are not finite are for the loop to find.
         if not np.isfinite(found).all():
             return state
-        return _with(state, {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}})
+        return _at(state, _with(state.params, {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}}))
 
     return refresh
 
 
-def _standardising(setup: Setup) -> Refresh:
-    """The standard code's statistics, where the histories of validation queries end: states that no training target was
-    asked of, as all that are asked for later. No validation target is read; but probes of these very histories find
-    less in the code than those of others do."""
-    histories, domains = last_events(query_list(setup.dataset, "validation")), setup.dataset.spec.num_domains
+def standardising(setup: Setup, split: Split) -> Callable[[Params], Params]:
+    """Puts the standard code's statistics into parameters: those of the states where the histories that a split asks
+    about end. None of its targets is read."""
+    histories = last_events(query_list(setup.dataset, split))
     dtype = compute_dtype(setup.config.precision.compute)
 
-    def refresh(state: TrainState) -> TrainState:
-        scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+    def refresh(params: Params) -> Params:
+        scorer = make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
         code = codes_at(scorer, setup.dataset, histories, "plain")
         if not np.isfinite(code).all():
-            return state
-        return _with(state, {"standard": standard.closed_form(code, histories.domain, domains)})
+            return params
+        return _with(params, {"standard": standard.closed_form(code, histories.domain, setup.dataset.spec.num_domains)})
 
     return refresh
 
 
-def _with(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """The state with other values of some parameters of the fusion; the optimiser's moments stay."""
+def _with(params: Params, values: dict[str, Any]) -> Params:
+    """The parameters with other values of some of the fusion's."""
 
     def changed(before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         return before | {name: one(before[name], value) for name, value in values.items()}
@@ -91,8 +97,7 @@ def _with(state: TrainState, values: dict[str, Any]) -> TrainState:
             return changed(before, value)
         return jax.device_put(value.astype(before.dtype), before.sharding)
 
-    dense = changed(state.params.dense, {"fusion": values})
-    return dataclasses.replace(state, params=dataclasses.replace(state.params, dense=dense))
+    return dataclasses.replace(params, dense=changed(params.dense, {"fusion": values}))
 
 
 def _moments(setup: Setup) -> Callable[[Params, Batch], erasure.Moments]:

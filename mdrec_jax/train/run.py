@@ -18,7 +18,7 @@ from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.floors import floor_ranks
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.probes import Probes, probe
-from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, write_results
@@ -30,7 +30,7 @@ from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
-from mdrec_jax.train.refresh import make_refresh
+from mdrec_jax.train.refresh import make_refresh, standardising
 from mdrec_jax.train.run_folder import (
     RunFolder,
     check_free,
@@ -219,6 +219,15 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     return TrainedRun(setup, state.params, step)
 
 
+def looking_at(run: TrainedRun, split: Split) -> TrainedRun:
+    """The same run, with the statistics of a standard code (models/standard.py) worked out from the histories of this
+    split, as before each look of the training."""
+    model = run.setup.config.model
+    if not isinstance(model, MdrecConfig) or not model.disentangle.standardise:
+        return run
+    return dataclasses.replace(run, params=standardising(run.setup, split)(run.params))
+
+
 def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
     """The same run with another weight of what counting adds.
 
@@ -234,7 +243,7 @@ def _dataset_path(folder: RunFolder) -> Path:
 
 
 def evaluate_runs(
-    runs: Sequence[TrainedRun], protocol_name: str = "full", split: str = "test", *, seed: int = 0
+    runs: Sequence[TrainedRun], protocol_name: str = "full", split: Split = "test", *, seed: int = 0
 ) -> tuple[Results, dict[str, list[Ranks]]]:
     """The results of runs that differ in their seed, with the floors in front, and the ranks they are made of.
 
@@ -245,7 +254,7 @@ def evaluate_runs(
     _check_alike([run.setup.config for run in runs])
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
     models: dict[str, list[Ranks]] = {name: [one] for name, one in floor_ranks(asked).items()}
-    models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
+    models[model_name(setup.config)] = [rank_queries(looking_at(run, split).scorer, asked) for run in runs]
     results = make_results(
         asked,
         models,
@@ -274,7 +283,7 @@ def _check_alike(configs: Sequence[RunConfig]) -> None:
         )
 
 
-def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Routing:
+def inspect_routing(path: Path, split: Split = "test", *, at_most: int = 0) -> Routing:
     """What the best parameters of a run do with the histories of a split's queries.
 
     Args:
@@ -295,11 +304,11 @@ def inspect_routing(path: Path, split: str = "test", *, at_most: int = 0) -> Rou
     return measure_routing(run.scorer, asked, config.gates)
 
 
-def probe_run(run: TrainedRun, protocol_name: str = "full", split: str = "test", *, seed: int = 0) -> Probes:
+def probe_run(run: TrainedRun, protocol_name: str = "full", split: Split = "test", *, seed: int = 0) -> Probes:
     """What a disentangled run's codes give away and are worth. Raises InputError for a model without codes."""
     setup = run.setup
     asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
-    return probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
+    return probe(looking_at(run, split).scorer, asked, config=setup.config.hash(), seed=seed)
 
 
 def model_name(config: RunConfig) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled
+from mdrec_jax.models.disentangle import WEIGHTS, DisentangleConfig, Disentangled
 from mdrec_jax.models.layers import row_seeds
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.views import ViewsConfig
@@ -22,7 +22,7 @@ SEQUENCES = random_sequences(0, LENGTHS)
 EVERYTHING = DisentangleConfig(
     codes=True, fusion="gate", variational=True, shared_alone=0.5, specific_alone=0.25, info_nce=0.1, mmd=0.2,
     adversary=0.3, orthogonal=0.4, hsic=0.5, club=0.6, kl=0.7, sample=32, hidden=4,
-    across=0.8, shared_rank=3, erase=True,
+    across=0.8, shared_rank=3, erase=True, specific_domain=0.9,
 )  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def spread(batch: Batch, devices: int) -> tuple[Any, Any]:
 
 def test_losses_and_gradients_do_not_depend_on_how_the_rows_are_spread() -> None:
     (losses, gradient), (again, same) = (spread(BATCH, devices) for devices in (1, 4))
-    assert losses.keys() == {"parts", "adversary", "orthogonal", "info_nce", "mmd", "hsic", "club", "kl", "erase"}
+    # The model scores codes by themselves elsewhere, as it does the state.
+    assert losses.keys() == {"parts", "erase"} | (set(WEIGHTS) - {"shared_alone", "specific_alone", "across"})
     for name, loss in losses.items():
         assert loss != 0 or name == "parts"
         np.testing.assert_allclose(again[name], loss, rtol=2e-5, err_msg=name)
@@ -171,6 +172,27 @@ def test_the_adversary_learns_what_the_code_unlearns() -> None:
         other = jax.tree.map(lambda p: p, fusion)
         setattr(other, name, moved)
         assert np.sign(loss(other) - before) == sign, name
+
+
+def test_the_specific_code_learns_to_give_its_domain_away_where_it_has_one() -> None:
+    fusion = module(specific_domain=0.5)
+
+    def loss(fusion: Disentangled, own: jax.Array = X[1]) -> jax.Array:
+        return fusion(X[0], own, X[2], BATCH, SEEDS)[2]["specific_domain"]
+
+    assert fusion.reader is not None
+    logits = np.asarray(fusion.reader(fusion(*X, BATCH, None)[1]["specific"]))
+    missed = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, BATCH.target_domain[..., None], -1)[..., 0]
+    known = (BATCH.weight > 0) & (BATCH.previous_in_target_domain >= 0)
+    assert 0 < known.sum() < (BATCH.weight > 0).sum()
+    before, gradient = jax.value_and_grad(loss)(fusion)
+    np.testing.assert_allclose(before, 0.5 * missed[known].sum(), rtol=1e-5)
+    for name in ("reader", "specific_map"):
+        other = jax.tree.map(lambda p: p, fusion)
+        setattr(other, name, jax.tree.map(lambda p, g: p - 1e-3 * g, getattr(fusion, name), getattr(gradient, name)))
+        assert loss(other) < before, name
+    moved = np.any(np.asarray(jax.grad(loss, argnums=1)(fusion, X[1])) != 0, axis=-1)
+    np.testing.assert_array_equal(moved, known)
 
 
 def test_clubs_guess_and_the_codes_do_not_pull_at_each_other() -> None:
