@@ -1,7 +1,7 @@
 """The noise curve: NDCG@10 against the share of training events whose item was replaced, with and without denoising.
 
     python benchmarks/noise.py --data data/synthetic --out runs/noise [--preset quickstart] [--shares 0,.2,.4]
-        [--seeds 0,1,2] [--epochs N] [--plot benchmarks/noise.png]
+        [--seeds 0,1,2] [--epochs N] [--ways mixture,trimmed] [--plot benchmarks/noise.png]
 
 Each way of denoising has its settings; at every share the one that is best on the validation split, seed 0, trains the
 other seeds too. Figures are of the test split, full ranking; differences from the plain loss are paired over seeds and
@@ -31,8 +31,15 @@ WAYS: dict[str, tuple[DenoiseConfig, ...]] = {
     "trimmed": tuple(DenoiseConfig(trim=share, trim_steps=300) for share in (0.1, 0.2, 0.3)),
     "generalised": tuple(DenoiseConfig(robust="generalised", power=power) for power in (0.1, 0.2, 0.4)),
     "symmetric": tuple(DenoiseConfig(robust="symmetric", reverse=reverse) for reverse in (1.0, 4.0, 16.0)),
+    "mixture": tuple(DenoiseConfig(robust="mixture", noise=noise) for noise in (0.3, 0.5, 0.7)),
 }
-COLOURS = ("#5a6570", "#1f6f8b", "#c2702d", "#6b8f3a")
+COLOURS = {
+    "plain": "#5a6570",
+    "trimmed": "#1f6f8b",
+    "generalised": "#c2702d",
+    "symmetric": "#6b8f3a",
+    "mixture": "#8a4f7d",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +53,9 @@ class Study:
 
     def run(self, share: float, setting: DenoiseConfig, seed: int) -> Path:
         """The folder of a run that is trained and evaluated."""
-        name = f"noise-{share:g}/{setting.robust}-{setting.trim:g}-{setting.power:g}-{setting.reverse:g}"
+        name = f"noise-{share:g}/{setting.robust}-" + "-".join(
+            f"{value:g}" for value in (setting.trim, setting.power, setting.reverse, setting.noise)
+        )
         path = seed_folder(self.out / name, seed)
         config = replace(self.config, batching={"noise": {"share": share}}, loss={"denoise": setting}, seed=seed)
         finish(config, self.dataset, path, ("validation", "test"), (PROTOCOL,))
@@ -91,6 +100,7 @@ def main() -> None:
     parser.add_argument("--preset", default="quickstart")
     parser.add_argument("--shares", default="0,.2,.4")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--ways", default=",".join(list(WAYS)[1:]), help="beside the plain loss (default: all)")
     parser.add_argument("--epochs", type=float, help="instead of the preset's")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -98,12 +108,13 @@ def main() -> None:
     if args.epochs:
         config = replace(config, train={"epochs": args.epochs})
     study = Study(config, open_dataset(args.data), args.out, tuple(map(int, args.seeds.split(","))))
-    shares, curves = [float(share) for share in args.shares.split(",")], {way: [] for way in WAYS}
+    ways = {way: WAYS[way] for way in ("plain", *args.ways.split(","))}
+    shares, curves = [float(share) for share in args.shares.split(",")], {way: [] for way in ways}
     print("| replaced | loss | setting | validation | test NDCG@10 | minus plain (95 %) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for share in shares:
         plain: list[Path] = []
-        for way, settings in WAYS.items():
+        for way, settings in ways.items():
             setting, paths = study.chosen(share, settings)
             plain = plain or paths
             gap = study.against(paths, plain)
@@ -113,8 +124,8 @@ def main() -> None:
             print(f"| {share:g} | {way} | {described(setting)} | {shown} | {lead} |", flush=True)
     if args.plot:
         figure, axes = plt.subplots(figsize=(4.6, 3.0))
-        for (way, values), colour in zip(curves.items(), COLOURS, strict=True):
-            axes.plot(shares, values, "o-", color=colour, label=way, markersize=4)
+        for way, values in curves.items():
+            axes.plot(shares, values, "o-", color=COLOURS[way], label=way, markersize=4)
         axes.set_xlabel("share of training events replaced", fontsize=9)
         axes.set_ylabel("test NDCG@10", fontsize=9)
         axes.legend(frameon=False, fontsize=8.5)
