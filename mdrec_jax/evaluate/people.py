@@ -40,9 +40,10 @@ def read_users(path: Path, dataset: Dataset) -> People:
         dataset: the data set that the model was trained on.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file that cannot be read, or that has no row.
     """
     names = _read_names(path, "user")
+    _refuse_nobody(len(names), path)
     user = dataset.lookup_users(names)
     offsets = plain(dataset.sequence_offsets)
     chosen = _sequence_of(dataset)[np.maximum(user, 0)]
@@ -79,7 +80,8 @@ def read_histories(path: Path, dataset: Dataset, *, time_unit: str | None = None
     exists. Items that the catalogue does not have become item 1 and are counted.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, an unknown domain or event type, a bad time.
+        InputError: a file that cannot be read or has no row, a missing column, an unknown domain or event type, a bad
+            time.
     """
     frame = _read_events(path, dataset, time_unit)
     named = frame.with_columns(pl.col("item").fill_null("")).filter(pl.col("item") != "")
@@ -150,6 +152,7 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
         for what, name in columns.items()
     }
     frame = _collect(path, kind, {"_row": pl.col("_row"), **values}, list(columns.values()))
+    _refuse_nobody(len(frame), path)
     for what, known in (("domain", manifest.domains), ("event", manifest.event_types)):
         if what not in columns:
             frame = frame.with_columns(pl.lit(known[0]).alias(what))
@@ -163,6 +166,11 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
         _refuse(late, path, kind, columns, "time", "", time_unit)
         refuse_seconds(path, kind, columns["time"], time_unit)
     return frame
+
+
+def _refuse_nobody(number: int, path: Path) -> None:
+    if not number:
+        raise InputError("the file names nobody", file=path, found="0 rows", expected="at least one")
 
 
 def _refuse(

@@ -170,6 +170,7 @@ def test_a_choice_that_leaves_nothing_is_refused(
         ("user,item,domain\nx,a,books\n,b,books\n", "row 3, column 'user': missing user"),
         ("user,item,item,domain\nx,a,b,books\n", "duplicate column"),
         ("", "empty"),
+        ("user,item,domain\n", "names nobody"),
     ],
 )
 def test_a_bad_file_of_histories_is_refused_with_its_row(
@@ -191,6 +192,12 @@ def test_a_missing_column_of_histories_is_not_blamed_on_an_option(world: Dataset
     with pytest.raises(InputError) as error:
         read_histories(written(tmp_path, "h.csv", "user,domain\nx,books\n"), world)
     assert error.value.expected == "a column item"
+
+
+@pytest.mark.parametrize(("name", "text"), [("users.csv", "user\n"), ("users.txt", ""), ("users.txt", "\n\n")])
+def test_a_file_of_no_users_is_refused(world: Dataset, tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(InputError, match=r"names nobody|empty"):
+        read_users(written(tmp_path, name, text), world)
 
 
 def test_files_of_unknown_formats_are_refused(world: Dataset, tmp_path: Path) -> None:
