@@ -5,7 +5,7 @@
 
 Each way of denoising has its settings; at every share the one that is best on the validation split, seed 0, trains the
 other seeds too. Figures are of the test split, full ranking; differences from the plain loss are paired over seeds and
-users. Run folders are kept in --out, and the same command goes on where it was stopped.
+users both. Run folders are kept in --out, and the same command goes on where it was stopped.
 """
 
 import argparse
@@ -82,7 +82,8 @@ class Study:
         """The paired difference on the test split."""
         where, _ = place_of(self.config.train.metric)
         ours, theirs = (ranks_of(list(each), "test", PROTOCOL)[1] for each in (paths, plain))
-        every = compare(ours, theirs, (METRIC,), domains=self.dataset.manifest.domains)
+        # Runs of one seed start from the same parameters and read the same batches: only the loss differs.
+        every = compare(ours, theirs, (METRIC,), domains=self.dataset.manifest.domains, paired_seeds=True)
         return next(one for one in every if one.where == where)
 
 

@@ -23,6 +23,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--with-model", metavar="NAME", help="the second model's")
     parser.add_argument("--metrics", metavar="A,B", default="hr@10,ndcg@10,mrr")
     parser.add_argument("--slices", action="store_true", help="by history length, and warm and cold targets")
+    parser.add_argument(
+        "--paired-seeds",
+        action="store_true",
+        help="the runs of a seed start alike and read the same batches (but for the loss they are alike): draw them in pairs",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the differences; - = standard output")
     parser.set_defaults(run=run)
 
@@ -41,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     first_name, first_results, first = load_runs(args.first, args.model)
     second_name, second_results, second = load_runs(second_paths, args.with_model)
     check_comparable(first_results, second_results, second_paths[0])
-    differences = compare(first, second, names, domains=first_results.domains, slices=args.slices)
+    differences = compare(
+        first, second, names, domains=first_results.domains, slices=args.slices, paired_seeds=args.paired_seeds
+    )
     answer = {
         "first": {"model": first_name, "config": first_results.config, "runs": len(first)},
         "second": {"model": second_name, "config": second_results.config, "runs": len(second)},

@@ -1,8 +1,9 @@
 """Which of two models is better, and could it be chance: the paired bootstrap over seeds and users.
 
-Both models are asked the same questions, so a draw takes the same users for both; each model's seeds are drawn on their
-own, since seed 0 of one model has nothing in common with seed 0 of another. With few seeds the spread between trainings
-is drawn from few values and the interval is on the narrow side.
+Both models are asked the same questions, so a draw takes the same users for both. Each model's seeds are drawn on their
+own, since seed 0 of one model has nothing in common with seed 0 of another; but for runs that differ in their loss
+alone, which start from the same parameters and read the same batches, seed by seed: those may be drawn in pairs. With
+few seeds the spread between trainings is drawn from few values and the interval is on the narrow side.
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def compare(
     *,
     domains: Sequence[str] = ("all",),
     slices: bool = False,
+    paired_seeds: bool = False,
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
 ) -> list[Difference]:
@@ -68,11 +70,14 @@ def compare(
         metrics: their names.
         domains: the data set's.
         slices: by slice instead of by domain.
+        paired_seeds: a draw takes the same seeds of both models.
         draws, seed: of the bootstrap.
 
     Raises:
-        InputError: the models were not asked the same questions.
+        InputError: the models were not asked the same questions, or seeds that cannot be paired.
     """
+    if paired_seeds and len(first) != len(second):
+        raise InputError("seeds without a pair", found=f"{len(first)} and {len(second)} seeds", expected="as many each")
     measured = [[question_metrics(part, metrics) for part in parts] for parts in (first, second)]
     _check_same_questions([*measured[0], *measured[1]])
     like = measured[0][0]
@@ -84,7 +89,9 @@ def compare(
     shape = (draws, len(groups), len(first) + len(second), len(metrics))
     drawn = bootstrap.ratio(sums, counts).reshape(shape)
     generator = np.random.default_rng(np.random.SeedSequence([seed, len(first), len(second)]))
-    gap = _seed_mean(drawn[:, :, : len(first)], generator) - _seed_mean(drawn[:, :, len(first) :], generator)
+    ours = _seed_weights(draws, len(first), generator)
+    theirs = ours if paired_seeds else _seed_weights(draws, len(second), generator)
+    gap = np.einsum("bcsm,bs->bcm", drawn, np.concatenate([ours, -theirs], axis=1))
     means = np.asarray(
         [[np.mean([p.values[group.member].mean(0) for p in parts], axis=0) for parts in measured] for group in groups]
     )
@@ -119,13 +126,12 @@ def _differences(
     ]
 
 
-def _seed_mean(values: Float64[np.ndarray, "B C S M"], generator: np.random.Generator) -> Float64[np.ndarray, "B C M"]:
-    """Each draw's mean over as many seeds as there are, drawn with replacement."""
-    draws, _, seeds, _ = values.shape
+def _seed_weights(draws: int, seeds: int, generator: np.random.Generator) -> Float64[np.ndarray, "B S"]:
+    """The weights of each draw's mean over as many seeds as there are, drawn with replacement."""
     taken = generator.integers(0, seeds, size=(draws, seeds))
-    times = np.zeros((draws, seeds))
-    np.add.at(times, (np.arange(draws)[:, None], taken), 1.0 / seeds)
-    return np.einsum("bcsm,bs->bcm", values, times)
+    weights = np.zeros((draws, seeds))
+    np.add.at(weights, (np.arange(draws)[:, None], taken), 1.0 / seeds)
+    return weights
 
 
 def _two_sided(gap: Float64[np.ndarray, "B"]) -> float:

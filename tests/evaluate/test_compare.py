@@ -56,6 +56,16 @@ def test_noise_between_seeds_widens_the_interval() -> None:
     assert width[1] > 3 * width[0]
 
 
+def test_seeds_that_go_together_may_be_drawn_together() -> None:
+    ours, theirs = [run(s - 0.1, 1) for s in (-0.4, 0, 0.4)], [run(s, 2) for s in (-0.4, 0, 0.4)]
+    (apart,), (together,) = (compare(ours, theirs, ["mrr"], paired_seeds=paired) for paired in (False, True))
+    assert together.difference == apart.difference
+    assert together.clear
+    assert not apart.clear
+    with pytest.raises(InputError, match="without a pair"):
+        compare(ours, theirs[:2], ["mrr"], paired_seeds=True)
+
+
 def test_false_alarms_are_rare() -> None:
     alarms = sum(compare([run(0, 2 * seed)], [run(0, 2 * seed + 1)], ["mrr"], draws=300)[0].clear for seed in range(60))
     assert alarms <= 9
