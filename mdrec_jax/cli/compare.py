@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--paired-seeds",
         action="store_true",
-        help="the runs of a seed start alike and read the same batches (but for the loss they are alike): draw them in pairs",
+        help="the runs of a seed are alike but for their loss, and are drawn in pairs",
     )
     parser.add_argument("--json", metavar="FILE", help="write the differences; - = standard output")
     parser.set_defaults(run=run)
