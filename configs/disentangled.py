@@ -22,8 +22,9 @@ DROPOUT = 0.25
 def config() -> RunConfig:
     # The two factors that the domains have in common, and one more: what is wider lets specific factors through.
     codes = DisentangleConfig(
-        codes=True, across=1.0, shared_learns="own", shared_rank=3, standardise=True, erase=True, sample=256
-    )
+        codes=True, specific_domain=0.1, across=1.0, shared_learns="own", shared_rank=3, standardise=True, erase=True,
+        sample=256,
+    )  # fmt: skip
     encoder = {
         "dim": 32,
         "layers": 1,
