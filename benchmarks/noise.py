@@ -109,7 +109,10 @@ def main() -> None:
     if args.epochs:
         config = replace(config, train={"epochs": args.epochs})
     study = Study(config, open_dataset(args.data), args.out, tuple(map(int, args.seeds.split(","))))
-    ways = {way: WAYS[way] for way in ("plain", *args.ways.split(","))}
+    unknown = sorted(set(args.ways.split(",")) - set(WAYS))
+    if unknown:
+        parser.error(f"--ways: unknown {', '.join(unknown)}; there are {', '.join(WAYS)}")
+    ways = {way: WAYS[way] for way in dict.fromkeys(("plain", *args.ways.split(",")))}
     shares, curves = [float(share) for share in args.shares.split(",")], {way: [] for way in ways}
     print("| replaced | loss | setting | validation | test NDCG@10 | minus plain (95 %) |")
     print("| --- | --- | --- | --- | --- | --- |")

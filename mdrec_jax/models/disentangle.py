@@ -41,8 +41,8 @@ class DisentangleConfig:
         shared_alone, specific_alone: sufficiency: weight of the next-item loss of each code by itself. A shared code
             that is told no domain can only do well at it among the items of the target's domain
             (`loss.softmax_over target_domain`).
-        specific_domain: sufficiency: weight of the loss of a linear reader of the specific code's domain (Ilse et al.
-            2019, arXiv 1905.10427, eq. 4).
+        specific_domain: sufficiency: weight of the loss of a linear reader of the specific code's domain (as of
+            the domain's own latent code in Ilse et al. 2019, arXiv 1905.10427).
         across: weight of the next-item loss of the shared code of what the user did in other domains than the target's
             (models/elsewhere.py): a third pass through the encoder, in training.
         shared_learns: what moves the shared code: `all` losses, or only its own; with `own` it is a constant in the

@@ -56,6 +56,11 @@ class NextItemConfig:
         for name, (value, holds, expected) in checks.items():
             if not holds:
                 raise ConfigError("out of range", column=f"loss.{name}", found=value, expected=expected)
+        if self.denoise.robust == "mixture" and self.kind not in ("softmax", "sampled_softmax"):
+            raise ConfigError(
+                "a mixture needs the probability of an item among others",
+                column="loss.denoise.robust", found=f"mixture with {self.kind}", expected="softmax or sampled_softmax",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

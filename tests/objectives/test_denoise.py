@@ -153,6 +153,11 @@ def test_a_mixture_is_over_the_candidates_of_its_pool() -> None:
             np.testing.assert_allclose(found, expected.sum(), rtol=1e-5)
 
 
+def test_losses_that_are_no_cross_entropy_have_no_mixture() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.denoise\.robust.*\n.*mixture with gbce"):
+        NextItemConfig("gbce", denoise=DenoiseConfig(robust="mixture"))
+
+
 @pytest.mark.parametrize("kind", ["generalised", "symmetric", "mixture"])
 def test_robust_losses_have_the_gradients_of_differences(kind: Any) -> None:
     with jax.enable_x64(True):
