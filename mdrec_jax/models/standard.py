@@ -60,8 +60,11 @@ def standardised(
     y: Float[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], maps: dict[str, Float32[np.ndarray, "G ..."]]
 ) -> Float32[np.ndarray, "N D"]:
     """z of codes y, as a module that holds these maps gives it."""
-    apart = y - maps["mean"][domain]
-    return np.einsum("nd,nde->ne", apart, maps["white"][domain]).astype(np.float32)
+    z = np.empty(y.shape, np.float32)
+    for number, (mean, white) in enumerate(zip(maps["mean"], maps["white"], strict=True)):
+        mine = domain == number
+        z[mine] = (y[mine] - mean) @ white
+    return z
 
 
 def closed_form(
