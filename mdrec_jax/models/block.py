@@ -12,7 +12,7 @@ from mdrec_jax.models.context import Context
 from mdrec_jax.models.delta_memory import DeltaMemory
 from mdrec_jax.models.experts import Experts
 from mdrec_jax.models.layers import FeedForward, Linear, Norm, dropout, fold_seeds
-from mdrec_jax.models.looping import Halting
+from mdrec_jax.models.looping import Halting, PassChange
 from mdrec_jax.models.mdrec_config import MdrecConfig
 from mdrec_jax.models.memory import BankReads, SharedBank, SlotMemory
 from mdrec_jax.models.mixers import Mixers
@@ -86,7 +86,12 @@ class Block(nnx.Module):
         self.slots = SlotMemory(more[2], base.dim, written, output_gain=gain) if written.mode == "erase" else None
         rank = config.views.domain_rank
         self.paths = DomainPaths(more[3], base.dim, spec.num_domains + 1, rank) if rank else None
-        self.halting = Halting(more[4], base.dim, config.loop) if config.loop.most > 1 else None
+        loop = config.loop
+        self.halting = Halting(more[4], base.dim, loop) if loop.most > 1 else None
+        change_keys, changes = jax.random.split(jax.random.fold_in(more[4], 1)), loop.most > 1 and loop.rank > 0
+        self.attention_change, self.ffn_change = (
+            PassChange(key, base.dim, loop) if changes else None for key in change_keys
+        )
 
     def __call__(
         self,
@@ -102,7 +107,7 @@ class Block(nnx.Module):
         losses, traces = [], []
 
         def change(x: Float[Array, "R T D"], number: int) -> Float[Array, "R T D"]:
-            y, loss, trace = self.once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)))
+            y, loss, trace = self.once(x, view, shared, segments, fold_seeds(seeds, jnp.uint32(100 + number)), number)
             losses.append(loss)
             traces.append(trace)
             return y - x
@@ -113,6 +118,11 @@ class Block(nnx.Module):
         trace = mean_of(traces) | {"loops": jax.lax.stop_gradient(passes)}
         return mixed, sum(losses, jnp.float32(0.0)) / most + self.config.loop.ponder * ponder, trace
 
+    def attended(self, x: Float[Array, "R T D"], number: int | Array) -> Float[Array, "R T D"]:
+        """What the attention of a pass reads."""
+        y = self.attention_norm(x)
+        return y if self.attention_change is None else self.attention_change(y, number)
+
     def once(
         self,
         x: Float[Array, "R T D"],
@@ -120,9 +130,11 @@ class Block(nnx.Module):
         shared: SharedBank | None,
         segments: int,
         seeds: UInt32[Array, "R 2"] | None,
+        number: int | Array = 0,
     ) -> tuple[Float[Array, "R T D"], Float[Array, ""], Trace]:
+        """One pass; `number` from 0."""
         base, total, trace = self.config.encoder, jnp.float32(0.0), {}
-        y = self.attention_norm(x)
+        y = self.attended(x, number)
         out = None if self.attention is None else view.attend(self.attention, self.delta, y, segments, seeds)
         if self.mixers is not None:
             out, loss, routed = self.mixers(y, out, view.places.segment, view.context)
@@ -135,6 +147,7 @@ class Block(nnx.Module):
         if self.banks is not None:
             x = x + dropout(self.banks(x, shared), seeds, 5, base.residual_dropout)
         y = self.ffn_norm(x)
+        y = y if self.ffn_change is None else self.ffn_change(y, number)
         if self.experts is not None:
             out, loss, routed = self.experts(y, view.places.segment, view.context)
             total, trace = total + loss, trace | trace_of("experts", routed)

@@ -4,6 +4,11 @@
 
     h_1 = h_0 + f(h_0),   h_t = h_{t-1} + softplus(a_t) f(h_{t-1})
     p_t = sigmoid(W [h_t; t/N] + b),   w_t = p_t prod_{i<t} (1 - p_i),   w_N = prod_{i<N} (1 - p_i),   h = sum_t w_t h_t
+
+What a pass may have of its own is a small change of what the block's layers read (relaxed recursion, Bae et al. 2024,
+arXiv 2410.20672, whose low-rank changes are those of the layers' weights):
+
+    y -> y (1 + s_t) + v_t + y A_t B_t
 """
 
 from collections.abc import Callable
@@ -14,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mdrec_jax.models import init
 from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import Linear, at_least_float32
 from mdrec_jax.models.pure import parameter
@@ -27,16 +33,40 @@ class LoopConfig:
         halt_bias: what the sigmoid of stopping starts at; with 0 or more, most runs stop at the first pass for good.
         step_start: what the softplus of a later pass's step size starts at.
         ponder: weight of the expected number of passes, (mean - 1) / (most - 1), a token.
+        rank: of A_t B_t; with 0, passes have nothing of their own.
     """
 
     most: int = 1
     halt_bias: float = -3.0
     step_start: float = -2.0
     ponder: float = 0.0
+    rank: int = 0
 
     def __post_init__(self) -> None:
         check("loop.most", self.most, 1 <= self.most <= 8, "1 to 8 passes")
         check("loop.ponder", self.ponder, self.ponder >= 0, ">= 0")
+        check("loop.rank", self.rank, self.rank >= 0, "a rank, >= 0")
+
+
+class PassChange(nnx.Module):
+    """What each of N passes does to what a layer reads; nothing when training starts."""
+
+    def __init__(self, key: jax.Array, dim: int, config: LoopConfig) -> None:
+        most, rank = config.most, config.rank
+        down = jnp.stack([init.matrix(one, dim, rank) for one in jax.random.split(key, most)])
+        self.scale, self.shift = (parameter(jnp.zeros((most, dim)), "pass", "embed", group="vector") for _ in range(2))
+        self.down = parameter(down, "pass", "embed", "pass_rank")
+        self.up = parameter(jnp.zeros((most, rank, dim)), "pass", "pass_rank", "embed")
+
+    def __call__(self, y: Float[Array, "R T D"], number: int | Array) -> Float[Array, "R T D"]:
+        """
+        Args:
+            number: of the pass, from 0.
+        """
+        scale, shift, down, up = (
+            part.get_value()[number].astype(y.dtype) for part in (self.scale, self.shift, self.down, self.up)
+        )
+        return y + y * scale[None, None, :] + shift[None, None, :] + (y @ down) @ up
 
 
 class Halting(nnx.Module):

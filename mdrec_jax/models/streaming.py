@@ -167,17 +167,19 @@ class _Pass:
     context: Context
     path: Int32[Array, "U B"]
 
-    def taken(self, x: Float[Array, "U B D"], lanes: Lanes, runs: Array | None = None) -> tuple[Array, Lanes]:
-        """The states after it, and what is kept; `runs` as of `Step`."""
+    def taken(
+        self, x: Float[Array, "U B D"], lanes: Lanes, number: int | Array = 0, runs: Array | None = None
+    ) -> tuple[Array, Lanes]:
+        """The states after it, and what is kept; `number` of the pass, `runs` as of `Step`."""
         step = self._step(lanes, runs, reads=True)
-        y, _, _ = self.block.once(x, step, self.encoder.shared_bank, 0, None)
+        y, _, _ = self.block.once(x, step, self.encoder.shared_bank, 0, None, number)
         return y, step.lanes
 
-    def skipped(self, x: Float[Array, "U B D"], lanes: Lanes) -> Lanes:
+    def skipped(self, x: Float[Array, "U B D"], lanes: Lanes, number: int | Array) -> Lanes:
         """What is kept where no token takes it."""
         block, step = self.block, self._step(lanes, None, reads=False)
         assert block.attention is not None
-        step.attend(block.attention, block.delta, block.attention_norm(x), 0, None)
+        step.attend(block.attention, block.delta, block.attended(x, number), 0, None)
         if block.slots is not None and block.slots_norm is not None:
             step.remember(block.slots, block.slots_norm(x), 0)
         return step.lanes
@@ -218,7 +220,7 @@ def _all_passes(
     after = list(kept)
 
     def change(x: Array, number: int) -> Array:
-        y, after[number] = one.taken(x, kept[number])
+        y, after[number] = one.taken(x, kept[number], number)
         return y - x
 
     mixed, _ = halting(change, x)
@@ -231,14 +233,14 @@ def _passes_until(
     """The loop ends where every token has stopped; the passes after it read nothing."""
 
     def change(x: Array, number: Array, runs: Array, kept: Lanes) -> tuple[Array, Lanes]:
-        y, new = one.taken(x, jax.tree.map(lambda k: k[number], kept), runs)
+        y, new = one.taken(x, jax.tree.map(lambda k: k[number], kept), number, runs)
         return y - x, _put(kept, number, new)
 
     together = jax.tree.map(lambda *passes: jnp.stack(passes), *kept)
     mixed, stopped, taken, together = halting.until(change, x, one.at.here, together, tolerance)
 
     def skip(number: Array, kept: Lanes) -> Lanes:
-        return _put(kept, number, one.skipped(stopped, jax.tree.map(lambda k: k[number], kept)))
+        return _put(kept, number, one.skipped(stopped, jax.tree.map(lambda k: k[number], kept), number))
 
     together = jax.lax.fori_loop(taken, len(kept), skip, together)
     return mixed, tuple(jax.tree.map(lambda k, n=n: k[n], together) for n in range(len(kept)))

@@ -31,7 +31,7 @@ HSTU = HstuConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
 FLAGSHIP = SasrecConfig(dim=8, layers=1, heads=2, max_length=16, init_scale=0.5)
 PARTS: dict[str, dict[str, Any]] = {
     "views": {"views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2)},
-    "loop": {"loop": LoopConfig(most=3, ponder=0.1)},
+    "loop": {"loop": LoopConfig(most=3, ponder=0.1, rank=2)},
     "banks": {"banks": BanksConfig(local=5, shared=3)},
     "slots": {"written": WrittenConfig("erase", slots=4, chunk=2)},
     "delta": {"written": WrittenConfig("delta", chunk=2)},

@@ -10,7 +10,7 @@ import pytest
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.delta_memory import DeltaMemory
-from mdrec_jax.models.looping import Halting, LoopConfig
+from mdrec_jax.models.looping import Halting, LoopConfig, PassChange
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, aligned
 from mdrec_jax.models.mixers import MixersConfig
@@ -101,6 +101,21 @@ def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
     np.testing.assert_allclose(left, 0.0, atol=1e-12)
     np.testing.assert_allclose(mixed, expected, rtol=1e-5)
     np.testing.assert_allclose(passes, total, rtol=1e-5)
+
+
+def test_each_pass_changes_what_a_layer_reads_in_its_own_way() -> None:
+    change = PassChange(jax.random.key(0), 4, LoopConfig(most=3, rank=2))
+    y = jax.random.normal(jax.random.key(1), (1, 5, 4))
+    np.testing.assert_array_equal(change(y, 1), y)
+    for number, part in enumerate((change.scale, change.shift, change.up)):
+        part.set_value(jax.random.normal(jax.random.key(2 + number), part.get_value().shape))
+    found = jax.jit(lambda number: jnp.stack([change(y, number), change(y, 2)]))(jnp.int32(1))
+    for number, one in zip((1, 2), found, strict=True):
+        scale, shift, down, up = (
+            np.asarray(part.get_value())[number] for part in (change.scale, change.shift, change.down, change.up)
+        )
+        expected = np.asarray(y) * (1 + scale) + shift + np.asarray(y) @ down @ up
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_banks_are_read_by_attention_behind_their_gates() -> None:

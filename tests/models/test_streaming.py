@@ -105,7 +105,7 @@ def assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
 
 VIEWS_AND_SLOTS = MdrecConfig(replace(ROTARY, scores="cosine"), **(PARTS["views"] | PARTS["slots"]))
 LOOP_AND_DELTA = MdrecConfig(ROTARY, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"]))
-LOOP_AND_SLOTS = MdrecConfig(ROTARY, loop=LoopConfig(most=3, halt_bias=3.0), **PARTS["slots"])
+LOOP_AND_SLOTS = MdrecConfig(ROTARY, loop=LoopConfig(most=3, halt_bias=3.0, rank=2), **PARTS["slots"])
 FEW: dict[str, ModelConfig] = {
     "sasrec": DEEP,
     "views, slots": VIEWS_AND_SLOTS,
