@@ -61,7 +61,7 @@ class Block(nnx.Module):
         self.config = config
         keys = jax.random.split(key, 4)
         more = jax.random.split(jax.random.fold_in(key, 1), 5)
-        gain = (2 * base.layers) ** -0.5
+        gain = base.output_gain
         self.attention_norm = Norm(base.dim, base.norm)
         window, kinds = base.max_length, config.mixers.kinds
         self.attention = (

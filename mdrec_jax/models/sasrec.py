@@ -60,6 +60,8 @@ class SasrecConfig:
         residual_dropout: on what each sub-layer adds.
         embedding_scale: an item vector is multiplied by it when it is read as an input.
         init_scale: standard deviation of the initial embeddings.
+        output_scale: size of the initial maps of what sub-layers add, over (2 `layers`)^-1/2 of the usual; where blocks
+            are looped, whose passes add up, a smaller one keeps the states as large.
         scores: logits are inner products, or cosines divided by `temperature`.
         temperature: of `cosine` scores.
         scan_layers: run the blocks as one compiled loop; `auto` does so from `SCAN_FROM_LAYERS` blocks on.
@@ -85,6 +87,7 @@ class SasrecConfig:
     residual_dropout: float = 0.2
     embedding_scale: float = 1.0
     init_scale: float = 0.02
+    output_scale: float = 1.0
     scores: ScoreKind = "dot"
     temperature: float = 0.05
     scan_layers: Literal["auto", "on", "off"] = "auto"
@@ -95,13 +98,19 @@ class SasrecConfig:
             self,
             counts=("dim", "layers", "heads", "max_length"),
             rates=("embedding_dropout", "attention_dropout", "ffn_dropout", "residual_dropout"),
-            positives=("ffn_multiple", "embedding_scale", "init_scale", "temperature"),
+            positives=("ffn_multiple", "embedding_scale", "init_scale", "output_scale", "temperature"),
         )
         days = self.date_days
         check("date_days", days, math.isfinite(days) and days >= 0, "a finite number of days, 0 for none")
         check_heads(self.dim, self.heads)
         width = self.dim // self.heads
         check("positions", self.positions, self.positions != "rotary" or width % 2 == 0, "heads of an even width")
+
+    @property
+    def output_gain(self) -> float:
+        """What the initial maps of sub-layers' outputs are multiplied by: they add up along the depth, and so their sum
+        stays as large as one block's (GPT-2's rule)."""
+        return self.output_scale * (2 * self.layers) ** -0.5
 
     @property
     def ffn_width(self) -> int:
@@ -120,8 +129,7 @@ class Block(nnx.Module):
     def __init__(self, key: jax.Array, config: SasrecConfig) -> None:
         keys = jax.random.split(key, 4)
         self.ffn_rate, self.residual_rate = config.ffn_dropout, config.residual_dropout
-        # Sub-layers' outputs add up along the depth; this keeps the sum's scale that of one block (GPT-2's rule).
-        gain = (2 * config.layers) ** -0.5
+        gain = config.output_gain
         self.attention_norm = Norm(config.dim, config.norm)
         self.attention = Attention(
             keys[0],

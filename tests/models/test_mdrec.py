@@ -1,6 +1,7 @@
 """What the flagship's parts compute, each against its formula, and what holds of them together."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,18 @@ def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
     np.testing.assert_allclose(left, 0.0, atol=1e-12)
     np.testing.assert_allclose(mixed, expected, rtol=1e-5)
     np.testing.assert_allclose(passes, total, rtol=1e-5)
+
+
+def test_what_sub_layers_add_begins_as_large_as_asked() -> None:
+    outputs = {"['out']['kernel']", "['down']['kernel']", "['local_out']", "['shared_out']"}
+    for config in (SASREC, MdrecConfig(FLAGSHIP, **PARTS["banks"])):
+        encoder = config.encoder if isinstance(config, MdrecConfig) else config
+        small = replace(encoder, output_scale=0.5)
+        smaller = replace(config, encoder=small) if isinstance(config, MdrecConfig) else small
+        usual, half = (make_model(one, SPEC).init(jax.random.key(0)) for one in (config, smaller))
+        for (path, found), whole in zip(jax.tree.leaves_with_path(half), jax.tree.leaves(usual), strict=True):
+            part = 0.5 if any(jax.tree_util.keystr(path).endswith(name) for name in outputs) else 1.0
+            np.testing.assert_array_equal(found, part * whole, err_msg=jax.tree_util.keystr(path))
 
 
 def test_each_pass_changes_what_a_layer_reads_in_its_own_way() -> None:
