@@ -38,6 +38,9 @@ class SyntheticConfig:
             intents a history ends with the last event that one decides.
         length_spread: standard deviation of the log length.
         repeats: whether a user may meet an item twice.
+        routine: probability that a genuine event goes on as the last time: where the user met the previous item of the
+            event's domain before, it is the item of the domain that came next then. Two steps lead to it, that time and
+            what followed.
         days: length of the calendar.
         long_channels: number of channels of long-term intent; 0 = none. A key item of channel c, met in domain c mod D,
             plants one of `long_intents` values; later, in domain c + 1 mod D, the channel's cue item is followed by an
@@ -83,6 +86,7 @@ class SyntheticConfig:
     max_length: int = 200
     length_spread: float = 0.5
     repeats: bool = False
+    routine: float = 0.0
     days: int = 365
     long_channels: int = 0
     long_intents: int = 12
@@ -100,7 +104,7 @@ class SyntheticConfig:
         check_finite(self)
         for name in ("users", "domains", "shared_factors", "specific_factors", "themes", "groups", "leaves", "intents"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("overlap", "item_overlap", "noise", "buy_share", "cold", "stay", "image_missing"):
+        for name in ("overlap", "item_overlap", "noise", "buy_share", "cold", "stay", "routine", "image_missing"):
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share between 0 and 1")
         for name in ("domain_skew", "spread", "preference", "intent_strength", "transition", "popularity_skew"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -114,6 +118,7 @@ class SyntheticConfig:
         _check(self.max_length >= least, "max_length", self.max_length, f"at least {least}")
         _check(self.mean_length <= self.max_length, "mean_length", self.mean_length, "at most max_length")
         _check(self.item_overlap + self.cold <= 1, "item_overlap", self.item_overlap, "at most 1 - cold")
+        _check(self.repeats or not self.routine, "repeats", self.repeats, "True where users have routines")
         room = 1 if self.repeats else self.max_length + 1
         _check(self.warm_items >= room, "items", self.items, f"at least {room} items that are not cold")
         if self.long_channels:
@@ -124,6 +129,7 @@ class SyntheticConfig:
         _check(len(gap) == 2 and 2 <= gap[0] < gap[1], "long_gap", gap, "two numbers of events, the least first")
         _check(self.mean_length >= gap[1] + 50, "mean_length", self.mean_length, f"at least {gap[1] + 50}")
         _check(self.repeats, "repeats", self.repeats, "True where long intents are planted")
+        _check(not self.routine, "routine", self.routine, "0 where long intents are planted")
         _check(self.overlap == 1, "overlap", self.overlap, "1 where long intents are planted: they cross domains")
         _check(self.cold == 0, "cold", self.cold, "0 where long intents are planted: they decide the last events")
         _check(self.long_intents >= 2, "long_intents", self.long_intents, "at least 2")

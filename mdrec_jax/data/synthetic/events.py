@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from mdrec_jax.data.synthetic.config import SyntheticConfig
 from mdrec_jax.data.synthetic.factors import Factors, biases, softmax, wishes
 from mdrec_jax.data.synthetic.plan import Plan
+from mdrec_jax.data.synthetic.routines import Routines
 
 BLOCK = 1 << 22
 """Logits held at once."""
@@ -48,6 +49,7 @@ def draw_events(config: SyntheticConfig, factors: Factors, plan: Plan) -> Events
                     item[part, t] = draws[g].draw(
                         plan, part, t, item[part, :t], previous[part], previous_own[part, g], rng
                     )
+            item[here, t] = draws[g].by_routine(here, item[here, t], ~plan.noise[here, t])
         planted = plan.planted[alive, t] >= 0
         item[alive[planted], t] = plan.planted[alive[planted], t]
         genuine = alive[~planted & (plan.value[alive, t] < 0) & ~plan.noise[alive, t]]
@@ -65,6 +67,8 @@ class _Domain:
         self.warm, self.final = biases(factors, config, domain)
         self.local = np.full(len(factors.item_home), -1)
         self.local[self.ids] = np.arange(len(self.ids))
+        self.routines = Routines(config, len(self.ids)) if config.routine else None
+        self.routine_rng = np.random.default_rng([config.seed, 7, domain])
 
     def draw(
         self,
@@ -92,6 +96,14 @@ class _Domain:
             logits[row, led] = 0
         odds = softmax(logits).cumsum(1)
         return self.ids[(odds < rng.random((len(user), 1)) * odds[:, -1:]).sum(1)]
+
+    def by_routine(
+        self, user: Int[np.ndarray, " Q"], drawn: Int[np.ndarray, " Q"], genuine: Bool[np.ndarray, " Q"]
+    ) -> Int[np.ndarray, " Q"]:
+        """What the users meet instead of what was drawn, where they have a routine."""
+        if self.routines is None:
+            return drawn
+        return self.ids[self.routines.step(user, self.local[drawn], genuine, self.routine_rng)]
 
 
 def _flatten(

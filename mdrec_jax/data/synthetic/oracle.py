@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float64, Int
 
 from mdrec_jax.data.synthetic.config import SyntheticConfig
 from mdrec_jax.data.synthetic.factors import Factors, biases, intent_odds, softmax, wishes
+from mdrec_jax.data.synthetic.routines import routine_items
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class History:
     """The same in the event's domain."""
     final: Bool[np.ndarray, " N"]
     """The user's last event in its domain."""
+    again: Int[np.ndarray, " N"]
+    """The item that it would be by routine; -1 = none."""
     channel: Int[np.ndarray, " N"]
     value: Int[np.ndarray, " N"]
 
@@ -64,6 +67,7 @@ def make_history(
         previous=_latest(item, genuine, first),
         previous_own=previous_own,
         final=final,
+        again=routine_items(user, item, domain),
         channel=channel,
         value=value,
     )
@@ -109,6 +113,9 @@ def next_item_odds(
         shared, specific = wishes(factors, config, domain, user[rows], intent, before, own)
         logits = shared @ factors.item_shared[ids].T + specific @ factors.item_specific[ids].T + reach[rows]
         odds[rows] += weight[rows, z, None] * softmax(logits)
+    again = history.again[events]
+    by_routine = np.where(again >= 0, config.routine, 0.0)[:, None]
+    odds = (1 - by_routine) * odds + by_routine * (ids == again[:, None])
     odds = (1 - config.noise) * odds + config.noise * softmax(np.where(closed, -np.inf, warm))
     for row in np.flatnonzero(history.value[events] >= 0):
         led = np.isin(ids, factors.long_sets[history.channel[events[row]], history.value[events[row]]])

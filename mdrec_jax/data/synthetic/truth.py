@@ -23,7 +23,8 @@ _EMPTY = {"item_home": -1, "item_theme": -1, "item_group": -1, "item_leaf": -1, 
 _FORMULA = (
     "logit(item) = (preference * user_shared + intent_strength * intent_shared + transition * "
     "item_shared[previous] @ shared_rotation) . item_shared[item] + (the same with the specific factors of the event's "
-    "domain and the previous item of that domain) + item_bias[item]; only genuine ordinary items count as previous"
+    "domain and the previous item of that domain) + item_bias[item]; only genuine ordinary items count as previous; "
+    "with probability routine, the item of the domain that came next when the user last met the domain's previous item"
 )
 
 
