@@ -22,7 +22,7 @@ class Protocol:
     """How a query's target is ranked.
 
     Args:
-        name: what the protocol is called on a command line: `full`, `uniform99`, `uniform999x20`, `fixed:NAME`.
+        name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99`, `uniform999x20`, `fixed:NAME`.
         split: which targets are asked for. A test query reads the training and validation events before it.
         candidates: the target competes with `full` = every item of the universe; `uniform` = items drawn uniformly;
             `fixed` = the items that a file lists for it.
@@ -105,7 +105,8 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
     """The protocol that a command line names.
 
     Args:
-        text: `full`; `uniformN` for N drawn items, `uniformNxM` for the mean of M draws; `fixed:FILE`.
+        text: `full`; `full-with-seen`, where what the user met before competes too, as it must where people repeat
+            themselves; `uniformN` for N drawn items, `uniformNxM` for the mean of M draws; `fixed:FILE`.
         source: the data set's source, whose published tables may follow rules of their own (`SOURCE_RULES`).
         split: which targets are asked for.
         seed: of the draws.
@@ -113,6 +114,8 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
     Raises:
         InputError: a name of another form.
     """
+    if text == "full-with-seen":
+        return Protocol(name=text, split=split, seed=seed, seen="none")
     if text == "full":
         protocol = Protocol(name=text, split=split, seed=seed)
     elif match := re.fullmatch(r"uniform([1-9]\d{0,8})(?:x([1-9]\d{0,3}))?", text):
@@ -127,7 +130,7 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
         raise InputError(
             "unknown protocol",
             found=text,
-            expected="full, uniformN, uniformNxM (mean of M draws), or fixed:FILE",
+            expected="full, full-with-seen, uniformN, uniformNxM (mean of M draws), or fixed:FILE",
             hint="for example uniform99, uniform999x20, fixed:test",
         )
     return replace(protocol, **SOURCE_RULES.get(source or "", {}).get(protocol.candidates, {}))

@@ -19,6 +19,13 @@ def test_full_ranking_leaves_out_what_was_seen() -> None:
     assert not protocol.sampled
 
 
+@pytest.mark.parametrize("source", ["synthetic", "tiktok"])
+def test_full_ranking_with_what_was_seen_leaves_nothing_out(source: str) -> None:
+    protocol = parse_protocol("full-with-seen", source=source)
+    assert (protocol.candidates, protocol.seen, protocol.sampled) == ("full", "none", False)
+    assert "nothing left out" in describe(protocol)
+
+
 def test_the_name_says_how_many_are_drawn_and_how_often() -> None:
     once, often = parse_protocol("uniform999", seed=3), parse_protocol("uniform99x20")
     assert (once.negatives, once.draws, once.seed, once.sampled) == (999, 1, 3, True)
