@@ -22,7 +22,8 @@ class Protocol:
     """How a query's target is ranked.
 
     Args:
-        name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99`, `uniform999x20`, `fixed:NAME`.
+        name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99`, `uniform999x20`,
+            `fixed:NAME`.
         split: which targets are asked for. A test query reads the training and validation events before it.
         candidates: the target competes with `full` = every item of the universe; `uniform` = items drawn uniformly;
             `fixed` = the items that a file lists for it.

@@ -16,8 +16,9 @@ class TrainConfig:
         patience: looks without a better value after which the run stops; 0 never stops early.
         metric: the validation metric that the best checkpoint is chosen by: a name of the results table, of the
             rows with `domain = all`; `macro/` in front takes the mean over domains.
-        protocol: how targets are ranked when the validation split is looked at: `full`, `full-with-seen` where
-            people repeat themselves, or `uniformN` where a published table was made so. The test split is then ranked by it too, beside `full`.
+        protocol: how targets are ranked when the validation split is looked at: `full`, `full-with-seen` where people
+            repeat themselves, or `uniformN` where a published table was made so. The test split is then ranked by it
+            too, beside `full`.
         accumulate: micro-batches that a step's rows are split into; it saves memory and changes no result.
         max_validation_queries: at most this many queries (the same ones each time); 0 takes all.
     """
