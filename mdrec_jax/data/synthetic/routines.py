@@ -35,15 +35,14 @@ def routine_items(
     """What each event would be by routine: the item that came next in the domain when its user last met what they met
     before it; -1 = there was no such time. Events of a user stand together and in order.
     """
-    index = np.arange(len(item))
-    order = np.lexsort((index, domain, user))
-    same = np.r_[False, (np.diff(user[order]) == 0) & (np.diff(domain[order]) == 0)]
+    before = _latest(item, user, domain)
+    return np.where(before >= 0, _latest(item, user, domain, before), -1)
+
+
+def _latest(item: Int[np.ndarray, " N"], *group: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """The item of the event before within each event's group; -1 = it is the first."""
+    order = np.lexsort((np.arange(len(item)), *group))
+    same = np.all([np.diff(key[order]) == 0 for key in group], axis=0)
     before = np.full(len(item), -1)
-    before[order] = np.where(same, np.r_[-1, item[order][:-1]], -1)
-    order = np.lexsort((index, before, domain, user))
-    same = np.r_[False, (np.diff(user[order]) == 0) & (np.diff(domain[order]) == 0) & (np.diff(before[order]) == 0)] & (
-        before[order] >= 0
-    )
-    again = np.full(len(item), -1)
-    again[order] = np.where(same, np.r_[-1, item[order][:-1]], -1)
-    return again
+    before[order[1:]] = np.where(same, item[order[:-1]], -1)
+    return before
