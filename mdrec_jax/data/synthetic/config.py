@@ -39,8 +39,8 @@ class SyntheticConfig:
         length_spread: standard deviation of the log length.
         repeats: whether a user may meet an item twice.
         routine: probability that a genuine event goes on as the last time: where the user met the previous item of the
-            event's domain before, it is the item of the domain that came next then. Two steps lead to it, that time and
-            what followed.
+            event's domain before, it is the item of the domain that came next then. A model needs two steps: to know
+            what each event followed, and to find the one that followed the same.
         days: length of the calendar.
         long_channels: number of channels of long-term intent; 0 = none. A key item of channel c, met in domain c mod D,
             plants one of `long_intents` values; later, in domain c + 1 mod D, the channel's cue item is followed by an
