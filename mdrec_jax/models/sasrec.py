@@ -60,8 +60,8 @@ class SasrecConfig:
         residual_dropout: on what each sub-layer adds.
         embedding_scale: an item vector is multiplied by it when it is read as an input.
         init_scale: standard deviation of the initial embeddings.
-        output_scale: multiplies the initial output maps of sub-layers, beside (2 `layers`)^-1/2; where a block is looped
-            its passes add up, and N^-1/2 for N passes keeps the states as large.
+        output_scale: multiplies the initial output maps of sub-layers, beside (2 `layers`)^-1/2; where a block is
+            looped its passes add up, and N^-1/2 for N passes keeps the states as large.
         scores: logits are inner products, or cosines divided by `temperature`.
         temperature: of `cosine` scores.
         scan_layers: run the blocks as one compiled loop; `auto` does so from `SCAN_FROM_LAYERS` blocks on.
