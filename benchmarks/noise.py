@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from mdrec_jax.config import RunConfig, load_preset, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.evaluate.compare import Difference, compare
-from mdrec_jax.evaluate.results import FLOORS
+from mdrec_jax.evaluate.results import BASELINES
 from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
 from mdrec_jax.objectives.denoise import DenoiseConfig
 
@@ -68,7 +68,7 @@ class Study:
             row
             for path in paths
             for row in ranks_of([path], split, PROTOCOL)[0].rows
-            if row.domain == where and row.model not in FLOORS
+            if row.domain == where and row.model not in BASELINES
         ]
         return sum(row.metrics[METRIC] for row in rows) / len(rows)
 

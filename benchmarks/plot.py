@@ -1,4 +1,4 @@
-"""Bars of one metric from results files, with 95 % intervals, floors in grey and published figures hatched.
+"""Bars of one metric from results files, with 95 % intervals, baselines in grey and published figures hatched.
 
     python benchmarks/plot.py --out benchmarks/results.png [--metric ndcg@10] TITLE=RESULTS[,RESULTS...] ...
         [--published TITLE:NAME=VALUE ...] [--domain TITLE:NAME ...]
@@ -16,11 +16,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from mdrec_jax.evaluate.results import FLOORS, Results, read_results
+from mdrec_jax.evaluate.results import BASELINES, Results, read_results
 
 ACROSS = 2
 """Panels in a line, at most."""
-OURS, FLOOR, PUBLISHED, BOUND = "#1f6f8b", "#b8bec4", "#ffffff", "#dfe6d8"
+OURS, BASELINE, PUBLISHED, BOUND = "#1f6f8b", "#b8bec4", "#ffffff", "#dfe6d8"
 
 
 type Bar = tuple[str, float, float, float, str]
@@ -34,7 +34,7 @@ def bars(results: list[tuple[str, Results]], domain: str, metric: str, published
         for row in one.rows:
             if row.domain == domain:
                 low, high = row.interval.get(metric, (row.metrics[metric],) * 2)
-                colour = FLOOR if row.model in FLOORS else BOUND if row.model == "oracle" else OURS
+                colour = BASELINE if row.model in BASELINES else BOUND if row.model == "oracle" else OURS
                 seeds = f" ({len(one.seeds)} seeds)" if colour == OURS and len(one.seeds) > 1 else ""
                 shown = name if name and colour == OURS else row.model
                 rows[shown] = (shown + seeds, row.metrics[metric], low, high, colour)

@@ -1,4 +1,4 @@
-"""`mdrec evaluate`: a trained run's table of results, the floors beside it."""
+"""`mdrec evaluate`: a trained run's table of results, the baselines beside it."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.cli.floors import add_protocol_options, show_results
+from mdrec_jax.cli.baselines import add_protocol_options, show_results
 from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
 

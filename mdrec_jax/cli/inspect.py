@@ -55,7 +55,7 @@ def _inspect_dataset(path: Path) -> int:
 
 
 def _inspect_run(path: Path) -> int:
-    from mdrec_jax.cli.floors import show_results
+    from mdrec_jax.cli.baselines import show_results
     from mdrec_jax.train.inspect import run_lines, summarise_run
 
     summary = summarise_run(path)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from mdrec_jax.cli import (
     ablate,
+    baselines,
     bench,
     compare,
     evaluate,
-    floors,
     inspect,
     prepare,
     recommend,
@@ -23,7 +23,7 @@ from mdrec_jax.cli import (
 )
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, InputError, MdrecError
 
-COMMANDS = (prepare, synthetic, floors, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
+COMMANDS = (prepare, synthetic, baselines, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_and_evaluate(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) -> int:
-    from mdrec_jax.cli.floors import show_results
+    from mdrec_jax.cli.baselines import show_results
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.train.run import evaluate_runs, fit, load_run, write_evaluation
     from mdrec_jax.train.run_folder import RunFolder

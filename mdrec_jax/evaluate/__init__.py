@@ -1,1 +1,1 @@
-"""Protocols, ranking, metrics, floors and intervals."""
+"""Protocols, ranking, metrics, baselines and intervals."""

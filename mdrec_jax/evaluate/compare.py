@@ -18,7 +18,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate import bootstrap
 from mdrec_jax.evaluate.metrics import QuestionMetrics, question_metrics
 from mdrec_jax.evaluate.ranks import Ranks, load_ranks
-from mdrec_jax.evaluate.results import FLOORS, Results, read_results
+from mdrec_jax.evaluate.results import BASELINES, Results, read_results
 from mdrec_jax.evaluate.slices import domain_groups, slice_groups
 
 
@@ -156,7 +156,7 @@ def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Res
 
     Args:
         paths: results files.
-        model: its name in them; None = the only model that is no floor, or the only one at all.
+        model: its name in them; None = the only model that is no baseline, or the only one at all.
 
     Raises:
         InputError: no such model or several, no ranks, or files of different protocols or data sets.
@@ -173,7 +173,7 @@ def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Res
 
 
 def _only_model(results: Results, path: Path) -> str:
-    models = [name for name in results.ranks if name not in FLOORS] or list(results.ranks)
+    models = [name for name in results.ranks if name not in BASELINES] or list(results.ranks)
     if len(models) != 1:
         raise InputError(
             "which model?", file=path, found=", ".join(models) or "no ranks at all", hint="name one with --model"

@@ -1,4 +1,4 @@
-"""From ranks to what a person reads: quick means for a validation, whole results with the floors beside them."""
+"""From ranks to what a person reads: quick means for a validation, whole results with the baselines beside them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,8 +46,8 @@ def make_results(
 
     Args:
         asked: what they were asked.
-        models: name -> ranks, one entry a seed (a floor has one). Put the floors first (`floor_ranks`).
-        config: hash of the run's config; None where there are only floors.
+        models: name -> ranks, one entry a seed (a baseline has one). Put the baselines first (`baseline_ranks`).
+        config: hash of the run's config; None where there are only baselines.
         seeds: of the runs.
         selection: the validation metric that chose the checkpoints.
         metrics: empty = those that suit the data set.

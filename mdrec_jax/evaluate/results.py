@@ -16,6 +16,7 @@ Domain `all` is the mean over all queries, `macro` the unweighted mean over the 
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
 from mdrec_jax.files import check_writable, replacing, write_json
 
-FLOORS = ("popularity", "transitions", "transitions-local")
+BASELINES = ("popularity", "transitions", "transitions-local")
 """The rows that no learning made. Every table has them."""
 
 
@@ -63,11 +64,11 @@ class Results:
     Args:
         protocol: how the ranks were made.
         dataset: hash of the prepared data set.
-        config: hash of the run's config; None for floors.
+        config: hash of the run's config; None for baselines.
         rows: by model, then domain.
         slices: rows about parts of the queries.
-        seeds: of the training runs whose mean this is; empty for floors.
-        selection: the validation metric that chose the checkpoint; None for floors.
+        seeds: of the training runs whose mean this is; empty for baselines.
+        selection: the validation metric that chose the checkpoint; None for baselines.
         source: the data set's source.
         domains: the data set's domains, by number.
         counts: what was left out or unknown, by reason.
@@ -203,10 +204,10 @@ def write_results(path: Path, results: Results, ranks: Mapping[str, Sequence[Ran
 
 
 def _write_ranks(path: Path, name: str, ranks: Ranks) -> str:
-    """The name of the file, which holds the content's digest."""
+    """The name of the file, which holds the content's digest. `name` may hold spaces: the file's does not."""
     content = io.BytesIO()
     save_ranks(ranks, content)
-    name = f"{path.stem}.{name}-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.npz"
+    name = f"{path.stem}.{re.sub(r'[^\w.+-]+', '-', name)}-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.npz"
     with replacing(path.parent / name) as part:
         part.write_bytes(content.getvalue())
     return name
@@ -228,7 +229,7 @@ def read_results(path: Path) -> Results:
         InputError: no such file, or one that holds something else.
     """
     if not path.is_file():
-        expected = "a file that `mdrec evaluate` or `mdrec floors` wrote, in a run's folder evaluation"
+        expected = "a file that `mdrec evaluate` or `mdrec baselines` wrote, in a run's folder evaluation"
         raise InputError("is a folder" if path.is_dir() else "no such results file", file=path, expected=expected)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Results as tables for people: one table a protocol, the floors beside the models.
+"""Results as tables for people: one table a protocol, the baselines beside the models.
 
 Full and sampled ranking never stand in one table: a sampled figure is several times larger and orders models otherwise
 (Krichene and Rendle 2020).
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdrec_jax.evaluate.protocol import Protocol, describe
-from mdrec_jax.evaluate.results import FLOORS, Results, Row
+from mdrec_jax.evaluate.results import BASELINES, Results, Row
 
 COLUMNS = ("hr@10", "ndcg@10", "mrr")
 MULTI_TARGET_COLUMNS = ("recall@20", "precision@20", "ndcg@20")
@@ -24,7 +24,7 @@ def results_tables(
     """One table for each protocol and data set, full ranking first.
 
     Args:
-        results: what to show. Equal rows (the floors in several files) are shown once.
+        results: what to show. Equal rows (the baselines in several files) are shown once.
         columns: metrics; empty = those that suit the questions.
         slices: show the slices instead of the domains.
         interval: the metric whose 95 % interval is shown; None = the second column's.
@@ -53,7 +53,7 @@ def _table(
     places = list(dict.fromkeys(shown.place for shown in rows))
     for place in places:
         here = [shown.row for shown in rows if shown.place == place]
-        here.sort(key=lambda row: (row.model not in FLOORS, row.model))
+        here.sort(key=lambda row: (row.model not in BASELINES, row.model))
         best = {name: max(row.metrics.get(name, float("-inf")) for row in here) for name in metrics}
         for index, row in enumerate(here):
             cells = _cells(row, metrics, spread, best)
@@ -83,8 +83,8 @@ def _suitable(rows: Sequence[_Shown]) -> tuple[str, ...]:
 
 
 def _cells(row: Row, metrics: Sequence[str], spread: str, best: dict[str, float]) -> list[Text]:
-    floor = row.model in FLOORS
-    cells = [Text(f"[{row.model}]" if floor else row.model, style="dim" if floor else ""), Text(f"{row.users:,}")]
+    baseline = row.model in BASELINES
+    cells = [Text(f"[{row.model}]" if baseline else row.model, style="dim" if baseline else ""), Text(f"{row.users:,}")]
     for name in metrics:
         value = row.metrics.get(name)
         style = "bold" if value is not None and value == best[name] else ""
@@ -107,5 +107,5 @@ def _caption(results: Sequence[Results], spread: str) -> str:
             seeds = ", ".join(map(str, one.seeds))
             parts.append(f"config {one.config[:12]}, seeds {seeds or '-'}, chosen by {one.selection or '-'}")
         parts.extend(f"{number:,} {what}" for what, number in one.counts.items() if number)
-    parts.append(f"95 % of {spread}: bootstrap over users; [floor]: counted, not learned")
+    parts.append(f"95 % of {spread}: bootstrap over users; [baseline]: counted, not learned")
     return "; ".join(dict.fromkeys(parts))

@@ -23,7 +23,7 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.compare import Difference, compare
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.results import FLOORS, Results, Row, model_rows
+from mdrec_jax.evaluate.results import BASELINES, Results, Row, model_rows
 from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, Costs, parameters
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
@@ -117,14 +117,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The rows of an ablation under one protocol, the floors' figures beside them (split -> rows)."""
+    """The rows of an ablation under one protocol, the baselines' figures beside them (split -> rows)."""
 
     protocol: Protocol
     dataset: str
     domains: tuple[str, ...]
     seeds: tuple[int, ...]
     selection: str
-    floors: dict[str, tuple[Row, ...]]
+    baselines: dict[str, tuple[Row, ...]]
     measured: tuple[Measured, ...]
 
 
@@ -150,20 +150,20 @@ def ablate(rows: Sequence[Variant], dataset: Dataset, out: Path, seeds: Sequence
 
 def _together(rows: Sequence[Variant], out: Path, seeds: tuple[int, ...], protocol: str) -> Ablation:
     full: list[Ranks] = []
-    measured, floors = [], {}
+    measured, baselines = [], {}
     for row in rows:
         paths = tuple(row.runs(out, seeds))
         figures, results, ranks = {}, None, []
         for split in SPLITS:
             results, ranks = ranks_of(paths, split, protocol)
-            floors[split] = tuple(one for one in results.rows if one.model in FLOORS)
+            baselines[split] = tuple(one for one in results.rows if one.model in BASELINES)
             figures[split] = model_rows(row.name, ranks, results.domains, metrics=_metrics(row.config))[0]
         assert isinstance(results, Results)
         differences = compare(ranks, full, _metrics(row.config), domains=results.domains) if full else []
         full = full or ranks
         measured.append(Measured(row, paths, *course_of(paths), figures, tuple(differences)))
     selection = rows[0].config.train.metric
-    return Ablation(results.protocol, results.dataset, results.domains, seeds, selection, floors, tuple(measured))
+    return Ablation(results.protocol, results.dataset, results.domains, seeds, selection, baselines, tuple(measured))
 
 
 def _metrics(config: RunConfig) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ def to_json(tables: Sequence[Ablation]) -> dict[str, Any]:
 def _table_to_json(table: Ablation) -> dict[str, Any]:
     return {
         "protocol": table.protocol.to_json(),
-        "floors": {split: [row.to_json() for row in rows] for split, rows in table.floors.items()},
+        "baselines": {split: [row.to_json() for row in rows] for split, rows in table.baselines.items()},
         "rows": [
             {
                 "variant": one.variant.name,

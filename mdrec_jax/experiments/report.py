@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mdrec_jax.evaluate.compare import Difference
 from mdrec_jax.evaluate.protocol import describe
-from mdrec_jax.evaluate.results import FLOORS, Row
+from mdrec_jax.evaluate.results import BASELINES, Row
 from mdrec_jax.experiments.ablation import Ablation, Measured, Variant
 from mdrec_jax.experiments.costs import Cost
 from mdrec_jax.experiments.runs import place_of
@@ -25,10 +25,15 @@ def ablation_table(table: Ablation) -> TextTable:
     """The figures of the metric that checkpoints are chosen by."""
     metric = table.selection
     columns = ("variant", *COSTS, "steps", "targets/s", f"validation {metric}", f"test {metric}", "test, minus full")
-    floors = [
-        (f"[{name}]", *("" for _ in range(5)), *(_figure(table.floors[s], name, metric) for s in table.floors), "")
-        for name in FLOORS
-        if any(row.model == name for row in table.floors["test"])
+    baselines = [
+        (
+            f"[{name}]",
+            *("" for _ in range(5)),
+            *(_figure(table.baselines[s], name, metric) for s in table.baselines),
+            "",
+        )
+        for name in BASELINES
+        if any(row.model == name for row in table.baselines["test"])
     ]
     rows = [_row(one, metric) for one in table.measured]
     changes = [f"{one.variant.name}: {one.variant.change}" for one in table.measured if one.variant.change]
@@ -39,7 +44,7 @@ def ablation_table(table: Ablation) -> TextTable:
         "bootstrap over users; of differences, the paired bootstrap over seeds and users; * leaves 0 out.",
         _COST_NOTE,
     )
-    return TextTable(describe(table.protocol), columns, (*floors, *rows), notes)
+    return TextTable(describe(table.protocol), columns, (*baselines, *rows), notes)
 
 
 _COST_NOTE = (
@@ -71,7 +76,7 @@ def _row(one: Measured, metric: str) -> tuple[str, ...]:
 def _figure(rows: Sequence[Row], model: str, metric: str) -> str:
     domain, name = place_of(metric)
     row = next(row for row in rows if (row.model, row.domain) == (model, domain))
-    if name not in row.metrics:  # floors are measured by the usual metrics
+    if name not in row.metrics:  # baselines are measured by the usual metrics
         return "-"
     return figure(row.metrics[name], row.interval[name])
 

@@ -54,5 +54,5 @@ def check_ordered(spec: DatasetSpec) -> None:
         raise InputError(
             "a sequence model needs the order of events, and this data set has none",
             expected="a data set with times, or one whose files are in order",
-            hint="the floor 'popularity' needs no order: mdrec floors DIR",
+            hint="the baseline 'popularity' needs no order: mdrec baselines DIR",
         )

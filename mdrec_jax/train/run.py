@@ -14,8 +14,8 @@ from mdrec_jax.config import NOT_IDENTITY, RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
-from mdrec_jax.evaluate.floors import floor_ranks
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
@@ -120,7 +120,7 @@ def _record(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _validation(setup: Setup) -> Validate:
-    """Ranks the validation targets; the floors are no part of it.
+    """Ranks the validation targets; the baselines are no part of it.
 
     Raises:
         InputError: a protocol or a metric that the data set does not allow.
@@ -245,7 +245,7 @@ def _dataset_path(folder: RunFolder) -> Path:
 def evaluate_runs(
     runs: Sequence[TrainedRun], protocol_name: str = "full", split: Split = "test", *, seed: int = 0
 ) -> tuple[Results, dict[str, list[Ranks]]]:
-    """The results of runs that differ in their seed, with the floors in front, and the ranks they are made of.
+    """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of.
 
     Raises:
         InputError: runs that differ in more, or a protocol that the data set does not allow.
@@ -253,7 +253,7 @@ def evaluate_runs(
     setup = runs[0].setup
     _check_alike([run.setup.config for run in runs])
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
-    models: dict[str, list[Ranks]] = {name: [one] for name, one in floor_ranks(asked).items()}
+    models: dict[str, list[Ranks]] = {name: [one] for name, one in baseline_ranks(asked).items()}
     models[model_name(setup.config)] = [rank_queries(looking_at(run, split).scorer, asked) for run in runs]
     results = make_results(
         asked,
@@ -312,8 +312,9 @@ def probe_run(run: TrainedRun, protocol_name: str = "full", split: Split = "test
 
 
 def model_name(config: RunConfig) -> str:
-    """The model's name in tables."""
-    return type(config.model).__name__.removesuffix("Config").lower()
+    """The model's name in tables, with all that its scores are made of: `sasrec`, `sasrec + cooccurrence 1.5`."""
+    name = type(config.model).__name__.removesuffix("Config").lower()
+    return f"{name} + cooccurrence {config.counts.weight:g}" if config.counts.weight else name
 
 
 def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:

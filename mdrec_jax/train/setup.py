@@ -17,8 +17,8 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.taxonomy import category_numbers
+from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted
-from mdrec_jax.evaluate.floors import count_training
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.objectives.balance import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective

@@ -9,7 +9,7 @@ import pytest
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import LEFT_OUT, NOT_LISTED, ask
-from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from tests.evaluate.worlds import two_domains, without_order
 
@@ -79,7 +79,7 @@ def test_a_limit_asks_the_same_part_each_time_and_counts_the_rest(world: Dataset
     assert part.counts == {LEFT_OUT: len(whole) - 11}
     np.testing.assert_array_equal(part.number, ask(world, Protocol(), at_most=11).number)
     np.testing.assert_array_equal(part.queries.target, whole.queries.target[part.number])
-    ranks, all_ranks = floor_ranks(part)["popularity"], floor_ranks(whole)["popularity"]
+    ranks, all_ranks = baseline_ranks(part)["popularity"], baseline_ranks(whole)["popularity"]
     np.testing.assert_array_equal(ranks.rank, all_ranks.rank[part.number])
 
 
@@ -137,13 +137,13 @@ def test_something_else_than_parquet_is_refused(world: Dataset, tmp_path: Path) 
 
 def test_without_an_order_a_persons_targets_are_one_question(tmp_path: Path) -> None:
     asked = ask(without_order(tmp_path / "world"), Protocol(seen="train"))
-    ranks = floor_ranks(asked)
+    ranks = baseline_ranks(asked)
     assert list(ranks) == ["popularity"]
     assert sorted(np.bincount(np.unique(ranks["popularity"].question, return_inverse=True)[1]).tolist()) == [1, 2, 3]
 
 
 def test_cold_targets_are_those_that_training_never_has(world: Dataset) -> None:
     asked = ask(world, Protocol())
-    ranks = floor_ranks(asked)["popularity"]
+    ranks = baseline_ranks(asked)["popularity"]
     train = set(world.item[np.asarray(world.role) == 0].tolist())
     np.testing.assert_array_equal(ranks.cold, [int(target) not in train for target in asked.queries.target])

@@ -1,4 +1,4 @@
-"""`mdrec floors` and `mdrec compare`: what they print and write, and what they refuse."""
+"""`mdrec baselines` and `mdrec compare`: what they print and write, and what they refuse."""
 
 import json
 import os
@@ -18,16 +18,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return two_domains(tmp_path_factory.mktemp("commands") / "world")
 
 
-def test_floors_prints_a_table(world: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mdrec("floors", world.path, "--slices") == 0
+def test_baselines_prints_a_table(world: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mdrec("baselines", world.path, "--slices") == 0
     out = capsys.readouterr().out
     for text in ("[popularity]", "[transitions]", "macro", "ndcg@10", "warm target", "full ranking"):
         assert text in out
 
 
-def test_floors_writes_results_and_ranks(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "deep" / "floors.json"
-    assert mdrec("floors", world.path, "--protocol", "uniform9", "--split", "validation", "--json", out) == 0
+def test_baselines_writes_results_and_ranks(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "baselines.json"
+    assert mdrec("baselines", world.path, "--protocol", "uniform9", "--split", "validation", "--json", out) == 0
     values = json.loads(out.read_text())
     assert (values["protocol"]["negatives"], values["split"]) == (9, "validation")
     for names in values["ranks"].values():
@@ -41,10 +41,10 @@ def test_floors_writes_results_and_ranks(world: Dataset, tmp_path: Path, capsys:
 def test_json_stands_alone_on_standard_output(
     world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert mdrec("floors", world.path, "--metrics", "ndcg@10,mrr", "--json", "-") == 0
+    assert mdrec("baselines", world.path, "--metrics", "ndcg@10,mrr", "--json", "-") == 0
     values = json.loads(capsys.readouterr().out)
     assert values["rows"][0]["metrics"].keys() == {"ndcg@10", "mrr"}
-    mdrec("floors", world.path, "--json", tmp_path / "a.json")
+    mdrec("baselines", world.path, "--json", tmp_path / "a.json")
     capsys.readouterr()
     assert (
         mdrec("compare", tmp_path / "a.json", "--model", "transitions", "--with-model", "popularity", "--json", "-")
@@ -67,25 +67,25 @@ def test_json_stands_alone_on_standard_output(
 def test_what_cannot_be_asked_is_refused(
     world: Dataset, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert mdrec("floors", world.path, *arguments) == 2
+    assert mdrec("baselines", world.path, *arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert not captured.out
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mdrec("floors", tmp_path) == 2
+    assert mdrec("baselines", tmp_path) == 2
     assert mdrec("compare", tmp_path / "none.json") == 2
     assert "no such results file" in capsys.readouterr().err
     assert mdrec("compare", tmp_path) == 2
     assert "is a folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert mdrec("floors", tmp_path / "file") == 2
+    assert mdrec("baselines", tmp_path / "file") == 2
     assert "file: is not a folder" in capsys.readouterr().err
 
 
 def test_a_comparison_of_nothing_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mdrec("floors", world.path, "--json", tmp_path / "a.json")
+    mdrec("baselines", world.path, "--json", tmp_path / "a.json")
     capsys.readouterr()
     models = ("--model", "transitions", "--with-model", "popularity")
     assert mdrec("compare", tmp_path / "a.json", *models, "--metrics", ",") == 2
@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(
     world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("years of work")
-    assert mdrec("floors", world.path, "--json", tmp_path / "file" / "a.json") == 2
+    assert mdrec("baselines", world.path, "--json", tmp_path / "file" / "a.json") == 2
     captured = capsys.readouterr()
     assert "a.json: cannot be written" in captured.err
     assert "found:    a file: " in captured.err
@@ -106,7 +106,7 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(
 
 def test_a_full_disk_leaves_the_old_results(world: Dataset, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    assert mdrec("floors", world.path, "--json", file) == 0
+    assert mdrec("baselines", world.path, "--json", file) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     code = (
         "import resource, sys; from mdrec_jax.cli.main import main;"
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_old_results(world: Dataset, tmp_path: Path) -> N
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
-    command = [sys.executable, "-c", code, "floors", str(world.path), "--protocol", "uniform9", "--json", str(file)]
+    command = [sys.executable, "-c", code, "baselines", str(world.path), "--protocol", "uniform9", "--json", str(file)]
     ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "a.json: cannot be written" in ended.stderr
@@ -130,15 +130,15 @@ def test_what_the_system_refuses_is_told_in_one_message(
         raise PermissionError(13, "Permission denied", "secret.csv")
 
     monkeypatch.setattr("mdrec_jax.data.dataset.open_dataset", locked_away)
-    assert mdrec("floors", world.path) == 2
+    assert mdrec("baselines", world.path) == 2
     assert capsys.readouterr().err == "mdrec: secret.csv: Permission denied\n"
 
 
-def test_floors_and_compare_start_without_jax(world: Dataset) -> None:
+def test_baselines_and_compare_start_without_jax(world: Dataset) -> None:
     code = (
-        "import argparse, sys; from mdrec_jax.cli import compare, floors; p = argparse.ArgumentParser();"
-        "s = p.add_subparsers(); floors.add_parser(s); compare.add_parser(s);"
-        f"a = p.parse_args(['floors', {str(world.path)!r}]); a.run(a); sys.exit('jax' in sys.modules)"
+        "import argparse, sys; from mdrec_jax.cli import compare, baselines; p = argparse.ArgumentParser();"
+        "s = p.add_subparsers(); baselines.add_parser(s); compare.add_parser(s);"
+        f"a = p.parse_args(['baselines', {str(world.path)!r}]); a.run(a); sys.exit('jax' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}

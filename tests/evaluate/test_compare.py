@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.baselines import baseline_results
 from mdrec_jax.evaluate.compare import compare, load_runs
-from mdrec_jax.evaluate.floors import floor_results
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import write_results
@@ -89,7 +89,7 @@ def test_different_questions_are_refused() -> None:
 def files(tmp_path: Path) -> Path:
     world = two_domains(tmp_path / "world")
     for name, protocol in (("full", "full"), ("again", "full"), ("sampled", "uniform9")):
-        results, ranks = floor_results(world, parse_protocol(protocol))
+        results, ranks = baseline_results(world, parse_protocol(protocol))
         write_results(tmp_path / f"{name}.json", results, {model: [one] for model, one in ranks.items()})
     return tmp_path
 

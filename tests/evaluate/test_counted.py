@@ -16,8 +16,8 @@ from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate import counted
 from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted, CountsConfig
-from mdrec_jax.evaluate.floors import count_training
 from mdrec_jax.evaluate.people import read_users
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries

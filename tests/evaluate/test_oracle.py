@@ -8,7 +8,7 @@ import pytest
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import Asked, ask
-from mdrec_jax.evaluate.floors import floor_ranks
+from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.oracle import oracle_ranks
 from mdrec_jax.evaluate.protocol import parse_protocol
@@ -30,11 +30,11 @@ def ndcg(ranks: Ranks) -> float:
     return float(question_metrics(ranks, ["ndcg@10"]).values.mean())
 
 
-def test_the_floors_lie_far_below_the_oracle(folder: Path) -> None:
+def test_the_baselines_lie_far_below_the_oracle(folder: Path) -> None:
     queries = asked(folder, "full")
-    floors = {name: ndcg(ranks) for name, ranks in floor_ranks(queries).items()}
-    assert floors["popularity"] < floors["transitions"] < floors["transitions-local"]
-    assert ndcg(oracle_ranks(queries)) > 4 * max(floors.values())
+    baselines = {name: ndcg(ranks) for name, ranks in baseline_ranks(queries).items()}
+    assert baselines["popularity"] < baselines["transitions"] < baselines["transitions-local"]
+    assert ndcg(oracle_ranks(queries)) > 4 * max(baselines.values())
 
 
 def test_knowing_the_next_intent_helps_a_little(folder: Path) -> None:
@@ -46,14 +46,14 @@ def test_knowing_the_next_intent_helps_a_little(folder: Path) -> None:
 
 def test_the_oracle_ranks_few_candidates_too(folder: Path) -> None:
     queries = asked(folder, "uniform99")
-    assert ndcg(oracle_ranks(queries)) > max(map(ndcg, floor_ranks(queries).values())) + 0.2
+    assert ndcg(oracle_ranks(queries)) > max(map(ndcg, baseline_ranks(queries).values())) + 0.2
 
 
 def test_cold_items_are_within_reach_of_the_oracle_alone(folder: Path) -> None:
     queries = asked(folder, "full")
-    oracle, floors = oracle_ranks(queries), floor_ranks(queries)
+    oracle, baselines = oracle_ranks(queries), baseline_ranks(queries)
     assert (oracle.rank[oracle.cold] <= 10).mean() > 0.3
-    assert max((ranks.rank[ranks.cold] <= 10).mean() for ranks in floors.values()) < 0.05
+    assert max((ranks.rank[ranks.cold] <= 10).mean() for ranks in baselines.values()) < 0.05
 
 
 def test_a_dataset_that_was_not_planted_has_no_oracle(folder: Path, tmp_path: Path) -> None:

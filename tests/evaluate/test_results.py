@@ -10,8 +10,8 @@ from rich.console import Console
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.baselines import baseline_ranks, baseline_results
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
-from mdrec_jax.evaluate.floors import floor_ranks, floor_results
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import load_ranks
@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def results(world: Dataset) -> Results:
-    return floor_results(world, Protocol())[0]
+    return baseline_results(world, Protocol())[0]
 
 
 def printed(results: list[Results], **options) -> str:
@@ -69,7 +69,7 @@ def test_slices_split_the_queries(results: Results) -> None:
 
 
 def test_results_and_ranks_survive_a_round_trip(world: Dataset, tmp_path: Path) -> None:
-    results, ranks = floor_results(world, parse_protocol("uniform9x3", seed=2))
+    results, ranks = baseline_results(world, parse_protocol("uniform9x3", seed=2))
     written = write_results(tmp_path / "some" / "test.json", results, {name: [one] for name, one in ranks.items()})
     assert read_results(tmp_path / "some" / "test.json") == written
     again = load_ranks(tmp_path / "some" / written.ranks["transitions"][0])
@@ -82,8 +82,8 @@ def test_results_that_cannot_be_written_leave_the_old_ones_with_their_ranks(
     world: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "test.json"
-    floors = [floor_results(world, parse_protocol("uniform9", seed=seed)) for seed in (0, 1)]
-    (first, old), (second, new) = [(one, {name: [part] for name, part in ranks.items()}) for one, ranks in floors]
+    baselines = [baseline_results(world, parse_protocol("uniform9", seed=seed)) for seed in (0, 1)]
+    (first, old), (second, new) = [(one, {name: [part] for name, part in ranks.items()}) for one, ranks in baselines]
     written = write_results(file, first, old)
 
     def full_disk(path: Path, value: object) -> None:
@@ -122,7 +122,7 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_quick_means_equal_the_rows(world: Dataset, results: Results) -> None:
-    ranks = floor_ranks(ask(world, Protocol()))["transitions"]
+    ranks = baseline_ranks(ask(world, Protocol()))["transitions"]
     means = mean_metrics(ranks, ["ndcg@10", "mrr"], world.manifest.domains)
     rows = {row.domain: row.metrics for row in results.rows if row.model == "transitions"}
     assert means["ndcg@10"] == pytest.approx(rows["all"]["ndcg@10"])
@@ -132,9 +132,9 @@ def test_quick_means_equal_the_rows(world: Dataset, results: Results) -> None:
 
 def test_the_mean_of_seeds_is_the_mean_of_their_rows(world: Dataset) -> None:
     asked = ask(world, Protocol())
-    floors = floor_ranks(asked)
-    both = make_results(asked, {"two": [floors["popularity"], floors["transitions"]]}, config="abc", seeds=(0, 1))
-    means = [question_metrics(floors[name], ["mrr"]).values.mean() for name in ("popularity", "transitions")]
+    baselines = baseline_ranks(asked)
+    both = make_results(asked, {"two": [baselines["popularity"], baselines["transitions"]]}, config="abc", seeds=(0, 1))
+    means = [question_metrics(baselines[name], ["mrr"]).values.mean() for name in ("popularity", "transitions")]
     assert next(row for row in both.rows if row.domain == "all").metrics["mrr"] == pytest.approx(np.mean(means))
     assert (both.seeds, both.config) == ((0, 1), "abc")
 
@@ -142,20 +142,24 @@ def test_the_mean_of_seeds_is_the_mean_of_their_rows(world: Dataset) -> None:
 def test_runs_that_were_asked_different_things_are_not_averaged(world: Dataset) -> None:
     asked, part = ask(world, Protocol()), ask(world, Protocol(), at_most=10)
     with pytest.raises(InputError, match="different questions"):
-        make_results(asked, {"two": [floor_ranks(asked)["popularity"], floor_ranks(part)["popularity"]]}, config=None)
+        make_results(
+            asked, {"two": [baseline_ranks(asked)["popularity"], baseline_ranks(part)["popularity"]]}, config=None
+        )
 
 
-def test_a_table_shows_the_floors_beside_the_model(world: Dataset) -> None:
+def test_a_table_shows_the_baselines_beside_the_model(world: Dataset) -> None:
     asked = ask(world, Protocol())
-    floors = {name: [one] for name, one in floor_ranks(asked).items()}
-    text = printed([make_results(asked, {**floors, "mine": floors["transitions"]}, config="c0ffee", selection="mrr")])
+    baselines = {name: [one] for name, one in baseline_ranks(asked).items()}
+    text = printed(
+        [make_results(asked, {**baselines, "mine": baselines["transitions"]}, config="c0ffee", selection="mrr")]
+    )
     for name in ("[popularity]", "[transitions]", "mine", "macro", "ndcg@10", "c0ffee", "chosen by mrr"):
         assert name in text
     assert text.index("[popularity]") < text.index("mine")
 
 
 def test_full_and_sampled_ranking_never_share_a_table(world: Dataset, results: Results) -> None:
-    sampled = floor_results(world, parse_protocol("uniform9"))[0]
+    sampled = baseline_results(world, parse_protocol("uniform9"))[0]
     tables = results_tables([sampled, results])
     assert len(tables) == 2
     text = printed([sampled, results])
@@ -171,7 +175,7 @@ def test_slices_have_a_table_of_their_own(results: Results) -> None:
 
 
 def test_several_targets_have_their_own_metrics(tmp_path: Path) -> None:
-    results = floor_results(without_order(tmp_path / "world"), Protocol(seen="train"))[0]
+    results = baseline_results(without_order(tmp_path / "world"), Protocol(seen="train"))[0]
     assert {"recall@20", "ndcg@20"} <= results.rows[0].metrics.keys()
     assert results.rows[0].queries == 3
     assert "recall@20" in printed([results])

@@ -54,6 +54,12 @@ def test_a_trained_run_is_evaluated_with_counting(
     later = read_results(folders[0].evaluation / "test-full-counts-2.json")
     assert later.to_json() == counted.to_json() | {"ranks": later.to_json()["ranks"]}
     assert [row.metrics for row in later.rows] != [row.metrics for row in alone.rows]
+    assert {"sasrec", "sasrec + cooccurrence 2"} & {row.model for row in later.rows} == {"sasrec + cooccurrence 2"}
+    assert {"sasrec", "sasrec + cooccurrence 2"} & {row.model for row in alone.rows} == {"sasrec"}
+    assert "sasrec + cooccurrence 2" in capsys.readouterr().out
+    (name,) = later.ranks["sasrec + cooccurrence 2"]
+    assert " " not in name
+    assert (folders[0].evaluation / name).is_file()
 
 
 def test_a_run_is_found_before_its_first_step(small_run: RunConfig, small_world: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`mdrec floors`: what counting alone reaches on a prepared dataset."""
+"""`mdrec baselines`: what counting alone reaches on a prepared dataset."""
 
 import argparse
 import json
@@ -14,7 +14,9 @@ not beat these figures has learned little. Under the protocol of a published tab
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("floors", help="what counting alone reaches on a dataset", description=DESCRIPTION)
+    parser = subparsers.add_parser(
+        "baselines", help="what counting alone reaches on a dataset", description=DESCRIPTION
+    )
     parser.add_argument("path", type=Path, metavar="DIR", help="a prepared dataset")
     add_protocol_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
@@ -38,7 +40,7 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.evaluate.floors import floor_results
+    from mdrec_jax.evaluate.baselines import baseline_results
     from mdrec_jax.evaluate.metrics import parse_metric
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.evaluate.results import write_results
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         parse_metric(name)
     dataset = open_dataset(args.path)
     protocol = parse_protocol(args.protocol, source=dataset.manifest.source, split=args.split, seed=args.seed)
-    results, ranks = floor_results(dataset, protocol, metrics=metrics)
+    results, ranks = baseline_results(dataset, protocol, metrics=metrics)
     if args.json == "-":
         print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK

@@ -1,4 +1,4 @@
-"""The floors come out as they were published beside the public data sets: a check of the evaluation as a whole.
+"""The baselines come out as they were published beside the public data sets: a check of the evaluation as a whole.
 
 Full ranking has nothing random in it and agrees to the last digit. Where negatives are drawn, the mean of 20 draws is
 compared with a figure that is itself one draw, within the tolerance that was published with it.
@@ -16,8 +16,8 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.options import PrepareOptions
 from mdrec_jax.data.prepare import prepare
 from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.evaluation import mean_metrics
-from mdrec_jax.evaluate.floors import floor_ranks
 from mdrec_jax.evaluate.protocol import parse_protocol
 
 NAMES = ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr")
@@ -36,7 +36,7 @@ def prepared(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
 
     def make(source: str, tie: str = "seeded") -> Dataset:
         if (source, tie) not in made:
-            out = tmp_path_factory.mktemp("floors") / source
+            out = tmp_path_factory.mktemp("baselines") / source
             options = PrepareOptions(tie=tie)  # pyright: ignore[reportArgumentType]
             made[source, tie] = prepare(source, [shared_data / FOLDERS[source]], out, options)
         return made[source, tie]
@@ -44,11 +44,11 @@ def prepared(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
     return make
 
 
-def floors(dataset: Dataset, protocol: str) -> dict[str, dict[str, float]]:
-    """Floor -> metric (all queries) or domain/metric -> mean."""
+def baselines(dataset: Dataset, protocol: str) -> dict[str, dict[str, float]]:
+    """Baseline -> metric (all queries) or domain/metric -> mean."""
     asked = ask(dataset, parse_protocol(protocol, source=dataset.manifest.source))
     domains = dataset.manifest.domains
-    return {name: mean_metrics(ranks, NAMES, domains) for name, ranks in floor_ranks(asked).items()}
+    return {name: mean_metrics(ranks, NAMES, domains) for name, ranks in baseline_ranks(asked).items()}
 
 
 def to_the_last_digit(found: dict[str, float], published: dict[str, float]) -> None:
@@ -56,20 +56,20 @@ def to_the_last_digit(found: dict[str, float], published: dict[str, float]) -> N
 
 
 def test_beauty_full_ranking(prepared) -> None:
-    found = floors(prepared("s3rec"), "full")
+    found = baselines(prepared("s3rec"), "full")
     to_the_last_digit(found["popularity"], {"hr@10": 0.0110, "ndcg@10": 0.0053})
     published = {"hr@1": 0.0289, "hr@5": 0.0609, "hr@10": 0.0821, "ndcg@10": 0.0523, "mrr": 0.0478}
     to_the_last_digit(found["transitions"], published)
 
 
 def test_ml1m_full_ranking(prepared) -> None:
-    found = floors(prepared("ml1m"), "full")
+    found = baselines(prepared("ml1m"), "full")
     to_the_last_digit(found["popularity"], {"hr@10": 0.0394, "ndcg@10": 0.0194})
     to_the_last_digit(found["transitions"], {"hr@1": 0.0669, "hr@10": 0.2541, "ndcg@10": 0.1479, "mrr": 0.1291})
 
 
 def test_beauty_with_99_negatives(prepared) -> None:
-    found = floors(prepared("s3rec"), "uniform99")
+    found = baselines(prepared("s3rec"), "uniform99")
     assert found["popularity"]["mrr"] == pytest.approx(0.1296, abs=0.004)
     assert found["popularity"]["hr@10"] == pytest.approx(0.2825, abs=0.006)
     assert found["transitions"]["mrr"] == pytest.approx(0.2609, abs=0.004)
@@ -83,7 +83,7 @@ def lines_of(folder: Path, split: str) -> list[list[int]]:
 
 
 def one_by_one(folder: Path) -> dict[str, dict[str, float]]:
-    """The floors of one FKCB domain from its files and their fixed candidates, item by item, in plain Python."""
+    """The baselines of one FKCB domain from its files and their fixed candidates, item by item, in plain Python."""
     train, test = lines_of(folder, "train"), lines_of(folder, "test")
     with (folder / "prep_data" / "DisenVGSAN_test_data.pkl").open("rb") as file:
         fixed = pickle.load(file)
@@ -126,26 +126,26 @@ PUBLISHED_FKCB = {  # percent: popularity MRR, HR@10, NDCG@10; transitions the s
 
 def test_fkcb_with_its_fixed_candidates(prepared, shared_data: Path) -> None:
     """To the last digit what the definitions give when they are written out item by item."""
-    found = floors(prepared("fkcb"), "fixed:fixed")
+    found = baselines(prepared("fkcb"), "fixed:fixed")
     assert not any(name.startswith("Kitchen") for name in found["popularity"]), "Kitchen has no fixed candidates"
     for domain in ("Food", "Clothing", "Beauty"):
         expected = one_by_one(shared_data / FOLDERS["fkcb"] / domain)
-        for floor, metrics in expected.items():
-            got = {name: found[floor][f"{domain}/{name}"] for name in metrics}
+        for baseline, metrics in expected.items():
+            got = {name: found[baseline][f"{domain}/{name}"] for name in metrics}
             assert got == pytest.approx(metrics, abs=1e-9)
-            values = np.array(PUBLISHED_FKCB[domain]).reshape(2, 3)[int(floor != "popularity")] / 100
+            values = np.array(PUBLISHED_FKCB[domain]).reshape(2, 3)[int(baseline != "popularity")] / 100
             assert got == pytest.approx(dict(zip(("mrr", "hr@10", "ndcg@10"), values, strict=True)), abs=0.0125)
 
 
 def assert_within(found: dict[str, dict[str, float]], domain: str, published: dict[str, tuple], within: float) -> None:
-    for floor, values in published.items():
-        got = {name: found[floor][f"{domain}/{name}"] for name in ("mrr", "hr@10", "ndcg@10")}
-        assert got == pytest.approx(dict(zip(got, values, strict=True)), abs=within), (domain, floor)
+    for baseline, values in published.items():
+        got = {name: found[baseline][f"{domain}/{name}"] for name in ("mrr", "hr@10", "ndcg@10")}
+        assert got == pytest.approx(dict(zip(got, values, strict=True)), abs=within), (domain, baseline)
 
 
 @pytest.mark.slow
 def test_fkcb_kitchen_in_the_mean_of_20_draws(prepared) -> None:
-    found = floors(prepared("fkcb"), "uniform999x20")
+    found = baselines(prepared("fkcb"), "uniform999x20")
     values = [value / 100 for value in PUBLISHED_FKCB["Kitchen"]]
     assert_within(found, "Kitchen", {"popularity": tuple(values[:3]), "transitions": tuple(values[3:])}, 0.006)
 
@@ -153,7 +153,7 @@ def test_fkcb_kitchen_in_the_mean_of_20_draws(prepared) -> None:
 @pytest.mark.slow
 def test_abxi_in_the_mean_of_20_draws(prepared) -> None:
     """In the order of its file, which the figures were made in."""
-    found = floors(prepared("abxi", "file"), "uniform999x20")
+    found = baselines(prepared("abxi", "file"), "uniform999x20")
     beauty = {"popularity": (0.0231, 0.0373, 0.0178), "transitions": (0.1139, 0.2080, 0.1301)}
     electronics = {"popularity": (0.0425, 0.0896, 0.0462), "transitions": (0.0727, 0.1462, 0.0830)}
     assert_within(found, "Beauty", beauty, 0.006)
@@ -175,7 +175,7 @@ XMARKET_WITHIN = {"in": 0.025, "jp": 0.016, "mx": 0.009}
 
 @pytest.mark.slow
 def test_xmarket_in_the_mean_of_20_draws(prepared) -> None:
-    found = floors(prepared("xmarket", "file"), "uniform99x20")
+    found = baselines(prepared("xmarket", "file"), "uniform99x20")
     for market, (local, pooled, popular) in XMARKET.items():
         within = XMARKET_WITHIN.get(market, 0.008)
         assert_within(found, market, {"transitions-local": local, "transitions": pooled}, within)

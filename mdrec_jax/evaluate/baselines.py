@@ -1,4 +1,4 @@
-"""The floors: what counting alone reaches. No learning, no JAX.
+"""The baselines: what counting alone reaches. No learning, no JAX.
 
     popularity         how often the item occurs in the training events of the query's domain
     transitions        5-step transition counts (`transitions.py`) over whole training sequences, domains mixed
@@ -43,20 +43,20 @@ type Reach = Callable[[Int64[np.ndarray, "B"]], Reached]
 
 
 @dataclass(frozen=True)
-class FloorScores:
-    """A floor in one domain: what items score anyway, and what transitions add for some queries."""
+class BaselineScores:
+    """A baseline in one domain: what items score anyway, and what transitions add for some queries."""
 
     base: BaseScores
     reach: Reach
 
 
-def floor_ranks(asked: Asked) -> dict[str, Ranks]:
-    """The ranks of every floor that makes sense on the data set, by name."""
+def baseline_ranks(asked: Asked) -> dict[str, Ranks]:
+    """The ranks of every baseline that makes sense on the data set, by name."""
     train = plain(asked.dataset.role) == ROLE_TRAIN
     shared = count_training(asked.dataset, train)
     parts: dict[str, list[Ranks]] = {}
     for domain in asked.domains():
-        for name, scores in _floors_of(asked, domain, train, shared).items():
+        for name, scores in _baselines_of(asked, domain, train, shared).items():
             parts.setdefault(name, []).extend(_ranks(asked, domain, scores))
     return {name: concatenate(some) for name, some in parts.items()}
 
@@ -77,20 +77,20 @@ def popularity(asked: Asked, domain: int) -> Float64[np.ndarray, "V"]:
     return item_counts(dataset, mine).astype(np.float64)
 
 
-def _floors_of(
+def _baselines_of(
     asked: Asked, domain: int, train: Bool[np.ndarray, "N"], shared: TransitionCounts
-) -> dict[str, FloorScores]:
+) -> dict[str, BaselineScores]:
     universe, popular = asked.universe(domain), popularity(asked, domain)
-    floors = {"popularity": FloorScores(base_scores(popular, universe), lambda _: NOTHING_REACHED)}
+    baselines = {"popularity": BaselineScores(base_scores(popular, universe), lambda _: NOTHING_REACHED)}
     if not asked.dataset.manifest.ordered:
-        return floors
+        return baselines
     base = _tie_breaking(asked.train_counts, universe)
-    floors["transitions"] = FloorScores(base, lambda some: reach(shared, _recent(asked, some, None)))
+    baselines["transitions"] = BaselineScores(base, lambda some: reach(shared, _recent(asked, some, None)))
     if _domains_meet(asked.dataset):
         mine = train & (plain(asked.dataset.domain) == domain)
         local, base = count_training(asked.dataset, mine), _tie_breaking(item_counts(asked.dataset, mine), universe)
-        floors["transitions-local"] = FloorScores(base, lambda some: reach(local, _recent(asked, some, domain)))
-    return floors
+        baselines["transitions-local"] = BaselineScores(base, lambda some: reach(local, _recent(asked, some, domain)))
+    return baselines
 
 
 def _tie_breaking(counts: Int64[np.ndarray, "V"], universe: Int[np.ndarray, "U"]) -> BaseScores:
@@ -118,7 +118,7 @@ def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> I
     return Ragged(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
 
 
-def _ranks(asked: Asked, domain: int, scores: FloorScores) -> list[Ranks]:
+def _ranks(asked: Asked, domain: int, scores: BaselineScores) -> list[Ranks]:
     protocol, parts = asked.protocol, []
     for some in asked.blocks(domain, BLOCK):
         target = asked.queries.target[some]
@@ -135,15 +135,15 @@ def _ranks(asked: Asked, domain: int, scores: FloorScores) -> list[Ranks]:
     return parts
 
 
-def floor_results(
+def baseline_results(
     dataset: Dataset, protocol: Protocol, *, metrics: Sequence[str] = ()
 ) -> tuple[Results, dict[str, Ranks]]:
-    """The floors of a data set under a protocol, and their ranks.
+    """The baselines of a data set under a protocol, and their ranks.
 
     Raises:
         InputError: as `ask`.
     """
     asked = ask(dataset, protocol)
-    ranks = floor_ranks(asked)
+    ranks = baseline_ranks(asked)
     results = make_results(asked, {name: [one] for name, one in ranks.items()}, config=None, metrics=metrics)
     return results, ranks
