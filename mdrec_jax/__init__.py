@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset, open_dataset
     from mdrec_jax.data.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
+    from mdrec_jax.models.gru4rec import Gru4RecConfig
     from mdrec_jax.models.hstu import HstuConfig
     from mdrec_jax.models.mdrec import MdrecConfig
     from mdrec_jax.models.sasrec import SasrecConfig
@@ -28,6 +29,7 @@ _HOMES = {
     "data.dataset": ("Dataset", "open_dataset"),
     "data.prepare": ("prepare",),
     "models.api": ("Model", "make_model"),
+    "models.gru4rec": ("Gru4RecConfig",),
     "models.hstu": ("HstuConfig",),
     "models.mdrec": ("MdrecConfig",),
     "models.sasrec": ("SasrecConfig",),
@@ -47,6 +49,7 @@ __all__ = [
     "DatasetSpec",
     "Encoded",
     "Events",
+    "Gru4RecConfig",
     "HstuConfig",
     "MdrecConfig",
     "Model",

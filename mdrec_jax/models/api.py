@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from mdrec_jax.models.gru4rec import Gru4RecConfig, make_gru4rec
 from mdrec_jax.models.hstu import HstuConfig, make_hstu
 from mdrec_jax.models.mdrec import MdrecConfig, make_mdrec
 from mdrec_jax.models.sasrec import SasrecConfig, make_sasrec
 from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
 
-type ModelConfig = SasrecConfig | HstuConfig | MdrecConfig
+type ModelConfig = SasrecConfig | HstuConfig | Gru4RecConfig | MdrecConfig
 
 
 class Model(Protocol):
@@ -81,6 +82,8 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
             return make_sasrec(config, spec)
         case HstuConfig():
             return make_hstu(config, spec)
+        case Gru4RecConfig():
+            return make_gru4rec(config, spec)
         case MdrecConfig():
             return make_mdrec(config, spec)
 

@@ -12,6 +12,7 @@ import numpy as np
 from mdrec_jax.models.api import Model, ModelConfig, make_model
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.experts import ExpertsConfig
+from mdrec_jax.models.gru4rec import Gru4RecConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.looping import LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
@@ -69,6 +70,9 @@ VARIANTS: dict[str, ModelConfig] = {
     "hstu": HSTU,
     "hstu without bias": HstuConfig(
         dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
+    ),
+    "gru4rec, domains and events, cosine": Gru4RecConfig(
+        dim=8, layers=2, init_scale=0.5, domain_embedding=True, event_embedding=True, scores="cosine"
     ),
     "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
     "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),

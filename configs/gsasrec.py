@@ -1,0 +1,23 @@
+"""gSASRec (Petrov & Macdonald 2023, arXiv 2308.07192): SASRec with inner products, trained by gBCE with its defaults, 256
+negatives and t = .75. Negatives are drawn once for a batch and shared by its targets, where the published trainer
+draws them for each target.
+
+mdrec train gsasrec --data data/beauty
+"""
+
+from mdrec_jax.config import RunConfig, load_preset, replace
+from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.objectives.next_item import NextItemConfig
+
+
+def config() -> RunConfig:
+    return _calibrated(load_preset("beauty"), SasrecConfig(dim=128, layers=2, heads=2, max_length=50))
+
+
+def smoke() -> RunConfig:
+    return _calibrated(load_preset("beauty", smoke=True), SasrecConfig(dim=16, layers=1, max_length=50))
+
+
+def _calibrated(base: RunConfig, model: SasrecConfig) -> RunConfig:
+    loss = NextItemConfig(kind="gbce", negatives=256, calibration=0.75)
+    return replace(base, model=model, loss=loss, counts={"weight": 0.0})
