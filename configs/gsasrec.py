@@ -1,5 +1,5 @@
-"""gSASRec (Petrov & Macdonald 2023, arXiv 2308.07192): SASRec with inner products, trained by gBCE with its defaults (256
-negatives, t = .75). Negatives are drawn once for a batch and shared by its targets, where the published trainer draws
+"""gSASRec (Petrov & Macdonald 2023, arXiv 2308.07192): SASRec with inner products, trained by gBCE with its defaults
+(256 negatives, t = .75). Negatives are drawn once for a batch and shared by its targets; the published trainer draws
 them for each target.
 
 mdrec train gsasrec --data data/beauty
