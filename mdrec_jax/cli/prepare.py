@@ -25,7 +25,11 @@ def add_parser(subparsers: Any) -> None:
     columns.add_argument(
         "--domain", action="append", default=[], metavar="NAME=PATH", dest="domains", help="a domain's own file"
     )
-    columns.add_argument("--time-unit", choices=("s", "ms", "iso"), help="how times are written (a table: s)")
+    columns.add_argument(
+        "--time-unit",
+        choices=("s", "ms", "us", "ns", "iso"),
+        help="how times are written (a table: s, or iso where every time is a date such as 20140723)",
+    )
     columns.add_argument("--items", type=Path, metavar="FILE", help="a table of items: csv, tsv, parquet or jsonl")
     columns.add_argument("--item-id", metavar="C", help="its column of ids")
     columns.add_argument("--title", metavar="C", help="its column of titles")
@@ -59,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.data.inspect import summarise, summary_lines
+    from mdrec_jax.data.inspect import notes, summarise, summary_lines
     from mdrec_jax.data.prepare import PrepareOptions, prepare
     from mdrec_jax.data.sources.rawlog import SourceOptions
 
@@ -96,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     for line in summary_lines(dataset, summarise(dataset)):
         print(line)
-    if not dataset.manifest.has_time and dataset.manifest.ordered:
-        print("note: there are no times; the order of the rows is the order of events", file=sys.stderr)
+    for note in notes(dataset):
+        print(f"note: {note}", file=sys.stderr)
     print(f"prepared in {seconds:.1f} s", file=sys.stderr)
     return EXIT_OK
 

@@ -18,7 +18,9 @@ def add_parser(commands: Any) -> None:
     people.add_argument("--users", type=Path, metavar="FILE", help="users of the dataset, as its source names them")
     people.add_argument("--histories", type=Path, metavar="FILE", help="events of people, known or not")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
-    parser.add_argument("--time-unit", choices=("s", "ms", "iso"), help="how times are written (default: s)")
+    parser.add_argument(
+        "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
+    )
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
     items = parser.add_mutually_exclusive_group()
     items.add_argument("--allow", type=Path, metavar="FILE", help="recommend these items alone")

@@ -18,7 +18,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="new events of people, known or not")
     parser.add_argument("--state", type=Path, metavar="FILE", help="a .npz file of states, read and written anew")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
-    parser.add_argument("--time-unit", choices=("s", "ms", "iso"), help="how times are written (default: s)")
+    parser.add_argument(
+        "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
+    )
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
     parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
     parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")

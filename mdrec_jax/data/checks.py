@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
 from mdrec_jax.data.sources.rawlog import RawLog
 from mdrec_jax.errors import InputError
 
 MAX_SPAN = (1 << 31) - 1
 """Seconds from the first event to the last: batches hold times as int32."""
+EARLY, LATE = 10**8, 5 * 10**8
+"""1973 and 1985: no log reaches from before the one to after the other, but in two units it does."""
 BAD_RATING = "_bad_rating"
 """The Boolean column of a read frame that marks a missing, NaN or negative rating."""
 
@@ -46,6 +48,9 @@ def check_values(log: RawLog, frame: pl.DataFrame) -> None:
         raise error_at(log, *worst)
     if log.has_time:
         _check_span(log, frame["time"].to_numpy(), order)
+        stray = strays(frame["time"].to_numpy())
+        if stray is not None:
+            raise two_units(error_at(log, int(order[stray].min()), "time"), frame["time"].to_numpy())
 
 
 def _bad(column: pl.Series) -> Bool[np.ndarray, " N"] | None:
@@ -78,4 +83,28 @@ def _check_span(log: RawLog, time: np.ndarray, order: np.ndarray) -> None:
         found=at.found if at.found is not None else f"{span} seconds from first to last",
         expected=f"at most {MAX_SPAN} seconds from first to last",
         hint="look at the first and the last time, and at --time-unit",
+    )
+
+
+def strays(time: Int64[np.ndarray, " N"]) -> Bool[np.ndarray, " N"] | None:
+    """The times that are likely of another unit than the others: the fewer of those of 1970 to 1973 and those after,
+    where some lie after 1985; None where no time does."""
+    early = time < EARLY
+    if not early.any() or int(time.max()) < LATE:
+        return None
+    return early if 2 * int(early.sum()) <= len(time) else ~early
+
+
+def two_units(at: InputError, time: Int64[np.ndarray, " N"]) -> InputError:
+    """The error for strays, the first of which `at` names."""
+    last = str(np.datetime64(int(time.max()), "s"))[:10]
+    found = f"{int((time < EARLY).sum()):,} of {len(time):,} times before 1973, others up to {last}"
+    return InputError(
+        "times of two units, or a number for missing times",
+        file=at.file,
+        row=at.row,
+        column=at.column,
+        found=found if at.found is None else f"{at.found}; {found}",
+        expected="one unit in every row",
+        hint="bring the column to one unit, and leave rows without a time out",
     )

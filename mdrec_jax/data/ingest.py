@@ -35,7 +35,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Events:
-    """Events as codes, one array a column; `sequence` is `user` where a user is one sequence."""
+    """Events as codes, one array a column; `sequence` is `user` where a user is one sequence. `fraction` is nanoseconds
+    of the second, None where no time has any."""
 
     user: UInt32[np.ndarray, " N"]
     sequence: UInt32[np.ndarray, " N"]
@@ -44,6 +45,7 @@ class Events:
     event: Int16[np.ndarray, " N"]
     order: Int64[np.ndarray, " N"]
     time: Int64[np.ndarray, " N"] | None
+    fraction: Int32[np.ndarray, " N"] | None
     role: Int8[np.ndarray, " N"] | None
 
     def __len__(self) -> int:
@@ -60,6 +62,7 @@ class Events:
             event=self.event[which],
             order=self.order[which],
             time=None if self.time is None else self.time[which],
+            fraction=None if self.fraction is None else self.fraction[which],
             role=None if self.role is None else self.role[which],
         )
 
@@ -122,9 +125,16 @@ def _encode(
         event=event,
         order=frame["order"].to_numpy(),
         time=frame["time"].to_numpy() if log.has_time else None,
+        fraction=_fraction(frame),
         role=frame["role"].to_numpy() if "role" in frame.columns else None,
     )
     return events, vocabulary
+
+
+def _fraction(frame: pl.DataFrame) -> Int32[np.ndarray, " N"] | None:
+    if "fraction" not in frame.columns or not (frame["fraction"] != 0).any():
+        return None
+    return frame["fraction"].to_numpy()
 
 
 def _string_columns(log: RawLog) -> list[str]:
@@ -137,6 +147,7 @@ def _collect(log: RawLog, codes: dict[str, pl.Categories], min_rating: float | N
     columns = [pl.col(name).cast(pl.Categorical(categories)) for name, categories in codes.items()]
     columns.append(pl.col("order").cast(pl.Int64))
     columns += [pl.col("time").cast(pl.Int64)] if log.has_time else []
+    columns += [pl.col("fraction").cast(pl.Int32)] if log.has_time and "fraction" in present else []
     columns += [pl.col("role").cast(pl.Int8)] if "role" in present else []
     if "rating" in present:
         rating = pl.col("rating").cast(pl.Float64)

@@ -1,11 +1,13 @@
 """What a prepared dataset is like: counts, lengths, overlap, cold targets, ties, and whether id order leaks answers."""
 
+import time as clock
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from mdrec_jax.data.checks import EARLY
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.ordering import raw_rank, same_time_share
@@ -15,6 +17,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PROBE_AT = 10
 PROBE_LEAST = 100
 """Queries that a probe needs before it is believed."""
+DAY = 24 * 3600
 LEAK = 3.0
 """How many times chance a probe must reach before a summary calls it a leak."""
 
@@ -75,6 +78,8 @@ class Summary:
     overlaps: tuple[Overlap, ...]
     cold_share: float
     same_time_share: float | None
+    first_time: int
+    last_time: int
 
 
 def summarise(dataset: Dataset) -> Summary:
@@ -112,6 +117,8 @@ def summarise(dataset: Dataset) -> Summary:
         overlaps=_overlaps(dataset, offsets),
         cold_share=_share(cold[tests]),
         same_time_share=same_time_share(offsets, np.asarray(dataset.time)) if dataset.manifest.has_time else None,
+        first_time=int(dataset.time.min()),
+        last_time=int(dataset.time.max()),
     )
 
 
@@ -199,7 +206,8 @@ def summary_lines(dataset: Dataset, summary: Summary) -> Iterator[str]:
     )
     yield f"test targets that never occur in training: {summary.cold_share:.1%}"
     if summary.same_time_share is not None:
-        yield f"neighbouring events of the same time: {summary.same_time_share:.1%}"
+        first, last = _date(summary.first_time), _date(summary.last_time)
+        yield f"times: {first} to {last} (UTC); neighbouring events of the same second: {summary.same_time_share:.1%}"
     if counts.dropped:
         yield "left out: " + ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
     yield ""
@@ -235,6 +243,26 @@ def summary_lines(dataset: Dataset, summary: Summary) -> Iterator[str]:
                 f"note: in {one.name} the order of raw ids finds {one.leak.raw:.1%} of the test targets "
                 f"(chance {one.leak.chance:.1%}); the dataset's own ids are permuted"
             )
+
+
+def notes(dataset: Dataset) -> Iterator[str]:
+    """What whoever prepared a dataset should look at."""
+    if not dataset.manifest.has_time:
+        if dataset.manifest.ordered:
+            yield "there are no times; the order of the rows is the order of events"
+        return
+    first, last = int(dataset.time.min()), int(dataset.time.max())
+    if last < EARLY:
+        yield (
+            f"all times lie between {_date(first)} and {_date(last)}: are they seconds since 1970? (days, dates of a "
+            "spreadsheet or step numbers keep their order, but what a model reads of time is then wrong)"
+        )
+    if last > clock.time() + DAY:
+        yield f"the last time, {_date(last)}, lies in the future: look at --time-unit"
+
+
+def _date(time: int) -> str:
+    return str(np.datetime64(time, "s")).replace("T", " ")
 
 
 def _aligned(header: list[str], rows: list[list[str]]) -> Iterator[str]:

@@ -11,6 +11,8 @@ from mdrec_jax.data.ingest import Events, Vocabulary
 
 KEY_BITS = 64
 """Sequence and time are sorted as one number of so many bits where they fit."""
+TICKS = (10**9, 10**6, 10**3, 1)
+"""Nanoseconds of the ticks that a clock may have."""
 
 type Tie = Literal["seeded", "id", "file"]
 
@@ -40,7 +42,7 @@ def sort_events(
     """
     rank = sequence_rank[events.sequence].astype(np.uint64)
     if events.time is not None:
-        clock = events.time - events.time.min()
+        clock = full_time(events)
     elif ordered:
         clock = events.order
     else:
@@ -64,6 +66,19 @@ def sort_events(
         keys = _tie_keys(events.take(place[where]), vocabulary, tie, seed)
         place[where] = place[where][np.lexsort((*reversed(keys), group))]
     return events.take(place)
+
+
+def full_time(events: Events) -> Int64[np.ndarray, " N"]:
+    """How long after the log's first second each event is, in the coarsest ticks that keep every time apart.
+
+    Events must have times; 68 years of nanoseconds (`checks.MAX_SPAN`) fit into 63 bits.
+    """
+    assert events.time is not None
+    clock = events.time - events.time.min()
+    if events.fraction is None:
+        return clock
+    tick = next(tick for tick in TICKS if not (events.fraction % tick).any())
+    return clock * (10**9 // tick) + events.fraction // tick
 
 
 def same_time_share(offsets: Int64[np.ndarray, " S+1"], time: Int64[np.ndarray, " N"]) -> float:

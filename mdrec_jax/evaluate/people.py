@@ -7,12 +7,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64
 
+from mdrec_jax.data.checks import strays, two_units
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.ids import UNKNOWN_ITEM
-from mdrec_jax.data.sources.columns import explain_time, find_column, id_value, refuse_seconds, time_value
+from mdrec_jax.data.sources.columns import find_column, id_value
 from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, records, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
+from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
 from mdrec_jax.data.streams import plain
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.ragged import Ragged, from_lengths, spans
@@ -87,7 +89,8 @@ def read_histories(path: Path, dataset: Dataset, *, time_unit: str | None = None
     named = frame.with_columns(pl.col("item").fill_null("")).filter(pl.col("item") != "")
     people = frame.select("user").unique(maintain_order=True).with_row_index("person")
     named = named.join(people, on="user", how="left", maintain_order="left")
-    named = named.sort(["person", "time"] if "time" in named.columns else "person", maintain_order=True)
+    clock = ["time", "fraction"] if "time" in named.columns else []
+    named = named.sort("person", *clock, maintain_order=True)
     item = dataset.lookup_items(named["item"].to_list(), named["domain"].to_list())
     domains, kinds = dataset.manifest.domains, dataset.manifest.event_types
     lengths = np.bincount(named["person"].to_numpy(), minlength=len(people))
@@ -147,10 +150,10 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
     columns = {what: find_column(names, None, what, path, needed=must, flag="") for what, must in needed.items()}
     columns = {what: name for what, name in columns.items() if name is not None}
     schema = _schema(path, kind, list(columns.values()))
-    values = {
-        what: time_value(name, schema[name], time_unit, path) if what == "time" else id_value(name, schema[name], path)
-        for what, name in columns.items()
-    }
+    values = {what: id_value(name, schema[name], path) for what, name in columns.items() if what != "time"}
+    if "time" in columns:
+        time_unit = unit_of(path, kind, columns["time"], time_unit)
+        values["time"], values["fraction"] = time_values(columns["time"], schema[columns["time"]], time_unit, path)
     frame = _collect(path, kind, {"_row": pl.col("_row"), **values}, list(columns.values()))
     _refuse_nobody(len(frame), path)
     for what, known in (("domain", manifest.domains), ("event", manifest.event_types)):
@@ -164,8 +167,16 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
     if "time" in columns:
         late = frame.filter(event & (pl.col("time").is_null() | (pl.col("time") < 0)))
         _refuse(late, path, kind, columns, "time", "", time_unit)
-        refuse_seconds(path, kind, columns["time"], time_unit)
+        _refuse_two_units(frame.filter(event), path, kind, columns["time"])
     return frame
+
+
+def _refuse_two_units(events: pl.DataFrame, path: Path, kind: Format, column: str) -> None:
+    time = events["time"].to_numpy()
+    stray = strays(time) if len(time) else None
+    if stray is not None:
+        row, record = record_at(path, kind, int(events["_row"].to_numpy()[stray][0]))
+        raise two_units(InputError("", file=path, row=row, column=column, found=record.get(column)), time)
 
 
 def _refuse_nobody(number: int, path: Path) -> None:
@@ -187,15 +198,12 @@ def _refuse(
         return
     row, record = record_at(path, kind, int(bad["_row"][0]))
     name = columns.get(what, what)
-    found, hint = record.get(name), None
+    found = record.get(name)
     problem = f"missing {what}" if found in (None, "") else f"unknown {what}"
     if what == "time" and found not in (None, ""):
-        said = explain_time(str(found), time_unit)
-        problem, expected, hint = said.problem, said.expected, said.hint
-    raise InputError(
-        problem, file=path, row=row, column=name, found="nothing" if found in (None, "") else found,
-        expected=expected or explain_time("", time_unit).expected, hint=hint,
-    )  # fmt: skip
+        raise bad_time(path, kind, name, row, str(found), time_unit)
+    found = "nothing" if found in (None, "") else found
+    raise InputError(problem, file=path, row=row, column=name, found=found, expected=expected or "a time")
 
 
 def _schema(path: Path, kind: Format, columns: list[str]) -> pl.Schema:

@@ -188,6 +188,21 @@ def test_times_of_histories_may_be_of_another_unit(world: Dataset, tmp_path: Pat
         read_histories(file, world, time_unit="ms")
 
 
+def test_events_of_one_second_of_a_history_keep_their_order(world: Dataset, tmp_path: Path) -> None:
+    items = world.items("books")["raw"].to_list()[:5]
+    rows = "".join(f"x,{item},books,{1_600_000_000_009 - n}\n" for n, item in enumerate(items))
+    found = read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world, time_unit="ms")
+    assert found.histories.item.tolist() == world.lookup_items(items[::-1], ["books"] * 5).tolist()
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_histories_in_two_units_are_refused(world: Dataset, tmp_path: Path, unit: str) -> None:
+    rows = "".join(f"x,a,books,{time}\n" for time in (1_600_000_000_000, 1_600_000_000_001, 1_600_000_000))
+    with pytest.raises(InputError, match=r"row [24], column 'time'") as error:
+        read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world, time_unit=unit)
+    assert "use --time-unit" not in str(error.value)
+
+
 def test_a_missing_column_of_histories_is_not_blamed_on_an_option(world: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read_histories(written(tmp_path, "h.csv", "user,domain\nx,books\n"), world)

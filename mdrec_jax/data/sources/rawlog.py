@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from mdrec_jax.data.sources.times import Unit
 from mdrec_jax.errors import InputError
 
 ITEM_SCHEMA = {
@@ -28,7 +29,8 @@ class SourceOptions:
     Args:
         user_column, item_column, time_column, domain_column, event_column, rating_column: columns of a table.
         domains: (name, path) pairs, one file or folder a domain, instead of a domain column.
-        time_unit: how times are written; None = the source's own unit (a table: seconds).
+        time_unit: how times are written; None = the source's own unit (a table: seconds, or dates such as 20140723
+            where every value is one).
         items_file, item_id, title, category: a table of items and its columns.
     """
 
@@ -39,7 +41,7 @@ class SourceOptions:
     event_column: str | None = None
     rating_column: str | None = None
     domains: tuple[tuple[str, Path], ...] = ()
-    time_unit: Literal["s", "ms", "iso"] | None = None
+    time_unit: Unit | None = None
     items_file: Path | None = None
     item_id: str | None = None
     title: str | None = None
@@ -72,9 +74,10 @@ class RawLog:
 
     Args:
         events: user, item, domain, event: String; time: Int64 seconds since the epoch (absent when `has_time` is
-            False); order: Int64, the event's position in the source, unique; and optionally sequence: String
-            (default: the user), rating: Float64, role: Int8 (0 train, 1 validation target, 2 test target, 3 context:
-            only for the split "given"). A null in any of them is bad input.
+            False); order: Int64, the event's position in the source, unique; and optionally fraction: Int32,
+            nanoseconds of the second, which decide the order within it, sequence: String (default: the user), rating:
+            Float64, role: Int8 (0 train, 1 validation target, 2 test target, 3 context: only for the split "given"). A
+            null in any of them is bad input.
         has_time: whether `time` is there.
         ordered: whether the source knows the order of a sequence's events (by `time`, or else by `order`).
         files: every file that was read.

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.columns import (
-    explain_time,
-    find_column,
-    id_value,
-    rating_value,
-    refuse_seconds,
-    time_value,
-)
+from mdrec_jax.data.sources.columns import find_column, id_value, rating_value
 from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, records, scan, table_files
 from mdrec_jax.data.sources.item_table import read_items
 from mdrec_jax.data.sources.rawlog import RawLog, SourceOptions
+from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
 from mdrec_jax.errors import InputError
 
 ONLY_DOMAIN = "main"
@@ -29,12 +23,14 @@ CORE = 5
 
 @dataclass(frozen=True)
 class TablePart:
-    """One file of a table: where it is, its domain when that is not a column, the columns that it has."""
+    """One file of a table: where it is, its domain when that is not a column, the columns that it has, the values that
+    stand in its path instead, the unit of its times."""
 
     file: Path
     domain: str | None
     columns: dict[str, str]
     fixed: dict[str, str]
+    unit: str
 
 
 def read_csv(paths: Sequence[Path], options: SourceOptions) -> RawLog:
@@ -59,15 +55,13 @@ def read_jsonl(paths: Sequence[Path], options: SourceOptions) -> RawLog:
 
 def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog:
     parts = _parts(kind, paths, options)
-    has_time = "time" in parts[0].columns
+    has_time = "time" in parts[0].columns or "time" in parts[0].fixed
     for part in parts[1:]:
         if part.columns.keys() | part.fixed.keys() != parts[0].columns.keys() | parts[0].fixed.keys():
             expected = ", ".join([*parts[0].columns, *parts[0].fixed]) + f", as in {parts[0].file.name}"
             found = ", ".join([*part.columns, *part.fixed])
             raise InputError("other columns than in the first file", file=part.file, found=found, expected=expected)
-    if "time" in parts[0].columns:
-        refuse_seconds(parts[0].file, kind, parts[0].columns["time"], options.time_unit)
-    events = pl.concat([_events(part, number, kind, options) for number, part in enumerate(parts)])
+    events = pl.concat([_events(part, number, kind) for number, part in enumerate(parts)])
     domains = tuple(name for name, _ in options.domains)
     if not domains and "domain" not in parts[0].columns and "domain" not in parts[0].fixed:
         domains = (ONLY_DOMAIN,)
@@ -88,7 +82,7 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
         domains=domains,
         min_user=CORE,
         min_item=CORE,
-        locate=lambda order, column: _locate(parts, kind, options, order, column),
+        locate=lambda order, column: _locate(parts, kind, order, column),
         explain=lambda error: _explain(parts, kind, error),
     )
 
@@ -118,15 +112,20 @@ def _part(file: Path, root: Path, kind: Format, domain: str | None, options: Sou
         column = find_column(everything, asked, what, file, needed=what in ("user", "item"))
         if column is not None:
             chosen[what] = column
+    unit = options.time_unit or "s"
+    if "time" in chosen:
+        in_file = chosen["time"] in names
+        unit = unit_of(file, kind, chosen["time"], options.time_unit) if in_file else options.time_unit or "iso"
     return TablePart(
         file=file,
         domain=domain,
         columns={what: column for what, column in chosen.items() if column in names},
         fixed={what: fixed[column] for what, column in chosen.items() if column not in names},
+        unit=unit,
     )
 
 
-def _events(part: TablePart, number: int, kind: Format, options: SourceOptions) -> pl.LazyFrame:
+def _events(part: TablePart, number: int, kind: Format) -> pl.LazyFrame:
     columns = list(dict.fromkeys(part.columns.values()))
     frame = scan(part.file, kind, columns)
     schema = frame.collect_schema()
@@ -135,19 +134,22 @@ def _events(part: TablePart, number: int, kind: Format, options: SourceOptions) 
     values = {}
     for what, column in part.columns.items():
         if what == "time":
-            values[what] = time_value(column, schema[column], options.time_unit, part.file)
+            values["time"], values["fraction"] = time_values(column, schema[column], part.unit, part.file)
         elif what == "rating":
             values[what] = rating_value(column, schema[column], part.file)
         else:
             values[what] = id_value(column, schema[column], part.file)
     values.update({what: pl.lit(value) for what, value in part.fixed.items()})
+    if "time" in part.fixed:
+        frame = frame.with_columns(_time=pl.lit(part.fixed["time"]))
+        values["time"], values["fraction"] = time_values("_time", pl.String(), part.unit, part.file)
     values.setdefault("domain", pl.lit(part.domain or ONLY_DOMAIN))
     values.setdefault("event", pl.lit(ONLY_EVENT))
     values["order"] = pl.col("_row").cast(pl.Int64) + (number << ROW_BITS)
     return frame.select(**{name: values[name] for name in sorted(values)})
 
 
-def _locate(parts: list[TablePart], kind: Format, options: SourceOptions, order: int, column: str) -> InputError:
+def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> InputError:
     """The error for a bad value, found again by reading its file record by record."""
     part, place = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
     name = part.columns.get(column, column)
@@ -161,17 +163,8 @@ def _locate(parts: list[TablePart], kind: Format, options: SourceOptions, order:
     if not text.strip():
         problem = "an item without a domain" if column == "domain" else "missing value"
         return InputError(problem, file=part.file, row=row, column=name, found="nothing", expected=what)
-    if column == "time":
-        problem = explain_time(text, options.time_unit)
-        return InputError(
-            problem.problem,
-            file=part.file,
-            row=row,
-            column=name,
-            found=text,
-            expected=problem.expected,
-            hint=problem.hint,
-        )
+    if column == "time" and column in part.columns:
+        return bad_time(part.file, kind, name, row, text, part.unit)
     if column == "rating":
         expected = "a number, 0 or more"
         problem = "unparsable number" if not _is_number(text) else "negative, NaN or infinite value"
