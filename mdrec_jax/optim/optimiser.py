@@ -13,6 +13,9 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.optim.schedule import ScheduleConfig, learning_rate_factor
 from mdrec_jax.types import Params
 
+DECAYED = ("matrix", "embedding")
+"""Groups (`ParameterFacts.group`) that weight decay reaches; norms, biases and other vectors are spared."""
+
 
 @dataclass(frozen=True)
 class DenseConfig:
@@ -21,7 +24,7 @@ class DenseConfig:
     Args:
         learning_rate: base rate; the schedule multiplies it.
         beta1, beta2, epsilon: Adam's.
-        weight_decay: decoupled, times the learning rate; vectors (norms, biases) are not decayed.
+        weight_decay: decoupled, times the learning rate, of the parameters whose group is in `DECAYED`.
         clip_norm: the global norm that gradients are scaled down to; 0 never clips.
     """
 
@@ -96,8 +99,9 @@ class Slots:
     tables: dict[str, Any]
 
 
-def _dense_transform(config: DenseConfig) -> optax.GradientTransformation:
-    decays = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+def _dense_transform(config: DenseConfig, facts: Any) -> optax.GradientTransformation:
+    # A stack of blocks makes a norm's scale two-dimensional: what a parameter is, its facts say and its shape does not.
+    decays = jax.tree.map(lambda fact: fact.group in DECAYED, facts)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
@@ -105,16 +109,22 @@ def _dense_transform(config: DenseConfig) -> optax.GradientTransformation:
     )
 
 
-def init(config: OptimConfig, params: Params) -> Slots:
-    """Slots for `params`; the same tree whatever the mode of the tables."""
+def init(config: OptimConfig, facts: Params, params: Params) -> Slots:
+    """Slots for `params`; the same tree whatever the mode of the tables.
+
+    Args:
+        facts: of the model's parameters, in a tree like `params`.
+        params: the parameters.
+    """
     return Slots(
-        _dense_transform(config.dense).init(params.dense),
+        _dense_transform(config.dense, facts.dense).init(params.dense),
         {name: _init_table(config.table, table) for name, table in params.tables.items()},
     )
 
 
 def apply(
     config: OptimConfig,
+    facts: Params,
     params: Params,
     slots: Slots,
     dense_gradients: Any,
@@ -125,13 +135,16 @@ def apply(
     """One step.
 
     Args:
+        facts: of the model's parameters, in a tree like `params`.
         dense_gradients: a tree like `params.dense`.
         table_gradients: for each table its touched rows' gradients, or the whole table's, [V, D].
         step: the number of steps done before this one.
         total_steps: the steps of the whole run, for the schedule.
     """
     factor = learning_rate_factor(config.schedule, step, total_steps)
-    updates, dense_slots = _dense_transform(config.dense).update(dense_gradients, slots.dense, params.dense)
+    updates, dense_slots = _dense_transform(config.dense, facts.dense).update(
+        dense_gradients, slots.dense, params.dense
+    )
     rate = -config.dense.learning_rate * factor
     dense = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params.dense, updates)
     tables, table_slots = {}, {}

@@ -74,7 +74,8 @@ class Setup:
 
     def initial_state(self, params: Params | None = None) -> TrainState:
         """Fresh parameters, or `params`, with empty slots."""
-        return init_state(params or initial_params(self.model, self.config.seed), self.config.optim, self.mesh)
+        params = params or initial_params(self.model, self.config.seed)
+        return init_state(params, self.model.facts, self.config.optim, self.mesh)
 
     def batches_from(self, step: int) -> Iterator[Batch]:
         """Batches `step`, `step + 1`, ... on the devices, their rows spread over the data axis."""

@@ -22,9 +22,9 @@ class TrainState:
     slots: Slots
 
 
-def init_state(params: Params, optim: OptimConfig, mesh: Mesh) -> TrainState:
-    """A new run's state, every leaf placed on `mesh`."""
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(optim, params))
+def init_state(params: Params, facts: Params, optim: OptimConfig, mesh: Mesh) -> TrainState:
+    """A new run's state, every leaf placed on `mesh`. `facts`: the model's."""
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(optim, facts, params))
     # A copy: the step donates its argument, and the caller may still hold `params`.
     return jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))
 

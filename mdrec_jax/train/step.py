@@ -97,8 +97,8 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         )  # fmt: skip
         (dense_gradients, row_gradients), metrics = jax.lax.psum((gradients, metrics), DATA)
         params, slots = optimiser.apply(
-            optim, state.params, state.slots, dense_gradients, _with_ids(lookup, row_gradients), state.step,
-            config.total_steps,
+            optim, model.facts, state.params, state.slots, dense_gradients, _with_ids(lookup, row_gradients),
+            state.step, config.total_steps,
         )  # fmt: skip
         metrics |= {"targets": targets, "gradient_norm": _norm(dense_gradients)}
         return TrainState(state.step + 1, params, slots), metrics

@@ -1,0 +1,37 @@
+"""Weight decay by a parameter's group, whatever its shape."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdrec_jax.models.api import ModelConfig
+from mdrec_jax.optim import optimiser
+from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig
+from tests.models.make import SASREC, VARIANTS, built
+
+RATE, DECAY = 0.01, 2.0
+
+
+@pytest.mark.parametrize(
+    "config", [SASREC, VARIANTS["mdrec, loop, banks, delta rule, experts"]], ids=["sasrec", "mdrec"]
+)
+def test_without_gradients_matrices_and_embeddings_shrink_and_vectors_stand_still(config: ModelConfig) -> None:
+    model, params = built(config)
+    optim = OptimConfig(dense=DenseConfig(learning_rate=RATE, weight_decay=DECAY))
+    slots = optimiser.init(optim, model.facts, params)
+    nothing = jax.tree.map(jnp.zeros_like, params.dense)
+    moved = params
+    for step in range(3):
+        moved, slots = optimiser.apply(optim, model.facts, moved, slots, nothing, {}, jnp.int32(step), 10)
+        moved = replace(moved, tables=params.tables)
+
+    def check(fact, before, after) -> None:
+        factor = (1 - RATE * DECAY) ** 3 if fact.group in ("matrix", "embedding") else 1.0
+        np.testing.assert_allclose(after, before * factor, rtol=1e-6)
+
+    jax.tree.map(check, model.facts.dense, params.dense, moved.dense)
+    spared = [fact for fact in jax.tree.leaves(model.facts.dense) if fact.group == "vector"]
+    assert any(len(fact.shape) > 1 for fact in spared), "a stack of blocks makes two dimensions of one"
