@@ -1,13 +1,17 @@
 """Reading and writing files of our own. A write that is killed, or that finds the disk full, leaves the old file or the
 new one, never half of one."""
 
+import errno
+import glob
 import json
 import os
-import tempfile
+import secrets
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mdrec_jax.errors import InputError
 
@@ -15,9 +19,19 @@ PART = ".part"
 """The ending of a file that is still being written."""
 
 
+_THIS_PROCESS = secrets.token_hex(4)
+"""Tells the parts of this process from those of an earlier one that had its number."""
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A file beside `path` to write to; it is synced and renamed over `path` when the block ends without an error.
+
+    It gets the permissions of the file that it replaces, or those that the umask leaves a new one. Where `path` is a
+    link, the link is replaced and not what it leads to. What killed writers of this machine left of `path` is removed.
+
+    Args:
+        private: only its owner may read it, whatever stood there before.
 
     Raises:
         InputError: `path` is a folder, the disk is full, or the folder cannot be written.
@@ -26,19 +40,75 @@ def replacing(path: Path) -> Iterator[Path]:
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        os.close(handle)
-        part = Path(name)
+        remove_parts(path)
+        old = path.stat().st_mode & 0o777 if path.is_file() else None
+        mode = 0o600 if private else old
+        name = f"{_part_prefix(path)}{os.getpid()}-{_THIS_PROCESS}-{secrets.token_hex(4)}{PART}"
+        # the old file's permissions are given at the end: what is being written is never open to more
+        made = os.open(path.parent / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600)
+        os.close(made)
+        part = path.parent / name
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        part.chmod(0o644)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
         part.replace(path)
     except OSError as error:
         raise InputError("cannot be written", file=path, found=error, expected="room and the right to write") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _part_prefix(path: Path) -> str:
+    # a name may be as long as the system allows
+    name = os.fsencode(path.name)[:100].decode(errors="ignore")
+    return f".{name}.{socket.gethostname()[:40]}-"
+
+
+def remove_parts(path: Path) -> None:
+    """Removes what writers of `path` on this machine left behind that no longer run."""
+    prefix = _part_prefix(path)
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{PART}"):
+        process, _, token = left.name.removeprefix(prefix).partition("-")
+        ours = process == str(os.getpid())
+        if process.isdigit() and (not token.startswith(_THIS_PROCESS) if ours else not alive(int(process))):
+            left.unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def open_in_place(path: Path) -> TextIO:
+    """A text file of our own to read and to append to, made where there is none; links are not followed.
+
+    Raises:
+        InputError: `path` is a link, or no plain file.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _not_plain(path) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _not_plain(path)
+    return os.fdopen(handle, "a+", encoding="utf-8")
+
+
+def _not_plain(path: Path) -> InputError:
+    found = "a link" if path.is_symlink() else "no plain file"
+    return InputError("will not be written to", file=path, found=found, expected="a plain file of our own, or none")
 
 
 def check_writable(path: Path) -> None:

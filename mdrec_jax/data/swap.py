@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mdrec_jax.files import alive
+
 RENAME_EXCHANGE = 2
 """The flag of Linux's renameat2 and the value of macOS's RENAME_SWAP."""
 AT_FDCWD = -100
@@ -17,7 +19,8 @@ AT_FDCWD = -100
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to fill; when the block ends without an error it takes the place of `target`.
+    """A folder beside `target` to fill; when the block ends without an error it takes the place of `target`, and its
+    permissions.
 
     Everything in it is synced to the disk before. What stood at `target` is removed after. A killed run leaves its
     folder behind; the next one on the same machine removes it.
@@ -31,6 +34,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         if target.exists():
+            part.chmod(target.stat().st_mode & 0o777)
             _exchange(part, target)
         else:
             part.rename(target)
@@ -87,15 +91,6 @@ def _remove_stale(target: Path) -> None:
     prefix = f".{target.name}.part-{socket.gethostname()}-"
     for entry in target.parent.glob(f"{glob.escape(prefix)}*"):
         process = entry.name.removeprefix(prefix)
-        if process.isdigit() and not _alive(int(process)):
+        # a folder of our own number is of an earlier process: this one makes its folder behind this
+        if process.isdigit() and (int(process) == os.getpid() or not alive(int(process))):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()

@@ -69,8 +69,9 @@ def write_columns(folder: Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_tables(folder: Path, users: pl.DataFrame, domains: tuple[str, ...], items: tuple[pl.DataFrame, ...]) -> None:
-    """Writes users.parquet and each domain's items."""
+    """Writes users.parquet, which only its owner may read, and each domain's items."""
     (folder / "items").mkdir()
+    (folder / "users.parquet").touch(mode=0o600)
     users.write_parquet(folder / "users.parquet")
     for name, table in zip(domains, items, strict=True):
         table.write_parquet(folder / items_file(name))

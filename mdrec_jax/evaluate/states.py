@@ -75,7 +75,7 @@ def write_states(path: Path, states: States, run: str) -> None:
         "seen_items": states.seen.values,
     }
     leaves = {jax.tree_util.keystr(name): leaf for name, leaf in jax.tree_util.tree_leaves_with_path(states.state)}
-    with replacing(path) as part, part.open("wb") as file:
+    with replacing(path, private=True) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays, **leaves)
 
 

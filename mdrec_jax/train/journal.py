@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.files import replacing
+from mdrec_jax.files import open_in_place, replacing
 from mdrec_jax.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Journal:
             for path in (folder.metrics, folder.timing):
                 _cut_back(path, resume_step)
         with ExitStack() as opened:
-            self._metrics = opened.enter_context(folder.metrics.open("a", encoding="utf-8"))
-            self._timing = opened.enter_context(folder.timing.open("a", encoding="utf-8"))
+            self._metrics = opened.enter_context(open_in_place(folder.metrics))
+            self._timing = opened.enter_context(open_in_place(folder.timing))
             self._board = opened.enter_context(closing(_board(folder, resume_step))) if tensorboard else None
             self._opened = opened.pop_all()
 

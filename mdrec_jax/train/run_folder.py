@@ -12,7 +12,7 @@ from typing import Any
 from mdrec_jax.codec import flatten
 from mdrec_jax.config import NOT_IDENTITY
 from mdrec_jax.errors import InputError
-from mdrec_jax.files import PART, check_writable, read_object, write_json
+from mdrec_jax.files import PART, check_writable, open_in_place, read_object, write_json
 
 CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jsonl", "timing.jsonl", "lock"
 CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
@@ -64,7 +64,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
         InputError: when another process holds it.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / LOCK).open("a+") as file:
+    with open_in_place(folder.path / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
