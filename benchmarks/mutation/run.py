@@ -1,0 +1,203 @@
+"""How many small changes to the code do the tests notice? A seeded sample of them, each tried by the tests that run it.
+
+    python benchmarks/mutation/run.py --out RESULT.json [--report benchmarks/MUTATION.md] [--seed 0] [--areas optim,...]
+        [--share 1.0] [--workers 1] [--again EARLIER.json]
+
+First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
+changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
+it, quickest first, until one fails: it is killed. Tests are cut off after BUDGET seconds of their usual time, and a
+change that no test so far noticed then counts as survived. --again tries only those that survived an earlier result.
+
+Changes that survive are explained in `known.json`: that they alter nothing (equivalent), or why no test is worth it.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from changes import Change, changes_of, mutated
+from report import write_report
+from workers import Process, digest, record_lines, run_all, run_tests, warm_up
+
+AREAS: dict[str, tuple[str, int]] = {
+    "optim": ("mdrec_jax/optim/*.py", 50),
+    "objectives": ("mdrec_jax/objectives/*.py", 120),
+    "evaluate": ("mdrec_jax/evaluate/*.py", 160),
+    "data/splits": ("mdrec_jax/data/splits.py", 40),
+    "train/step": ("mdrec_jax/train/step.py", 40),
+}
+"""Area -> (its files, changes in the sample)."""
+TESTS = "tests/**/test_*.py"
+WITHOUT = ("tests/kernels/", "tests/benchmarks/")
+"""Tests that do not reach the areas, or try this program."""
+BUDGET = 60.0
+"""Seconds of tests that a change is tried by, as they usually take."""
+KNOWN = Path(__file__).with_name("known.json")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    area: str
+    file: str
+    change: Change
+    code: str
+    """The line that is changed."""
+
+
+def sample(root: Path, areas: dict[str, tuple[str, int]], seed: int, share: float = 1.0) -> list[Mutant]:
+    """A random sample of the changes of each area, spread over its files by how many changes each has."""
+    mutants = []
+    for area, (pattern, number) in areas.items():
+        every = [
+            Mutant(area, path.relative_to(root).as_posix(), change, source.splitlines()[change.line - 1].strip())
+            for path in sorted(root.glob(pattern))
+            for source in [path.read_text()]
+            for change in changes_of(source)
+        ]
+        chosen = random.Random(f"{seed} {area}").sample(every, min(len(every), round(number * share)))
+        mutants += sorted(chosen, key=lambda mutant: (mutant.file, mutant.change.node, mutant.change.variant))
+    return mutants
+
+
+def measure(cache: Path, files: list[str], workers: int) -> dict[str, Any]:
+    """{test: {passed, seconds, lines}} of every test, from the cache where neither it nor what it runs has changed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    tests = [p.as_posix() for p in sorted(Path().glob(TESTS)) if not p.as_posix().startswith(WITHOUT)]
+    stale = [test for test in tests if not _fresh(cache / _flat(test), test)]
+
+    def start(test: str) -> Process:
+        place = cache / _flat(test)
+        work = lambda: record_lines(test, files, place, cache / f"tmp-{_flat(test)}")  # noqa: E731
+        return Process(work, place.with_suffix(".log"), 1200)
+
+    for done, (test, code, _) in enumerate(run_all(stale, start, workers), 1):
+        print(f"{done}/{len(stale)} {test}: {code}", flush=True)
+        if code not in (0, 5):
+            raise SystemExit(f"{test} fails without any change: {cache / _flat(test)}".replace(".json", ".log"))
+        place = cache / _flat(test)
+        records = json.loads(place.read_text())
+        ran = sorted({file for record in records.values() for file in record["lines"]})
+        place.write_text(json.dumps({"digest": digest(test, *ran), "ran": ran, "tests": records}))
+    found = [json.loads((cache / _flat(test)).read_text())["tests"] for test in tests]
+    return {name: record for part in found for name, record in part.items() if record["passed"]}
+
+
+def _flat(test: str) -> str:
+    return test.replace("/", "-").removesuffix(".py") + ".json"
+
+
+def _fresh(place: Path, test: str) -> bool:
+    if not place.exists():
+        return False
+    record = json.loads(place.read_text())
+    return "digest" in record and record["digest"] == digest(test, *record["ran"])
+
+
+def tests_for(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
+    """The tests that run the changed lines, quickest first, as far as the budget goes."""
+    change, chosen, spent = mutant.change, [], 0.0
+    reached = {
+        name: record["seconds"]
+        for name, record in tests.items()
+        if any(change.at_import or change.line <= line <= change.end for line in record["lines"].get(mutant.file, ()))
+    }
+    for name, seconds in sorted(reached.items(), key=lambda item: item[1]):
+        spent += seconds
+        if chosen and spent > BUDGET:
+            break
+        chosen.append(name)
+    return chosen
+
+
+def known(mutant: Mutant) -> dict[str, Any]:
+    """Why the change survives, and whether because it alters nothing, if it is listed."""
+    own = mutant.file, mutant.code, mutant.change.before, mutant.change.after
+    for entry in json.loads(KNOWN.read_text()) if KNOWN.exists() else []:
+        if own == (entry["file"], entry["code"], entry["before"], entry["after"]):
+            return {"equivalent": entry["equivalent"], "reason": entry["reason"]}
+    return {"equivalent": False, "reason": ""}
+
+
+def outcome(code: int | str) -> str:
+    if code == "timeout":
+        return "timeout"
+    if code == 0:
+        return "survived"
+    if code in (5, 70):
+        raise RuntimeError(f"the tests could not be run: exit code {code}")
+    return "killed"
+
+
+def run(mutants: list[Mutant], tests: dict[str, Any], workers: int, show: bool = True) -> list[dict[str, Any]]:
+    """Each mutant's record: what it is, its outcome, and how many tests it was tried by."""
+    chosen = {id(mutant): tests_for(mutant, tests) for mutant in mutants}
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start(mutant: Mutant) -> Process:
+            place = Path(folder) / str(id(mutant))
+            tree, names = mutated(Path(mutant.file).read_text(), mutant.change), chosen[id(mutant)]
+            usual = sum(tests[name]["seconds"] for name in names)
+            return Process(
+                lambda: run_tests(names, mutant.file, tree, place), place.with_suffix(".log"), 60 + 5 * usual
+            )
+
+        reached = [mutant for mutant in mutants if chosen[id(mutant)]]
+        for mutant, code, process in run_all(reached, start, workers):
+            results[id(mutant)] = _with_reason(outcome(code), process.log)
+            if show:
+                now = collections.Counter(entry["outcome"] for entry in results.values())
+                change = mutant.change
+                print(f"{dict(now)} {mutant.file}:{change.line} {change.before} -> {change.after}", flush=True)
+    unreached = {"outcome": "unreached"}
+    return [
+        asdict(mutant) | {"tests": len(chosen[id(mutant)])} | results.get(id(mutant), unreached) | known(mutant)
+        for mutant in mutants
+    ]
+
+
+def _with_reason(found: str, log: Path) -> dict[str, Any]:
+    lines = log.read_text(errors="replace").splitlines()
+    by = next((line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))), lines[-1] if lines else "")
+    return {"outcome": found, "by": by[:200] if found == "killed" else ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--areas", default=",".join(AREAS))
+    parser.add_argument("--share", type=float, default=1.0, help="of each area's number of changes")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--again", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mutation")
+    options = parser.parse_args()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(options.cache / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    warm_up()
+    areas = {name: AREAS[name] for name in options.areas.split(",")}
+    every = [path.as_posix() for pattern, _ in AREAS.values() for path in sorted(Path().glob(pattern))]
+    tests = measure(options.cache / "lines", every, options.workers)
+    mutants = sample(Path(), areas, options.seed, options.share)
+    if options.again:
+        old = json.loads(options.again.read_text())["mutants"]
+        alive = {(m["file"], m["change"]["node"], m["change"]["variant"]) for m in old if m["outcome"] != "killed"}
+        mutants = [m for m in mutants if (m.file, m.change.node, m.change.variant) in alive]
+    records = run(mutants, tests, options.workers)
+    result = {"seed": options.seed, "share": options.share, "tests": len(tests), "mutants": records}
+    options.out.write_text(json.dumps(result, indent=1))
+    if options.report:
+        write_report(options.report, result)
+
+
+if __name__ == "__main__":
+    main()
