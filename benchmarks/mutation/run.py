@@ -5,8 +5,9 @@
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
-it, quickest first, until one fails: it is killed. Tests are cut off after BUDGET seconds of their usual time, and a
-change that no test so far noticed then counts as survived. --again tries only those that survived an earlier result.
+it until one fails: it is killed. Of many tests the quickest are taken, up to BUDGET seconds of their usual time, and
+those files come first that killed others before; a change that none of them noticed counts as survived. --again tries
+only those that survived an earlier result.
 
 Changes that survive are explained in `known.json`: that they alter nothing (equivalent), or why no test is worth it.
 """
@@ -16,6 +17,7 @@ import collections
 import json
 import os
 import random
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ AREAS: dict[str, tuple[str, int]] = {
 TESTS = "tests/**/test_*.py"
 WITHOUT = ("tests/kernels/", "tests/benchmarks/")
 """Tests that do not reach the areas, or try this program."""
-BUDGET = 60.0
+BUDGET = 30.0
 """Seconds of tests that a change is tried by, as they usually take."""
 KNOWN = Path(__file__).with_name("known.json")
 
@@ -85,6 +87,7 @@ def measure(cache: Path, files: list[str], workers: int) -> dict[str, Any]:
         place = cache / _flat(test)
         records = json.loads(place.read_text())
         ran = sorted({file for record in records.values() for file in record["lines"]})
+        shutil.rmtree(cache / f"tmp-{_flat(test)}", ignore_errors=True)
         place.write_text(json.dumps({"digest": digest(test, *ran), "ran": ran, "tests": records}))
     found = [json.loads((cache / _flat(test)).read_text())["tests"] for test in tests]
     return {name: record for part in found for name, record in part.items() if record["passed"]}
@@ -139,35 +142,48 @@ def outcome(code: int | str) -> str:
 def run(mutants: list[Mutant], tests: dict[str, Any], workers: int, show: bool = True) -> list[dict[str, Any]]:
     """Each mutant's record: what it is, its outcome, and how many tests it was tried by."""
     chosen = {id(mutant): tests_for(mutant, tests) for mutant in mutants}
+    killers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
 
         def start(mutant: Mutant) -> Process:
-            place = Path(folder) / str(id(mutant))
-            tree, names = mutated(Path(mutant.file).read_text(), mutant.change), chosen[id(mutant)]
-            usual = sum(tests[name]["seconds"] for name in names)
-            return Process(
-                lambda: run_tests(names, mutant.file, tree, place), place.with_suffix(".log"), 60 + 5 * usual
-            )
+            place, names = Path(folder) / str(id(mutant)), chosen[id(mutant)]
+            tree = mutated(Path(mutant.file).read_text(), mutant.change)
+            lists = by_file(names, tests, killers[mutant.file])
+            limit = 60 + 5 * sum(tests[name]["seconds"] for name in names)
+            return Process(lambda: run_tests(lists, mutant.file, tree, place), place.with_suffix(".log"), limit)
 
         reached = [mutant for mutant in mutants if chosen[id(mutant)]]
         for mutant, code, process in run_all(reached, start, workers):
-            results[id(mutant)] = _with_reason(outcome(code), process.log)
+            found = outcome(code)
+            by = killer(process.log) if found == "killed" else ""
+            killers[mutant.file][by.partition("::")[0]] += 1
+            results[id(mutant)] = {"outcome": found, "by": by}
             if show:
-                now = collections.Counter(entry["outcome"] for entry in results.values())
+                now = dict(collections.Counter(entry["outcome"] for entry in results.values()))
                 change = mutant.change
-                print(f"{dict(now)} {mutant.file}:{change.line} {change.before} -> {change.after}", flush=True)
-    unreached = {"outcome": "unreached"}
+                print(f"{now} {mutant.file}:{change.line} {change.before} -> {change.after}: {found}", flush=True)
+    unreached = {"outcome": "unreached", "by": ""}
     return [
         asdict(mutant) | {"tests": len(chosen[id(mutant)])} | results.get(id(mutant), unreached) | known(mutant)
         for mutant in mutants
     ]
 
 
-def _with_reason(found: str, log: Path) -> dict[str, Any]:
+def by_file(names: list[str], tests: dict[str, Any], killers: collections.Counter[str]) -> list[list[str]]:
+    """The tests of each file, quickest first: the files that killed most before, then those that take least."""
+    files: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        files[name.partition("::")[0]].append(name)
+    usual = {file: sum(tests[name]["seconds"] for name in some) for file, some in files.items()}
+    return [files[file] for file in sorted(files, key=lambda file: (-killers[file], usual[file]))]
+
+
+def killer(log: Path) -> str:
+    """The test that failed, as pytest's summary names it."""
     lines = log.read_text(errors="replace").splitlines()
-    by = next((line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))), lines[-1] if lines else "")
-    return {"outcome": found, "by": by[:200] if found == "killed" else ""}
+    named = (line.split()[1] for line in lines if line.startswith(("FAILED tests", "ERROR tests")))
+    return next(named, lines[-1][:200] if lines else "")
 
 
 def main() -> None:

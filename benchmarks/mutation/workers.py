@@ -114,12 +114,17 @@ class _Replaced(importlib.abc.MetaPathFinder, SourceFileLoader):
         return compile(self.tree, self.path, "exec")
 
 
-def run_tests(tests: list[str], file: str, tree: ast.Module, temporary: Path) -> int:
-    """pytest's exit code for these tests, while `file` (relative to the working directory) is what the tree says."""
+def run_tests(tests: list[list[str]], file: str, tree: ast.Module, temporary: Path) -> int:
+    """pytest's exit code for the first of these lists of tests that fails, while `file` (relative to the working
+    directory) is what the tree says. A list is collected when its turn comes: most changes are noticed by the first."""
     name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     assert name not in sys.modules, f"{name} was imported before the fork"
     sys.meta_path.insert(0, _Replaced(name, Path(file).resolve(), tree))
-    return int(pytest.main([*PYTEST, "-x", f"--basetemp={temporary}", *tests]))
+    for some in tests:
+        code = int(pytest.main([*PYTEST, "-x", f"--basetemp={temporary}", *some]))
+        if code:
+            return code
+    return 0
 
 
 class Lines:
