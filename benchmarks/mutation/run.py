@@ -129,13 +129,13 @@ def known(mutant: Mutant) -> dict[str, Any]:
     return {"equivalent": False, "reason": ""}
 
 
-def outcome(code: int | str) -> str:
+def outcome(code: int | str, log: Path) -> str:
     if code == "timeout":
         return "timeout"
     if code == 0:
         return "survived"
-    if code in (5, 70):
-        raise RuntimeError(f"the tests could not be run: exit code {code}")
+    if code in (5, 70) or (code == 4 and "ERROR: not found" in log.read_text(errors="replace")):
+        raise RuntimeError(f"the tests could not be run: {log.read_text(errors='replace')[-2000:]}")
     return "killed"
 
 
@@ -155,7 +155,7 @@ def run(mutants: list[Mutant], tests: dict[str, Any], workers: int, show: bool =
 
         reached = [mutant for mutant in mutants if chosen[id(mutant)]]
         for mutant, code, process in run_all(reached, start, workers):
-            found = outcome(code)
+            found = outcome(code, process.log)
             by = killer(process.log) if found == "killed" else ""
             killers[mutant.file][by.partition("::")[0]] += 1
             results[id(mutant)] = {"outcome": found, "by": by}
