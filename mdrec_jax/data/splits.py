@@ -114,7 +114,7 @@ def _leave_one_out(
     if domain.any():  # else the groups are the sequences, and they are sorted already
         by_group = np.argsort(group, kind="stable")
         where, group = where[by_group], group[by_group]
-    ends = np.flatnonzero(np.append(group[1:] != group[:-1], True)) if len(group) else np.zeros(0, np.int64)
+    ends = np.flatnonzero(np.append(group[1:] != group[:-1], True))
     long_enough = np.diff(ends, prepend=-1) >= SHORTEST
     role[where[ends[long_enough]]] = TEST
     role[where[ends[long_enough] - 1]] = VALIDATION
