@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
-from mdrec_jax.errors import InputError
+from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.counted import Counted
 from mdrec_jax.models.api import Model
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
@@ -87,6 +87,7 @@ def states(
 
     Raises:
         InputError: a model without that code.
+        NonFiniteError: a state is infinite or not a number.
     """
     encode = _encoder(scorer.model, scorer.mesh, scorer.dtype, code)
     waiting: list[tuple[np.ndarray, Array]] = []
@@ -103,7 +104,10 @@ def states(
 
 def _arrived(query: Int32[np.ndarray, "Q"], state: Float[Array, "Q D"]) -> tuple[np.ndarray, np.ndarray]:
     there = query >= 0
-    return query[there].astype(np.int64), np.asarray(state)[there]
+    arrived = np.asarray(state)[there]
+    if not np.isfinite(arrived).all():
+        raise NonFiniteError("the model has diverged: it gives states that are infinite or not numbers")
+    return query[there].astype(np.int64), arrived
 
 
 @lru_cache(maxsize=16)

@@ -1,22 +1,25 @@
 """Checkpoints of a run: asynchronous, atomic, the latest few and the best one.
 
-What the loop remembers besides arrays (best value, looks without a better one) is written as metadata of the same
-checkpoint, so that both are always of one moment.
+What the loop remembers besides arrays (best value, looks without a better one) stands in the record of the same
+checkpoint, so that both are always of one moment. The holder of the run's lock writes and cleans up (`Checkpoints`);
+readers (`load_best`) change nothing and need no lock.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from mdrec_jax.errors import InputError
+from mdrec_jax.train import sealed
+from mdrec_jax.train.finite import check_finite, not_finite
 from mdrec_jax.train.state import TrainState
 
 
@@ -42,96 +45,165 @@ class Progress:
         return cls(**{**value, "best_value": float("-inf") if best is None else best})
 
 
-class _LatestAndBest:
-    """Keep the `latest` newest checkpoints and the one of `best_step`."""
-
-    def __init__(self, latest: int) -> None:
-        self.latest = latest
-        self.best_step = -1
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        newest = len(checkpoints) - self.latest
-        return [i >= newest or c.step == self.best_step for i, c in enumerate(checkpoints)]
-
-
 class Checkpoints:
-    """The checkpoints of one run folder; close it (or use `with`) to wait for the last one to be written."""
+    """The checkpoints of one run folder, to be written; whoever makes one holds the run's lock.
+
+    Close it (or use `with`) to wait for the last one to be written.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        self._policy = _LatestAndBest(keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            epath.Path(folder.absolute()), preservation_policy=self._policy, cleanup_tmp_directories=True
-        )
+        self._folder, self._keep = folder.absolute(), keep
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sealed.clean(self._folder)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
 
     @property
     def latest_step(self) -> int | None:
         """The newest finished checkpoint's step; None before the first."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return max(sealed.steps(self._folder), default=None)
 
     def save(self, state: TrainState, step: int, progress: Progress) -> None:
-        """Start writing; returns when the arrays were copied, so that the step may go on and donate them."""
+        """Start writing; returns when the arrays were copied, so that the step may go on and donate them.
+
+        Raises:
+            NonFiniteError: naming the array; nothing is written.
+        """
+        self.wait()
         if self.latest_step is not None and step <= self.latest_step:
             return
-        self._policy.best_step = progress.best_step
-        self._checkpointer.save_async(step, _detached(state), force=True, custom_metadata=progress.to_json())
+        check_finite(state, step)
+        response = ocp.save_async(str(self._folder / f"{sealed.SAVING}{step}"), _detached(state))
+        self._pending = self._writer.submit(self._finish, response, step, progress.to_json(), progress.best_step)
 
-    def restore(self, target: TrainState, step: int | None = None) -> tuple[TrainState, Progress]:
-        """The state at `step` (the latest when None), laid out like `target` (abstract arrays with shardings).
+    def _finish(self, response: Any, step: int, memory: dict[str, Any], best: int) -> None:
+        """In the thread that writes: the checkpoint gets its name, then the ones that are not kept go."""
+        response.result()
+        sealed.seal(self._folder, step, memory)
+        for old in sealed.steps(self._folder)[: -self._keep]:
+            if old != best:
+                sealed.discard_unless_read(self._folder, old)
 
-        Raises:
-            InputError: when there is no finished checkpoint, or it is damaged.
-        """
-        step = self.latest_step if step is None else step
-        if step is None:
-            raise InputError("no finished checkpoint", file=str(self._checkpointer.directory), expected="at least one")
-        with self._reading(step):
-            state = self._checkpointer.load(step, target)
-        progress = self._progress(step)
-        self._policy.best_step = progress.best_step
-        return state, progress
+    def restore(self, target: TrainState) -> tuple[TrainState, Progress]:
+        """The newest whole state, laid out like `target` (abstract arrays with shardings).
 
-    def best_step(self) -> int:
-        """The step of the best checkpoint by validation (the latest one when nothing was validated).
+        Damaged ones that are newer get another name, for the steps from there on will be written again.
 
         Raises:
-            InputError: when there is no finished checkpoint, or the latest is damaged.
+            InputError: there is no checkpoint, or none of them is whole.
         """
-        latest = self.latest_step
-        if latest is None:
-            raise InputError("no finished checkpoint", file=str(self._checkpointer.directory), expected="at least one")
-        best = self._progress(latest).best_step
-        return best if best >= 0 else latest
-
-    def _progress(self, step: int) -> Progress:
-        with self._reading(step):
-            custom = self._checkpointer.metadata(step).custom_metadata
-            assert isinstance(custom, dict)
-            return Progress.from_json(custom)
-
-    @contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Whatever is wrong with a file of a checkpoint, orbax and what is beneath it tell in many ways."""
-        try:
-            yield
-        except Exception as error:
-            raise InputError(
-                "a damaged checkpoint",
-                file=str(self._checkpointer.directory / str(step)),
-                found=f"{type(error).__name__}: {error}",
-                expected="what the run wrote there",
-                hint="restore the folder, or remove it: then the checkpoint before it is the latest",
-            ) from error
+        listed = sealed.steps(self._folder)
+        step, state, damaged = _first_whole(self._folder, listed[::-1], listed, target, [])
+        for other in damaged:
+            sealed.set_aside(self._folder, other)
+            print(f"renamed {self._folder / str(other)} to {other}{sealed.DAMAGED}", file=sys.stderr)
+        return state, Progress.from_json(sealed.read_record(self._folder, step)["memory"])
 
     def wait(self) -> None:
-        self._checkpointer.wait()
+        """Until the last checkpoint is written. Raises what its writing met."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def load_best(folder: Path, target: TrainState) -> tuple[TrainState, int]:
+    """The state with the best validation (the newest when nothing was validated), and its step.
+
+    A run may be training in the folder: a checkpoint that it removes meanwhile is looked for anew. A damaged one is
+    told on standard error, and another is taken.
+
+    Raises:
+        InputError: there is no checkpoint, or none of them is whole.
+    """
+    folder = folder.absolute()
+    while True:
+        try:
+            listed = _settled(folder)
+            best, damaged = _best_of(folder, listed)
+            step, state, _ = _first_whole(folder, [best, *listed[::-1]], listed, target, damaged)
+            return state, step
+        except _Gone:  # The trainer removed it, and it does so only when newer ones are there.
+            continue
+
+
+class _Gone(Exception):
+    """A checkpoint was removed while it was read."""
+
+
+def _settled(folder: Path) -> list[int]:
+    """The steps that are there. A list that is read while one comes and one goes may lack both: two have to agree."""
+    before = None
+    while (now := sealed.steps(folder)) != before:
+        before = now
+    return now
+
+
+def _best_of(folder: Path, listed: list[int]) -> tuple[int, list[int]]:
+    """The step that the newest whole record calls the best (-1: none is whole), and the steps with damaged ones."""
+    damaged: list[int] = []
+    for step in reversed(listed):
+        record = _unless_damaged(folder, step, listed, sealed.read_record)
+        if record is not None:
+            best = record["memory"]["best_step"]
+            return (best if best >= 0 else step), damaged
+        damaged.append(step)
+    return -1, damaged
+
+
+def _first_whole(
+    folder: Path, order: Sequence[int], listed: list[int], target: TrainState, damaged: Sequence[int]
+) -> tuple[int, TrainState, list[int]]:
+    """The first step in `order` that is whole, its state, and the damaged ones, which are told on standard error.
+
+    Raises:
+        InputError: none is.
+        _Gone: one was removed meanwhile.
+    """
+    found = list(damaged)
+    for step in dict.fromkeys(order):
+        if step in found or step < 0:
+            continue
+        state = _unless_damaged(folder, step, listed, lambda folder, step: _load(folder, step, target))
+        if state is not None:
+            if found:
+                print(f"the checkpoint of step {step} is used instead", file=sys.stderr)
+            return step, state, found
+        found.append(step)
+    if not found:
+        raise InputError("no finished checkpoint", file=folder, expected="at least one")
+    names = ", ".join(map(str, sorted(found)))
+    hint = "restore the folder from a copy, or start a new run"
+    raise InputError("no whole checkpoint", file=folder, found=f"damaged: {names}", expected="at least one", hint=hint)
+
+
+def _load(folder: Path, step: int, target: TrainState) -> TrainState:
+    with sealed.held(folder, step):
+        sealed.verify(folder, step)
+        state = ocp.load(str(folder / str(step)), target)
+    if (name := not_finite(state)) is not None:
+        expected = "finite parameters whose squares are finite"
+        raise InputError("a diverged model", file=folder / str(step), column=name, expected=expected)
+    return state
+
+
+def _unless_damaged[T](folder: Path, step: int, listed: list[int], read: Callable[[Path, int], T]) -> T | None:
+    """What `read` gives; None when the checkpoint is damaged or missing, which is told on standard error."""
+    try:
+        return read(folder, step)
+    except InputError as error:
+        if step in listed and not (folder / str(step)).exists():
+            raise _Gone from error
+        print(error, file=sys.stderr)
+        return None
 
 
 def _detached(state: TrainState) -> TrainState:

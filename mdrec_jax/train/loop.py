@@ -13,6 +13,7 @@ import jax
 
 from mdrec_jax.errors import EXIT_INTERRUPTED, MdrecError, NonFiniteError
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.finite import check_finite
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.progress import Bar, Lines
@@ -105,9 +106,11 @@ class Loop:
                 if self.plan.evaluates_at(step):
                     with clock.paused():
                         state = self.refresh(state)
-                self._due(step, state, progress, window, clock)
+                with self._naming_what_is_kept():
+                    self._due(step, state, progress, window, clock)
+                    if stopping():
+                        self.checkpoints.save(state, step, progress)
                 if stopping():
-                    self.checkpoints.save(state, step, progress)
                     self.checkpoints.wait()
                     raise Interrupted(f"interrupted after step {step}; continue with --resume")
         self.checkpoints.wait()
@@ -133,6 +136,7 @@ class Loop:
 
     def _look(self, step: int, state: TrainState, progress: Progress) -> None:
         started = time.perf_counter()
+        check_finite(state, step)
         values = self.validate(state)
         better = values[self.metric] > progress.best_value
         if better:
@@ -148,15 +152,22 @@ class Loop:
     def _read(self, step: int, metrics: Metrics, window: Window, clock: "_Clock") -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(values["loss"]):
-            self.checkpoints.wait()
-            kept = self.checkpoints.latest_step
-            raise NonFiniteError(
-                f"the loss is {values['loss']} at step {step} (batch {step - 1}); "
-                + ("no checkpoint was written yet" if kept is None else f"the checkpoint of step {kept} is kept")
-            )
+            with self._naming_what_is_kept():
+                raise NonFiniteError(f"the loss is {values['loss']} at step {step} (batch {step - 1})")
         window.add(values)
         clock.count(values["targets"])
         self.display.update(step, values["loss"], clock.rate())
+
+    @contextmanager
+    def _naming_what_is_kept(self) -> Iterator[None]:
+        """A run that diverges says which checkpoint from before is left."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step
+            left = "no checkpoint was written yet" if kept is None else f"the checkpoint of step {kept} is kept"
+            raise NonFiniteError(f"{error}; {left}") from error
 
 
 class _Clock:

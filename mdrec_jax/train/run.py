@@ -26,7 +26,7 @@ from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.files import read_object
 from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.train.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.checkpoint import Checkpoints, Progress, load_best
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
@@ -213,9 +213,7 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     setup = Setup.of(config, dataset)
     state = setup.initial_state()
     check_shapes(folder, shapes(state))
-    with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
-        step = checkpoints.best_step()
-        state, _ = checkpoints.restore(abstract(state), step)
+    state, step = load_best(folder.checkpoints, abstract(state))
     return TrainedRun(setup, state.params, step)
 
 

@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_refused_and_can_be_removed(run: Path, capsys: p
         if file.is_file() and file.stat().st_size > 2000:
             file.write_bytes(file.read_bytes()[:1000])
     text = said(capsys, "evaluate", run)
-    assert "a damaged checkpoint" in text
+    assert "no whole checkpoint" in text
     assert str(run / "checkpoints") in text
     shutil.rmtree(run / "checkpoints")
     assert "no finished checkpoint" in said(capsys, "evaluate", run)
