@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdrec_jax.models.pure import ParameterFacts
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
@@ -16,7 +17,11 @@ from mdrec_jax.types import Params
 def state_at(step: int, rows: int = 6) -> TrainState:
     """Every parameter equals `step`."""
     params = Params({"kernel": jnp.full((4, 5), float(step))}, {"items": jnp.full((rows, 4), float(step))})
-    return init_state(params, OptimConfig(), make_mesh(MeshConfig(data=1)))
+    facts = Params(
+        {"kernel": ParameterFacts(("embed", "mlp"), "shared", "matrix", (4, 5))},
+        {"items": ParameterFacts(("table", "embed"), "shared", "table", (rows, 4))},
+    )
+    return init_state(params, facts, OptimConfig(), make_mesh(MeshConfig(data=1)))
 
 
 def write(folder: Path, steps: range, *, best: int = -1, keep: int = 2) -> None:
