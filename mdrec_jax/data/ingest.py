@@ -159,8 +159,6 @@ def _collect(log: RawLog, codes: dict[str, pl.Categories], min_rating: float | N
     try:
         return log.events.select(columns).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        if log.explain is not None:
-            raise log.explain(error) from error
         raise InputError("the events cannot be read", file=first_file(log), found=error) from error
 
 

@@ -12,7 +12,7 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.data.sources.columns import find_column, id_value
-from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, records, scan
+from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
 from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
 from mdrec_jax.data.streams import plain
@@ -175,8 +175,9 @@ def _refuse_two_units(events: pl.DataFrame, path: Path, kind: Format, column: st
     time = events["time"].to_numpy()
     stray = strays(time) if len(time) else None
     if stray is not None:
-        row, record = record_at(path, kind, int(events["_row"].to_numpy()[stray][0]))
-        raise two_units(InputError("", file=path, row=row, column=column, found=record.get(column)), time)
+        row = int(events["_row"].to_numpy()[stray][0])
+        found = record_at(path, kind, row).get(column)
+        raise two_units(InputError("", file=path, row=row, column=column, found=found), time)
 
 
 def _refuse_nobody(number: int, path: Path) -> None:
@@ -196,7 +197,8 @@ def _refuse(
     """Names the first of the bad rows, if there are any."""
     if not len(bad):
         return
-    row, record = record_at(path, kind, int(bad["_row"][0]))
+    row = int(bad["_row"][0])
+    record = record_at(path, kind, row)
     name = columns.get(what, what)
     found = record.get(name)
     problem = f"missing {what}" if found in (None, "") else f"unknown {what}"
@@ -211,15 +213,7 @@ def _schema(path: Path, kind: Format, columns: list[str]) -> pl.Schema:
 
 
 def _collect(path: Path, kind: Format, values: dict[str, pl.Expr], columns: list[str]) -> pl.DataFrame:
-    try:
-        frame = scan(path, kind, columns)
-        if kind in ("csv", "tsv"):  # a blank line reads as a record without any value
-            frame = frame.filter(~pl.all_horizontal(pl.col(columns).is_null()))
-        return frame.select(**values).collect()
-    except pl.exceptions.PolarsError as error:
-        for _ in records(path, kind):  # finds the record that is wrong, if one is
-            pass
-        raise InputError("the table cannot be read", file=path, found=error) from None
+    return scan(path, kind, columns).select(**values).collect()
 
 
 def _format_of(path: Path) -> Format:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.data.prepare import PrepareOptions, prepare
-from mdrec_jax.data.sources import formats, reading
+from mdrec_jax.data.sources import packed, reading
 from mdrec_jax.errors import InputError
 from tests.command import mdrec
 from tests.data.make import make_dataset, numbered
@@ -187,16 +187,17 @@ def test_what_is_not_parquet_or_holds_the_wrong_types(tmp_path, refused):
 
 
 def test_a_truncated_or_oversized_archive(tmp_path, refused, monkeypatch):
-    packed = gzip.compress((GOOD * 50).encode())
+    content = gzip.compress((GOOD * 50).encode())
     path = tmp_path / "log.csv.gz"
-    path.write_bytes(packed[: len(packed) // 2])
+    path.write_bytes(content[: len(content) // 2])
     holds(refused(str(path)), "log.csv.gz: truncated or damaged archive")
-    path.write_bytes(packed[:40] + b"\x00\xff" * 20 + packed[80:])
+    path.write_bytes(content[:40] + b"\x00\xff" * 20 + content[80:])
     holds(refused(str(path)), "log.csv.gz: truncated or damaged archive")
     path.write_bytes(gzip.compress(b""))
     holds(refused(str(path)), "log.csv.gz: the file is empty")
-    path.write_bytes(packed)
-    monkeypatch.setattr(formats, "MAX_TABLE_BYTES", 1000)
+    path.write_bytes(content)
+    monkeypatch.setattr(packed, "FREE_BYTES", 1000)
+    monkeypatch.setattr(packed, "MAX_RATIO", 2)
     holds(refused(str(path)), "log.csv.gz: unpacks to more than is allowed", "<= 1000")
     with pytest.raises(InputError, match="unpacks to more than is allowed"):
         reading.read_bytes(path, limit=1000)

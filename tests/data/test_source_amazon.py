@@ -127,7 +127,7 @@ def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, bad: Any, column: 
     ("bad", "problem"),
     [
         ("{'asin': 'B1'}", "is not JSON"),
-        ({"asin": "B3", "category": 5}, "not a category path"),
+        ({"asin": "B3", "category": 5}, "not a list"),
         ({"title": "no id"}, "item without an id"),
     ],
 )

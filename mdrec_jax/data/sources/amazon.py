@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.formats import column_names, records, table_files
+from mdrec_jax.data.sources.formats import column_names, scan, table_files
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import require_file
 from mdrec_jax.data.sources.table import read_jsonl
@@ -140,19 +140,12 @@ def _metadata(path: Path, release: _Release) -> tuple[pl.DataFrame, int]:
     keys = column_names(file, "jsonl")
     if release.item not in keys:
         raise InputError("missing column", file=path, row=1, column=release.item, found=", ".join(keys))
-    schema = {
-        release.item: pl.String,
-        "title": pl.String,
-        release.category: pl.List(pl.String),
-        release.brand: pl.String,
-    }
-    try:
-        frame = pl.scan_ndjson(file, schema=schema, row_index_name="_row").collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _explain(file, release, error) from error
+    lists = {release.category: pl.List(pl.String)}
+    columns = [release.item, "title", release.category, release.brand]
+    frame = scan(file, "jsonl", columns, types=lists).collect(engine="streaming")
     nameless = frame.filter(pl.col(release.item).fill_null("") == "")
     if nameless.height:
-        row = _row(file, int(nameless["_row"][0]))
+        row = int(nameless["_row"][0])
         raise InputError("an item without an id", file=file, row=row, column=release.item, found="nothing")
     brand = pl.concat_list(pl.col(release.brand).replace("", None)).list.drop_nulls()
     items = frame.select(
@@ -163,27 +156,3 @@ def _metadata(path: Path, release: _Release) -> tuple[pl.DataFrame, int]:
     ).cast(ITEM_SCHEMA)  # type: ignore[arg-type]
     once = items.unique("item", keep="first", maintain_order=True)
     return once, items.height - once.height
-
-
-def _explain(file: Path, release: _Release, error: Exception) -> InputError:
-    """The first line that is not JSON or whose category is no list."""
-    try:
-        for row, record in records(file, "jsonl"):
-            category = record.get(release.category)
-            if category is not None and not isinstance(category, list):
-                expected = "a list of names"
-                return InputError(
-                    "not a category path",
-                    file=file,
-                    row=row,
-                    column=release.category,
-                    found=category,
-                    expected=expected,
-                )
-    except InputError as found:
-        return found
-    return InputError("the metadata cannot be read", file=file, found=error)
-
-
-def _row(file: Path, place: int) -> int:
-    return next(row for number, (row, _) in enumerate(records(file, "jsonl")) if number == place)

@@ -16,7 +16,15 @@ import numpy as np
 import polars as pl
 
 from mdrec_jax.data.sources.rawlog import CANDIDATE_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
-from mdrec_jax.data.sources.reading import find_in, one_path, parse_int, read_lines, read_text, require_folder
+from mdrec_jax.data.sources.reading import (
+    check_declared,
+    find_in,
+    one_path,
+    parse_int,
+    read_lines,
+    read_text,
+    require_folder,
+)
 from mdrec_jax.data.sources.safe_pickle import load_plain
 from mdrec_jax.errors import InputError
 
@@ -46,6 +54,8 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     for domain in domains:
         size = _num_items(folder / domain, files)
         rows = {split: _rows(folder / domain, split, size, files) for split in _SPLITS}
+        seen = 1 + max((item for lines in rows.values() for line in lines for item in line[1:]), default=-1)
+        check_declared(size, seen, file=folder / domain / "num_items.txt", what="items")
         frames += [_events(domain, split, rows[split]) for split in _SPLITS]
         items[domain] = pl.DataFrame({"item": [str(item) for item in range(size)]})
         path = find_in(folder / domain, _PICKLE, optional=True)

@@ -1,31 +1,40 @@
 """The four formats of a table: which files of a folder belong to it, their columns, a lazy scan, a slow second look."""
 
 import csv
-import gzip
 import io
-import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
-from mdrec_jax.data.sources.reading import GZIP_MAGIC, check_gzip, require_file
+from mdrec_jax.data.sources import parquet
+from mdrec_jax.data.sources.bad_rows import BadRows
+from mdrec_jax.data.sources.blocks import Block, blocks, first_record
+from mdrec_jax.data.sources.chunks import MAX_RECORD
+from mdrec_jax.data.sources.jsonlines import json_object, parse_json
+from mdrec_jax.data.sources.packed import PACKED_ENDINGS
+from mdrec_jax.data.sources.reading import require_file
+from mdrec_jax.data.sources.textform import TextForm
 from mdrec_jax.errors import InputError
 
 type Format = Literal["csv", "tsv", "parquet", "jsonl"]
 
+_PLAIN_ENDINGS = {"csv": (".csv",), "tsv": (".tsv", ".tab"), "jsonl": (".jsonl", ".json", ".ndjson")}
 ENDINGS: dict[str, tuple[str, ...]] = {
-    "csv": (".csv", ".csv.gz"),
-    "tsv": (".tsv", ".tsv.gz", ".tab", ".tab.gz"),
     "parquet": (".parquet", ".pq"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".ndjson.gz"),
+    **{
+        kind: (*plain, *(ending + packed for ending in plain for packed in PACKED_ENDINGS))
+        for kind, plain in _PLAIN_ENDINGS.items()
+    },
 }
-MAX_TABLE_BYTES = 1 << 40
-"""The most that a compressed table may unpack to; it streams, so this only stops what never ends."""
+FORMS = {"csv": TextForm(",", quoted=True), "tsv": TextForm("\t", quoted=False), "jsonl": TextForm(None, quoted=False)}
+"""How each text format is written when the user says nothing else."""
 KEY_LINES = 100
 """Lines of a JSONL file that are looked at to learn its keys."""
+MAX_COLUMNS = 100_000
+csv.field_size_limit(MAX_RECORD)
 
 
 def table_files(path: Path, kind: Format) -> list[Path]:
@@ -37,20 +46,15 @@ def table_files(path: Path, kind: Format) -> list[Path]:
         InputError: missing, empty or damaged, or a folder without such files.
     """
     if not path.is_dir():
-        files = [require_file(path, f"a {kind} file or a folder of them")]
-    else:
-        inside = (file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS[kind]))
-        files = sorted(file for file in inside if not any(part[0] in "._" for part in file.relative_to(path).parts))
-        if not files:
-            expected = "files ending in " + " ".join(ENDINGS[kind])
-            raise InputError("the folder holds no such files", file=path, expected=expected)
-        # a part file without rows is usual in a written folder, a file without bytes is not
-        for file in files:
-            require_file(file)
-    if kind != "parquet":
-        for file in files:
-            if _is_gzip(file) and check_gzip(file, limit=MAX_TABLE_BYTES) == 0:
-                raise InputError("the file is empty", file=file, found="0 bytes unpacked", expected=f"a {kind} file")
+        return [require_file(path, f"a {kind} file or a folder of them")]
+    inside = (file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS[kind]))
+    files = sorted(file for file in inside if not any(part[0] in "._" for part in file.relative_to(path).parts))
+    if not files:
+        expected = "files ending in " + " ".join(ENDINGS[kind])
+        raise InputError("the folder holds no such files", file=path, expected=expected)
+    # a part file without rows is usual in a written folder, a file without bytes is not
+    for file in files:
+        require_file(file)
     return files
 
 
@@ -60,129 +64,187 @@ def partition_values(file: Path, root: Path) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
-def _is_gzip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(2) == GZIP_MAGIC
-
-
-def _open_text(file: Path) -> IO[str]:
-    binary = gzip.open(file, "rb") if _is_gzip(file) else file.open("rb")  # noqa: SIM115 (the wrapper closes it)
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
-
-
-def _csv_reader(stream: IO[str], kind: Format):
-    if kind == "csv":
-        return csv.reader(stream)
-    return csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def column_names(file: Path, kind: Format) -> list[str]:
-    """The names of a table's columns.
+def column_names(file: Path, kind: Format, form: TextForm | None = None) -> list[str]:
+    """The names of a table's columns; those of a table without a header are 1, 2, 3, ...
 
     Raises:
         InputError: a header with a name twice, or a file that is not of this format.
     """
     if kind == "parquet":
-        try:
-            return list(pl.read_parquet_schema(file))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError("is not a whole Parquet file", file=file, found=error) from None
-    try:
-        with _open_text(file) as stream:
-            if kind == "jsonl":
-                return _json_keys(stream, file)
-            names = next(_csv_reader(stream, kind), [])
-    except UnicodeDecodeError as error:
-        raise InputError("text cannot be decoded", file=file, row=1, found=error, expected="UTF-8") from None
-    for place, name in enumerate(names):
-        if name in names[:place]:
+        return parquet.column_names(file)
+    form = form or FORMS[kind]
+    if kind == "jsonl":
+        return _json_keys(file, form)
+    header = first_record(file, form)
+    if header is None:
+        raise InputError("the file is empty", file=file, found="no line with text", expected=f"a {kind} file")
+    names = next(_parsed(Block.of(header), form, file))
+    if len(names) > MAX_COLUMNS:
+        raise InputError(
+            "too many columns", file=file, row=1, found=f"{len(names)} columns", expected=f"at most {MAX_COLUMNS}"
+        )
+    if not form.header:
+        return [str(number) for number in range(1, len(names) + 1)]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise InputError("duplicate column in the header", file=file, row=1, column=name, found=", ".join(names))
+        seen.add(name)
     return names
 
 
-def _json_keys(stream: IO[str], file: Path) -> list[str]:
+def _json_keys(file: Path, form: TextForm) -> list[str]:
+    block = next(blocks(file, form), None)
+    if block is None:
+        raise InputError("the file is empty", file=file, found="no line with text", expected="a jsonl file")
     keys: dict[str, None] = {}
-    for row, line in enumerate(itertools.islice(stream, KEY_LINES), 1):
-        if line.strip():
-            keys.update(dict.fromkeys(_json_object(line, file, row)))
+    for number, line in enumerate(block.lines[:KEY_LINES]):
+        keys.update(dict.fromkeys(json_object(block.record(number), file, int(line))))
     return list(keys)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+def scan(
+    file: Path,
+    kind: Format,
+    columns: list[str],
+    *,
+    form: TextForm | None = None,
+    bad_rows: BadRows | None = None,
+    types: Mapping[str, pl.DataType] | None = None,
+) -> pl.LazyFrame:
+    """The named columns of a file, lazily, with "_row": the line that a record begins in, its number for Parquet.
 
+    Text formats give String columns, Parquet what it holds. Every record of the file is a row of the frame, or is
+    counted in `bad_rows`, or is an InputError when the frame is collected.
 
-def _json_object(line: str, file: Path, row: int) -> dict:
-    # a line may name a person: messages say where it is wrong, not what it holds
-    try:
-        value = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise InputError("is not JSON", file=file, row=row, found=error, expected="{...} in every line") from None
-    if not isinstance(value, dict):
-        found = f"a {type(value).__name__}"
-        raise InputError("not a JSON object", file=file, row=row, found=found, expected="{...} in every line")
-    return value
-
-
-def scan(file: Path, kind: Format, columns: list[str]) -> pl.LazyFrame:
-    """The named columns of a file, lazily, with "_row" counting its records from 0.
-
-    Text formats give String columns, Parquet what it holds.
+    Args:
+        form: how a text table is written; None = as usual for its format.
+        bad_rows: None = the first record that cannot be read is an error.
+        types: of columns of a JSONL file that are no plain values.
     """
     if kind == "parquet":
-        frame = pl.scan_parquet(file, glob=False, hive_partitioning=False, row_index_name="_row")
-    elif kind == "jsonl":
-        frame = pl.scan_ndjson(file, schema=dict.fromkeys(columns, pl.String), row_index_name="_row")
-    else:
-        frame = pl.scan_csv(
-            file,
-            infer_schema=False,
-            separator="," if kind == "csv" else "\t",
-            quote_char='"' if kind == "csv" else None,
-            row_index_name="_row",
-            glob=False,
-        )
-    return frame.select("_row", *columns)
+        return parquet.scan(file, columns)
+    schema: dict[str, pl.DataType] = {"_row": pl.Int64(), **dict.fromkeys(columns, pl.String()), **(types or {})}
+    form = form or FORMS[kind]
 
-
-def records(file: Path, kind: Format) -> Iterator[tuple[int, dict[str, object]]]:
-    """(row, record) one by one, counted as `scan` counts them; slow, for errors.
-
-    Rows are lines for text (the header is line 1), records from 1 for Parquet.
-
-    Raises:
-        InputError: the first record that does not have the header's fields or is not JSON; text that is not UTF-8.
-    """
-    if kind == "parquet":
-        for row, record in enumerate(pl.read_parquet(file).iter_rows(named=True), 1):
-            yield row, record
-        return
-    row = 0
-    try:
-        with _open_text(file) as stream:
+    def frames(
+        wanted: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        if bad_rows is not None:
+            bad_rows.restart(file)
+        names = column_names(file, kind, form) if kind != "jsonl" else []
+        for number, block in enumerate(blocks(file, form, bad_rows)):
+            if number == 0 and kind != "jsonl" and form.header:
+                block = block.behind(1)
             if kind == "jsonl":
-                for row, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield row, _json_object(line, file, row)
+                frame = parse_json(block, file, schema, bad_rows)
+            else:
+                frame = _parse(block, form, file, names, columns, bad_rows)
+            frame = frame.select(wanted) if wanted is not None else frame
+            frame = frame.head(limit) if limit is not None else frame
+            limit = limit - len(frame) if limit is not None else None
+            yield frame.filter(predicate) if predicate is not None else frame
+            if limit == 0:
                 return
-            reader = _csv_reader(stream, kind)
-            names = next(reader, [])
-            for values in reader:
-                row = reader.line_num
-                if len(values) > len(names):
-                    expected = f"{len(names)} fields, as in the header"
-                    raise InputError(
-                        "too many fields", file=file, row=row, found=f"{len(values)} fields", expected=expected
-                    )
-                yield row, dict(zip(names, values, strict=False))
-    except UnicodeDecodeError as error:
-        raise InputError("text cannot be decoded", file=file, row=row + 1, found=error, expected="UTF-8") from None
+
+    return register_io_source(frames, schema=schema)  # type: ignore[arg-type]
 
 
-def record_at(file: Path, kind: Format, place: int) -> tuple[int, dict[str, object]]:
-    """(row, record) number `place` of those that `scan` counts from 0.
+def _parse(
+    block: Block, form: TextForm, file: Path, names: list[str], columns: list[str], bad_rows: BadRows | None
+) -> pl.DataFrame:
+    """The columns of a block as text. Its rows are counted: the parser has to find as many as there are records."""
+    try:
+        frame = _parse_fast(block, form, names, columns)
+    except pl.exceptions.PolarsError as error:
+        block = _decodable(block, file, bad_rows)
+        try:
+            frame = _parse_fast(block, form, names, columns)
+        except pl.exceptions.PolarsError:
+            raise InputError("the table cannot be read", file=file, row=_first(block), found=error) from error
+    if len(frame) != len(block.lines):  # a parser that splits its input for threads may lose its way among quotes
+        rows = list(_parsed(block, form, file))
+        if len(rows) != len(block.lines):
+            found = f"{len(rows)} rows in {len(block.lines)} records"
+            raise InputError("rows that cannot be told apart", file=file, row=_first(block), found=found)
+        places = [names.index(name) for name in columns]
+        frame = pl.DataFrame(
+            [[row[place] if place < len(row) else None for place in places] for row in rows],
+            schema=dict.fromkeys(columns, pl.String), orient="row",
+        )  # fmt: skip
+    return frame.select(pl.Series("_row", block.lines), *columns)
+
+
+def _parse_fast(block: Block, form: TextForm, names: list[str], columns: list[str]) -> pl.DataFrame:
+    place = {name: number for number, name in enumerate(names)}
+    wanted = sorted(columns, key=place.__getitem__)
+    frame = pl.read_csv(
+        block.data,
+        has_header=False,
+        schema={f"column_{number}": pl.String for number in range(len(names))},
+        columns=[place[name] for name in wanted],
+        separator=form.separator or "\n",
+        quote_char='"' if form.quoted else None,
+        missing_columns="insert",
+        extra_columns="ignore",
+        raise_if_empty=False,
+    )
+    return frame.rename(dict(zip(frame.columns, wanted, strict=True)))
+
+
+def _first(block: Block) -> int | None:
+    return int(block.lines[0]) if len(block.lines) else None
+
+
+def _decodable(block: Block, file: Path, bad_rows: BadRows | None) -> Block:
+    """The records that are UTF-8. Raises InputError at the first that is not, where none may be left out."""
+    good = []
+    for number, line in enumerate(block.lines):
+        try:
+            block.record(number).decode()
+        except UnicodeDecodeError as error:
+            if bad_rows is None:
+                found = block.record(number)[error.start : error.start + 8]
+                raise InputError(
+                    "text cannot be decoded", file=file, row=int(line), found=found, expected="UTF-8",
+                    hint="convert it first: iconv -f latin1 -t utf8 FILE",
+                ) from None  # fmt: skip
+            bad_rows.add(file, "rows that are not UTF-8")
+        else:
+            good.append(number)
+    return block.keep(good)
+
+
+def _parsed(block: Block, form: TextForm, file: Path) -> Iterator[list[str]]:
+    """The fields of each record, by the standard library."""
+    _decodable(block, file, None)
+    text = io.StringIO(block.data.decode(), newline="")
+    quoting = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
+    return csv.reader(text, delimiter=form.separator or "\n", quoting=quoting)
+
+
+def records(file: Path, kind: Format, form: TextForm | None = None) -> Iterator[tuple[int, dict[str, object]]]:
+    """(row, record) one by one, rows as `scan` gives them; slow, for errors.
 
     Raises:
-        InputError: as `records`.
+        InputError: the first record that cannot be read.
     """
-    return next(itertools.islice(records(file, kind), place, None), (place + 1, {}))
+    if kind == "parquet":
+        yield from parquet.records(file)
+        return
+    form = form or FORMS[kind]
+    names = column_names(file, kind, form)
+    for number, block in enumerate(blocks(file, form)):
+        if kind == "jsonl":
+            for place, line in enumerate(block.lines):
+                yield int(line), json_object(block.record(place), file, int(line))
+            continue
+        rows = _parsed(block, form, file)
+        for place, (line, values) in enumerate(zip(block.lines, rows, strict=True)):
+            if number or place or not form.header:
+                yield int(line), dict(zip(names, values, strict=False))
+
+
+def record_at(file: Path, kind: Format, row: int, form: TextForm | None = None) -> dict[str, object]:
+    """The record of row `row`, as `scan` counts them."""
+    return next((record for line, record in records(file, kind, form) if line >= row), {})

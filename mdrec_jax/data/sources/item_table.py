@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from mdrec_jax.data.sources.columns import find_column, id_value
-from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, records, scan, table_files
+from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, scan, table_files
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
 
@@ -38,10 +38,7 @@ def read_items(options: SourceOptions, domains: tuple[str, ...]) -> tuple[dict[s
         strange = frame.filter(~pl.col("domain").is_in(list(domains)))
         if len(strange):
             found, expected = strange["domain"][0], "one of " + ", ".join(domains)
-            place = int(strange["_row"][0])
-            raise InputError(
-                "unknown domain", file=path, row=record_at(path, kind, place)[0], found=found, expected=expected
-            )
+            raise InputError("unknown domain", file=path, row=int(strange["_row"][0]), found=found, expected=expected)
     return result, ({"rows of the item table with a repeated id": repeated} if repeated else {})
 
 
@@ -68,12 +65,7 @@ def _read_file(file: Path, kind: Format, options: SourceOptions) -> pl.DataFrame
     values["category"] = _category(category, schema) if category else pl.lit(None, pl.List(pl.String))
     if domain is not None:
         values["domain"] = pl.col(domain).cast(pl.String)
-    try:
-        table = frame.filter(~pl.all_horizontal(pl.col(columns).is_null())).select("_row", **values).collect()
-    except pl.exceptions.PolarsError as error:
-        for _ in records(file, kind):
-            pass
-        raise InputError("the item table cannot be read", file=file, found=error) from error
+    table = frame.select("_row", **values).collect()
     for column, name, problem in (
         ("item", item, "an item without an id"),
         ("domain", domain, "an item without a domain"),
@@ -81,7 +73,7 @@ def _read_file(file: Path, kind: Format, options: SourceOptions) -> pl.DataFrame
         if column in table.columns:
             empty = table.filter(pl.col(column).is_null() | (pl.col(column) == ""))
             if len(empty):
-                row = record_at(file, kind, int(empty["_row"][0]))[0]
+                row = int(empty["_row"][0])
                 raise InputError(problem, file=file, row=row, column=name, found="nothing", expected="a value")
     return table
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.reading import read_text
+from mdrec_jax.data.sources.chunks import refuse_long, text_chunks
+from mdrec_jax.data.sources.reading import decode, require_file
 from mdrec_jax.errors import InputError
 
 
@@ -24,8 +25,7 @@ def split_lines(
     Raises:
         InputError: missing, empty or damaged file, another header, or a line with more or fewer fields.
     """
-    lines = pl.Series("line", read_text(path, encoding=encoding).split("\n"), dtype=pl.String).str.strip_chars_end("\r")
-    frame = lines.to_frame().with_row_index("row", 1).filter(pl.col("line").str.strip_chars() != "")
+    frame = _lines(path, encoding).with_row_index("row", 1).filter(pl.col("line").str.strip_chars() != "")
     expected = separator.join(columns)
     if header:
         found = frame["line"][0] if frame.height else ""
@@ -42,6 +42,20 @@ def split_lines(
         )
     fields = pl.col("line").str.split_exact(separator, len(columns) - 1).struct.rename_fields(columns).alias("fields")
     return frame.select("row", fields).unnest("fields")
+
+
+def _lines(path: Path, encoding: str) -> pl.DataFrame:
+    """Every line of a file, blank ones too, as the column `line`."""
+    parts, rest, row = [], b"", 1
+    for chunk, last in text_chunks(require_file(path), 4 << 20):
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        refuse_long(rest, path, row + whole.count(b"\n") + len(newline))
+        if newline:
+            parts.append(pl.Series("line", decode(whole, path, row, encoding).split("\n"), dtype=pl.String))
+            row += len(parts[-1])
+        if last:
+            parts.append(pl.Series("line", [decode(rest, path, row, encoding)], dtype=pl.String))
+    return pl.concat(parts).str.strip_chars_end("\r").to_frame()
 
 
 def to_integers(frame: pl.DataFrame, column: str, path: Path, *, minimum: int = 0) -> pl.DataFrame:

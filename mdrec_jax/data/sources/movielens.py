@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.formats import column_names, records, scan
+from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.lines import locate_rows, require_filled, split_lines, to_floats, to_integers
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, one_path, read_bytes, require_folder
@@ -112,13 +112,7 @@ def _movies_csv(path: Path) -> pl.DataFrame:
     names, expected = column_names(path, "csv"), ["movieId", "title", "genres"]
     if names != expected:
         raise InputError("wrong header", file=path, row=1, found=",".join(names), expected=",".join(expected))
-    try:
-        frame = scan(path, "csv", names).collect()
-    except pl.exceptions.PolarsError as error:
-        for _ in records(path, "csv"):
-            pass
-        raise InputError("the films cannot be read", file=path, found=error) from error
-    return _item_frame(frame.rename({"movieId": "item"}))
+    return _item_frame(scan(path, "csv", names).collect().rename({"movieId": "item"}))
 
 
 def _movies_100k(path: Path) -> pl.DataFrame:

@@ -96,7 +96,6 @@ class RawLog:
         min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
         locate: makes the error for a bad event from its `order` and the column's name here; None = `prepare` says
             the order alone.
-        explain: finds what is wrong with the files when reading `events` fails as a whole; None = the library's words.
     """
 
     events: pl.LazyFrame
@@ -116,4 +115,3 @@ class RawLog:
     min_user: int = 1
     min_item: int = 1
     locate: Callable[[int, str], InputError] | None = None
-    explain: Callable[[Exception], InputError] | None = None

@@ -1,21 +1,22 @@
 """Careful reading of outside files: bounded, inside the folder that was named, with errors that say where."""
 
-import gzip
-import io
 import json
-import math
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
+from mdrec_jax.data.sources.chunks import BOM, text_lines
+from mdrec_jax.data.sources.packed import FREE_BYTES, MAX_RATIO, bytes_chunks, damaged, file_chunks, too_large
 from mdrec_jax.errors import InputError
 
 MAX_BYTES = 4 << 30
 """The most that a file may unpack to when it is read into memory."""
-CHUNK = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"
+FREE_COUNT = 100_000
+"""How many users or items a file may declare whatever occurs in it."""
+DECLARED_RATIO = 100
 
 
 def one_path(paths: Sequence[Path], what: str) -> Path:
@@ -84,90 +85,61 @@ def find_in(folder: Path, name: str, *, optional: bool = False) -> Path | None:
 
 
 def unzip(data: bytes, *, file: Path, limit: int = MAX_BYTES) -> bytes:
-    """Unpacks gzip bytes (an archive's member, say) to at most `limit` bytes.
+    """Unpacks packed bytes (an archive's member, say) to at most `limit` bytes.
 
     Raises:
-        InputError: truncated, damaged, or larger than `limit`.
+        InputError: truncated, damaged, larger than `limit`, or much larger than `data`.
     """
-    return _read_stream(io.BytesIO(data), file, limit)
+    return _join(bytes_chunks(data, file), file, limit)
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
-    """The content of a file, unpacked where it is gzip, of at most `limit` bytes.
+    """The content of a file, unpacked where it is packed, of at most `limit` bytes.
 
     Raises:
-        InputError: missing, empty, truncated, damaged, or larger than `limit`.
+        InputError: missing, empty, truncated, damaged, larger than `limit`, or much larger than the packed file.
     """
-    require_file(path)
-    with path.open("rb") as stream:
-        return _read_stream(stream, path, limit)
+    return _join(file_chunks(require_file(path)), path, limit)
 
 
-def _read_stream(stream, file: Path, limit: int) -> bytes:
-    head = stream.read(2)
-    stream.seek(0)
-    source = gzip.GzipFile(fileobj=stream) if head == GZIP_MAGIC else stream
+def _join(chunks: Iterator[bytes], file: Path, limit: int) -> bytes:
     parts, size = [], 0
-    try:
-        while chunk := source.read(CHUNK):
-            size += len(chunk)
-            if size > limit:
-                raise InputError(
-                    "unpacks to more than is allowed", file=file, found=f"over {limit} bytes", expected=f"<= {limit}"
-                )
-            parts.append(chunk)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError("truncated or damaged archive", file=file, found=error, expected="a whole gzip file") from None
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(file, limit)
+        parts.append(chunk)
     return b"".join(parts)
 
 
-def check_gzip(path: Path, *, limit: int) -> int:
-    """Reads a gzip file through once without keeping it: its unpacked size in bytes.
-
-    Raises:
-        InputError: truncated, damaged, or larger than `limit`.
-    """
-    size = 0
-    try:
-        with gzip.open(path, "rb") as stream:
-            while chunk := stream.read(CHUNK):
-                size += len(chunk)
-                if size > limit:
-                    raise InputError(
-                        "unpacks to more than is allowed",
-                        file=path,
-                        found=f"over {limit} bytes",
-                        expected=f"<= {limit}",
-                    )
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError("truncated or damaged archive", file=path, found=error, expected="a whole gzip file") from None
-    return size
-
-
 def read_text(path: Path, *, encoding: str = "utf-8", limit: int = MAX_BYTES) -> str:
-    """The text of a file, unpacked where it is gzip.
+    """The text of a file, unpacked where it is packed, without a byte order mark.
 
     Raises:
         InputError: as `read_bytes`, or bytes that are not `encoding`.
     """
-    data = read_bytes(path, limit=limit)
+    return decode(read_bytes(path, limit=limit).removeprefix(BOM), path, 1, encoding)
+
+
+def decode(data: bytes, path: Path, row: int, encoding: str) -> str:
+    """The text of bytes that begin in row `row` of a file. Raises InputError where they are not `encoding`."""
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.start + 8]
+        row, found = row + data.count(b"\n", 0, error.start), data[error.start : error.start + 8]
         raise InputError("text cannot be decoded", file=path, row=row, found=found, expected=encoding) from None
 
 
-def read_lines(path: Path, *, encoding: str = "utf-8", limit: int = MAX_BYTES) -> Iterator[tuple[int, str]]:
-    """(row, line) of every line that is not blank, rows from 1.
+def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """(row, line) of every line that is not blank, rows from 1; packed or plain, in memory that a line bounds.
 
     Raises:
-        InputError: as `read_text`.
+        InputError: missing, empty, damaged, bytes that are not `encoding`, or a line that is too long.
     """
-    for row, line in enumerate(read_text(path, encoding=encoding, limit=limit).split("\n"), 1):
-        if line.strip():
-            yield row, line.rstrip("\r")
+    for row, line in text_lines(require_file(path)):
+        text = decode(line, path, row, encoding)
+        if text.strip():
+            yield row, text
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> object:
@@ -182,6 +154,24 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> object:
     except json.JSONDecodeError as error:
         found = text[max(0, error.pos - 10) : error.pos + 30]
         raise InputError("is not JSON", file=path, row=error.lineno, found=found, expected=error.msg) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+        raise InputError("is not JSON that can be read", file=path, found=error) from None
+
+
+def check_declared(count: int, seen: int, *, file: Path, what: str) -> None:
+    """Refuses a number of things that a file declares, when far fewer occur: memory is taken for each.
+
+    Args:
+        count: as declared.
+        seen: the largest number that occurs, plus one.
+
+    Raises:
+        InputError: over FREE_COUNT and over DECLARED_RATIO times as many as occur.
+    """
+    limit = max(FREE_COUNT, DECLARED_RATIO * seen)
+    if count > limit:
+        expected = f"at most {limit}, where {seen} occur"
+        raise InputError(f"more {what} than the data can hold", file=file, found=count, expected=expected)
 
 
 def parse_int(text: str, *, file: Path, row: int, column: str, minimum: int | None = 0) -> int:
@@ -191,33 +181,15 @@ def parse_int(text: str, *, file: Path, row: int, column: str, minimum: int | No
         InputError: not a whole number, or below `minimum`.
     """
     try:
-        value = int(text)
-    except ValueError:
-        raise InputError(
-            "unparsable number", file=file, row=row, column=column, found=text, expected="a whole number"
-        ) from None
+        value = int(text) if text.isascii() and "_" not in text else None
+    except ValueError:  # also a number of thousands of digits
+        value = None
+    if value is None:
+        raise InputError("unparsable number", file=file, row=row, column=column, found=text, expected="a whole number")
     if minimum is not None and value < minimum:
         raise InputError(
             "value out of range", file=file, row=row, column=column, found=text, expected=f"at least {minimum}"
         )
-    return value
-
-
-def parse_float(text: str, *, file: Path, row: int, column: str, minimum: float | None = 0.0) -> float:
-    """The finite number that `text` writes.
-
-    Raises:
-        InputError: not a number, NaN, infinite, or below `minimum`.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(
-            "unparsable number", file=file, row=row, column=column, found=text, expected="a number"
-        ) from None
-    if not math.isfinite(value) or (minimum is not None and value < minimum):
-        expected = "a finite number" + (f", at least {minimum:g}" if minimum is not None else "")
-        raise InputError("value out of range", file=file, row=row, column=column, found=text, expected=expected)
     return value
 
 
@@ -237,26 +209,23 @@ def tar_members(path: Path, *, limit: int = MAX_BYTES) -> Iterator[tuple[str, by
     Raises:
         InputError: truncated or damaged, or more than `limit` bytes in all.
     """
-    require_file(path)
+    limit = min(limit, max(FREE_BYTES, MAX_RATIO * require_file(path).stat().st_size))
     size = 0
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
+                if member.sparse is not None:  # holes are declared, not stored
+                    raise InputError("a sparse file in an archive", file=path, found=member.name)
                 size += member.size
                 if size > limit:
-                    raise InputError(
-                        "unpacks to more than is allowed",
-                        file=path,
-                        found=f"over {limit} bytes",
-                        expected=f"<= {limit}",
-                    )
+                    raise too_large(path, limit)
                 stream = archive.extractfile(member)
                 data = stream.read() if stream is not None else b""
                 if len(data) != member.size:
                     raise InputError("truncated archive", file=path, found=f"{len(data)} bytes of {member.name}")
                 yield member.name, data
             _require_end(archive, path)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError("truncated or damaged archive", file=path, found=error, expected="a whole tar file") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise damaged(path, error) from None

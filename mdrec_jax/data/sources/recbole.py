@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.formats import column_names, records, scan
+from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, require_file
 from mdrec_jax.data.sources.table import read_tsv
@@ -161,16 +161,10 @@ def _item_frame(path: Path, options: SourceOptions) -> pl.DataFrame:
         )
     others = [name for name, kind in fields.items() if kind == "token_seq" and name not in (item, title, category)]
     full = {name: f"{name}:{kind}" for name, kind in fields.items()}
-    try:
-        frame = scan(path, "tsv", list(full.values())).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        for _ in records(path, "tsv"):
-            pass
-        raise InputError("the items cannot be read", file=path, found=error) from error
-    frame = frame.filter(~pl.all_horizontal(pl.col(*full.values()).is_null()))
+    frame = scan(path, "tsv", list(full.values())).collect()
     nameless = frame.filter(pl.col(full[item]).is_null())
     if nameless.height:
-        row = int(nameless["_row"][0]) + 2
+        row = int(nameless["_row"][0])
         raise InputError("an item without an id", file=path, row=row, column=full[item], found="nothing")
     values = [_values(full[name]) for name in others]
     return frame.select(

@@ -66,7 +66,9 @@ def _load(path: Path, names: dict[tuple[str, str], Any], allowed: str, max_bytes
     data = path.read_bytes()
     _check_operations(path, data)
     try:
-        return _Unpickler(path, data, names, allowed).load()
+        found = _Unpickler(path, data, names, allowed).load()
+        _check_sharing(path, found, len(data))
+        return found
     except (
         pickle.UnpicklingError,
         ValueError,
@@ -111,6 +113,25 @@ def _check_operations(path: Path, data: bytes) -> None:
             raise InputError("pickle with an impossible memo index", file=path, found=argument)
     if stream.tell() != len(data):
         raise InputError("bytes behind the end of the pickle", file=path, found=f"{len(data) - stream.tell()} bytes")
+
+
+def _check_sharing(path: Path, found: Any, size: int) -> None:
+    """Refuses containers that stand in so many places that what they hold, place by place, is more than the file.
+
+    A pickle names an object again for two bytes; whoever walks over the lists of a dictionary meets it in full.
+    """
+    waiting, entries = [found], 0
+    while waiting:
+        container = waiting.pop()
+        held = container.state if isinstance(container, _Record) else container
+        inside = (*held.keys(), *held.values()) if isinstance(held, dict) else held
+        if not isinstance(inside, list | tuple | set | frozenset):
+            continue
+        entries += len(inside)
+        if entries > size:
+            found_text = f"more than {size} entries in {size} bytes"
+            raise InputError("a pickle that holds the same things over and over", file=path, found=found_text)
+        waiting += [part for part in inside if isinstance(part, dict | list | tuple | set | frozenset | _Record)]
 
 
 class _Unpickler(pickle.Unpickler):

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from mdrec_jax.data.sources.columns import find_column, id_value, rating_value
-from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, records, scan, table_files
+from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, scan, table_files
 from mdrec_jax.data.sources.item_table import read_items
 from mdrec_jax.data.sources.rawlog import RawLog, SourceOptions
 from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
@@ -17,7 +17,7 @@ ONLY_DOMAIN = "main"
 """The domain of a table that names none."""
 ONLY_EVENT = "event"
 ROW_BITS = 40
-"""`order` is the file's number shifted by this, plus the record's number in the file."""
+"""`order` is the file's number shifted by this, plus the row that the record begins in."""
 CORE = 5
 
 
@@ -83,7 +83,6 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
         min_user=CORE,
         min_item=CORE,
         locate=lambda order, column: _locate(parts, kind, order, column),
-        explain=lambda error: _explain(parts, kind, error),
     )
 
 
@@ -129,8 +128,6 @@ def _events(part: TablePart, number: int, kind: Format) -> pl.LazyFrame:
     columns = list(dict.fromkeys(part.columns.values()))
     frame = scan(part.file, kind, columns)
     schema = frame.collect_schema()
-    if kind in ("csv", "tsv"):  # a blank line reads as a record without any value
-        frame = frame.filter(~pl.all_horizontal(pl.col(columns).is_null()))
     values = {}
     for what, column in part.columns.items():
         if what == "time":
@@ -151,9 +148,9 @@ def _events(part: TablePart, number: int, kind: Format) -> pl.LazyFrame:
 
 def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> InputError:
     """The error for a bad value, found again by reading its file record by record."""
-    part, place = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
+    part, row = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
     name = part.columns.get(column, column)
-    row, record = record_at(part.file, kind, place)
+    record = record_at(part.file, kind, row)
     value = record.get(name, part.fixed.get(column))
     text = "" if value is None else str(value)
     if kind in ("csv", "tsv") and column in part.columns and name not in record:
@@ -178,16 +175,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _explain(parts: list[TablePart], kind: Format, error: Exception) -> InputError:
-    """The first record that cannot be read, looked for in every file; else the library's words."""
-    for part in parts:
-        try:
-            for _ in records(part.file, kind):
-                pass
-        except InputError as found:
-            return found
-        except (pl.exceptions.PolarsError, OSError) as damaged:
-            return InputError("the file cannot be read", file=part.file, found=damaged)
-    return InputError("the table cannot be read", file=parts[0].file, found=error)

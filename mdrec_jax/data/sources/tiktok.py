@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import Float32
 
 from mdrec_jax.data.sources.rawlog import OPTION_NAMES, RawLog, SourceOptions
-from mdrec_jax.data.sources.reading import find_in, one_path, require_file, require_folder
+from mdrec_jax.data.sources.reading import check_declared, find_in, one_path, require_file, require_folder
 from mdrec_jax.data.sources.safe_pickle import CooMatrix, load_coo
 from mdrec_jax.errors import InputError
 
@@ -35,6 +35,9 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     matrices = [load_coo(path) for path in files]
     _check_matrices(files, matrices)
     num_items = matrices[0].shape[1]
+    for what, axis in (("users", "row"), ("items", "column")):
+        seen = 1 + max(int(getattr(matrix, axis).max(initial=-1)) for matrix in matrices)
+        check_declared(matrices[0].shape[axis == "column"], seen, file=files[0], what=what)
     parts = [_events(matrix, role) for matrix, role in zip(matrices, _ROLES.values(), strict=True)]
     events = pl.concat(parts).with_columns(
         pl.lit(_DOMAIN).alias("domain"),

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-from mdrec_jax.data.sources.formats import Format, record_at, scan
+from mdrec_jax.data.sources.formats import Format, scan
 from mdrec_jax.errors import InputError
 
 type Unit = Literal["s", "ms", "us", "ns", "iso"]
@@ -47,10 +47,7 @@ def unit_of(file: Path, kind: Format, column: str, asked: str | None) -> str:
         return asked or "s"
     text = _text(pl.col(column), type_of)
     filled = frame.select("_row", text=text).filter(pl.col("text").is_not_null() & (pl.col("text") != ""))
-    try:
-        head = filled.head(HEAD).collect()
-    except pl.exceptions.PolarsError:
-        return asked or "s"  # reading the events says what is wrong with the file
+    head = filled.head(HEAD).collect()
     if head.is_empty():
         return asked or "s"
     if head.select(pl.col("text").str.contains(_COMPACT).mean()).item() > 0.5:
@@ -77,11 +74,10 @@ def _text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
 
 
 def _refusal(file: Path, kind: Format, column: str, rows: pl.DataFrame, problem: str, unit: str | None) -> InputError:
-    row, _ = record_at(file, kind, int(rows["_row"][0]))
     return InputError(
         problem,
         file=file,
-        row=row,
+        row=int(rows["_row"][0]),
         column=column,
         found=rows["text"][0],
         expected="one way of writing a time in every row",

@@ -1,0 +1,76 @@
+"""How a text table is written, and what one of its records must look like."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+_QUOTED = rb'"(?:[^"]|"")*+"'
+_NUMBER = re.compile(rb"[+-]?[0-9]+(?:\.[0-9]*)?")
+_NAME = re.compile(rb"\S*[0-9]\S*")
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How the lines of a table are written.
+
+    Args:
+        separator: one ASCII character between fields; None = a JSON object a line.
+        quoted: whether quotes are as in RFC 4180; else they are part of the text.
+        header: whether the first record names the columns; else they are called 1, 2, 3, ...
+    """
+
+    separator: str | None
+    quoted: bool
+    header: bool = True
+
+    @cached_property
+    def record(self) -> re.Pattern[bytes]:
+        """A whole record, with or without the end of its line."""
+        field = self._field
+        return re.compile(rb"(?:%b)(?:%b(?:%b))*+\r?\n?" % (field, self._separator, field))
+
+    @cached_property
+    def open_record(self) -> re.Pattern[bytes]:
+        """The beginning of a record whose last field is quoted and not closed yet."""
+        return re.compile(rb'(?:(?:%b)%b)*+"(?:[^"]|"")*+' % (self._field, self._separator))
+
+    def fields(self, record: bytes) -> int:
+        """How many fields a sound record has."""
+        if self.separator is None:
+            return 1
+        text = re.sub(_QUOTED, b"", record) if self.quoted and b'"' in record else record
+        return text.count(self.separator.encode()) + 1
+
+    def swallows_rows(self, record: bytes, columns: int) -> bool:
+        """Whether every line of a record over several lines looks like a row of `columns` fields by itself.
+
+        Lines that a quote took for text have all their separators, and a number or an id where the first line has one;
+        the lines of a text that somebody wrote hardly ever do.
+        """
+        separator = (self.separator or "\n").encode()
+        lines = [line.split(separator) for line in record.rstrip(b"\r\n").split(b"\n")]
+        if len(lines) < 2 or any(len(line) != columns for line in lines):
+            return False
+        telling = [place for place, field in enumerate(lines[0]) if _kind(field)]
+        return bool(telling) and all(
+            _kind(line[place]) == _kind(lines[0][place]) for line in lines[1:] for place in telling
+        )
+
+    @property
+    def _separator(self) -> bytes:
+        return re.escape((self.separator or "\n").encode())
+
+    @property
+    def _field(self) -> bytes:
+        if not self.quoted:
+            return rb"[^\r\n%b]*+" % self._separator
+        return rb'%b|[^"\r\n%b]*+' % (_QUOTED, self._separator)
+
+
+def _kind(field: bytes) -> str | None:
+    """What a field is by its looks; None for words, and for the field that a quote stands in."""
+    if b'"' in field:
+        return None
+    if _NUMBER.fullmatch(field.strip()):
+        return "number"
+    return "name" if _NAME.fullmatch(field.strip()) else None
