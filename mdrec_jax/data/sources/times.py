@@ -55,13 +55,13 @@ def unit_of(file: Path, kind: Format, column: str, asked: str | None) -> str:
         if other.is_empty() and asked is None:
             return "iso"
         if other.is_empty():
-            raise _refusal(file, kind, column, head, f"dates without separators, not {WORDS[asked or 's']}", "iso")
-        raise _refusal(file, kind, column, other, "times written in two ways", None)
+            raise _refusal(file, column, head, f"dates without separators, not {WORDS[asked or 's']}", "iso")
+        raise _refusal(file, column, other, "times written in two ways", None)
     if asked in ("ms", "us", "ns"):
         number = head["text"].cast(pl.Float64, strict=False).drop_nulls()
         looks = {looks_like(value) for value in number}
         if len(looks) == 1 and (likely := looks.pop()) not in (None, asked):
-            raise _refusal(file, kind, column, head, "times of another unit", likely)
+            raise _refusal(file, column, head, "times of another unit", likely)
     return asked or "s"
 
 
@@ -73,7 +73,7 @@ def _text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
     return pl.when(whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(value.cast(pl.String))
 
 
-def _refusal(file: Path, kind: Format, column: str, rows: pl.DataFrame, problem: str, unit: str | None) -> InputError:
+def _refusal(file: Path, column: str, rows: pl.DataFrame, problem: str, unit: str | None) -> InputError:
     return InputError(
         problem,
         file=file,
