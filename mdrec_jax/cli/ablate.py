@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Train a run of mdrec as it is, without each of its parts, without all of them (sasrec), and three
 controls of equal cost, over seeds; evaluate them and write one table. Any field of the configuration can be set, as in
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     config, seeds = configure(args), parse_seeds(args.seeds)
     dataset = open_dataset(args.data or synthetic_world())
     out = args.out or Path("runs") / f"ablate-{Path(args.preset).stem}"
-    print("counting parameters and FLOPs", file=sys.stderr)
+    say("counting parameters and FLOPs", file=sys.stderr)
     rows = variants(config, Costs(dataset, out / COSTS))
     rows = rows if args.only is None else chosen(rows, args.only.split(","))
     if args.show:
@@ -52,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     write_text(out / "ablation.md", "\n".join(map(markdown, texts)))
     for text in texts:
         show(text)
-    print(f"wrote {out / 'ablation.json'} and {out / 'ablation.md'}", file=sys.stderr)
+    say(f"wrote {out / 'ablation.json'} and {out / 'ablation.md'}", file=sys.stderr)
     return EXIT_OK

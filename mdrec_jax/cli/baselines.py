@@ -8,6 +8,7 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
+from mdrec_jax.terminal import console, say
 
 DESCRIPTION = """Rank the held-out items by popularity and by transition counts, without any learning. A model that does
 not beat these figures has learned little. Under the protocol of a published table they also check the evaluation."""
@@ -53,24 +54,23 @@ def run(args: argparse.Namespace) -> int:
     protocol = parse_protocol(args.protocol, source=dataset.manifest.source, split=args.split, seed=args.seed)
     results, ranks = baseline_results(dataset, protocol, metrics=metrics)
     if args.json == "-":
-        print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
+        say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
     if args.json:
         write_results(Path(args.json), results, {name: [one] for name, one in ranks.items()})
-        print(f"wrote {args.json}", file=sys.stderr)
+        say(f"wrote {args.json}", file=sys.stderr)
     show_results([results], metrics, slices=args.slices)
     return EXIT_OK
 
 
 def show_results(results: list[Any], columns: tuple[str, ...] = (), *, slices: bool = False) -> None:
     """Prints the tables of some results on standard output."""
-    from rich.console import Console
 
     from mdrec_jax.evaluate.table import results_tables
 
-    console = Console()
+    shown = console()
     for table in results_tables(results, columns=columns):
-        console.print(table)
+        shown.print(table)
     if slices:
         for table in results_tables(results, columns=columns, slices=True):
-            console.print(table)
+            shown.print(table)

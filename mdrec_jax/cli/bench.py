@@ -10,6 +10,7 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
+from mdrec_jax.terminal import console, say
 
 WHAT = ("input", "step", "train", "evaluate")
 DESCRIPTION = """Time a run's parts and write nothing: input (batches alone), step (the compiled step alone), train
@@ -56,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
         "speeds": [asdict(one) for one in speeds],
     }
     if args.json == "-":
-        print(json.dumps(record, indent=2))
+        say(json.dumps(record, indent=2))
         return EXIT_OK
     if args.json:
         write_json(Path(args.json), record)
-        print(f"wrote {args.json}", file=sys.stderr)
+        say(f"wrote {args.json}", file=sys.stderr)
     _show(speeds, record)
     return EXIT_OK
 
@@ -79,10 +80,10 @@ def _kernels(args: argparse.Namespace) -> int:
         rows = bench.run_all(args.only or known, all_shapes=args.all_shapes, rounds=args.rounds)
     record = {**_machine(), **bench.record(rows)}
     if json_alone:
-        print(json.dumps(record, indent=2))
+        say(json.dumps(record, indent=2))
     elif args.json:
         write_json(Path(args.json), record)
-        print(f"wrote {args.json}", file=sys.stderr)
+        say(f"wrote {args.json}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -103,7 +104,6 @@ def _machine() -> dict[str, Any]:
 
 def _show(speeds: list[Any], record: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
@@ -113,9 +113,9 @@ def _show(speeds: list[Any], record: dict[str, Any]) -> None:
         rate = f"{one.per_second:,.0f} {one.unit}"
         cells = (f"{one.milliseconds:,.1f}", str(one.rounds), f"{one.first_seconds:.1f}", f"{one.peak_mib:,.0f}")
         table.add_row(one.part, rate, *cells)
-    Console().print(table)
+    console().print(table)
     devices, versions = record["devices"], record["versions"]
-    print(
+    say(
         f"{len(devices)} x {devices[0]}, {record['cores']} cores, {record['machine']}, jax {versions['jax']}; "
         f"config {record['config'][:12]}, data set {record['dataset'][:12]}"
     )

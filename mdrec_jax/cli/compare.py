@@ -7,6 +7,7 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.files import check_output
+from mdrec_jax.terminal import console, say
 
 DESCRIPTION = """Compare two models that were asked the same questions, by a paired bootstrap over seeds and users. Give
 the results files of the first model's runs (one a seed), then --with and those of the second's. Two models of one file
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         "differences": [one.to_json() for one in differences],
     }
     if args.json == "-":
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        say(json.dumps(answer, indent=2, ensure_ascii=False))
         return EXIT_OK
     if args.json:
         write_json(Path(args.json), answer)
@@ -67,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int], protocol: Any) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from mdrec_jax.evaluate.protocol import describe
@@ -82,6 +82,6 @@ def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int
         low, high = (f"{value:+.4f}" for value in one.interval)
         cells = (f"{one.queries:,}", *means, f"{one.difference:+.4f}", f"{low} {high}", f"{one.chance:.3f}")
         table.add_row(one.where, one.metric, *cells, style="bold" if one.clear else "")
-    console = Console()
-    console.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")
-    console.print(describe(protocol), table, "bold: the interval leaves 0 out", sep="\n")
+    shown = console()
+    shown.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")
+    shown.print(describe(protocol), table, "bold: the interval leaves 0 out", sep="\n")

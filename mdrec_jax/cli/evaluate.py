@@ -9,6 +9,7 @@ from typing import Any
 from mdrec_jax.cli.baselines import add_protocol_options, show_results
 from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
+from mdrec_jax.terminal import console, say
 
 DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, as validation chose it. Several runs
 that differ in their seed are averaged."""
@@ -47,21 +48,20 @@ def run(args: argparse.Namespace) -> int:
         return _probe(runs, args)
     results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed)
     if args.json == "-":
-        print(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
+        say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
     folder = RunFolder(args.runs[0])
     path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
     if not args.json and args.counts_weight is not None:
         path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
     write_evaluation(folder, results, ranks, path)
-    print(f"wrote {path}", file=sys.stderr)
+    say(f"wrote {path}", file=sys.stderr)
     show_results([results], slices=args.slices)
     return EXIT_OK
 
 
 def _probe(runs: list[Any], args: argparse.Namespace) -> int:
     """A table for each run; the file holds a list with what each of them gave."""
-    from rich.console import Console
 
     from mdrec_jax.evaluate.probes import probes_table
     from mdrec_jax.files import write_json
@@ -71,11 +71,11 @@ def _probe(runs: list[Any], args: argparse.Namespace) -> int:
     found = [probe_run(run, args.protocol, args.split, seed=args.seed) for run in runs]
     values = [{"run": str(path), **one.to_json()} for path, one in zip(args.runs, found, strict=True)]
     if args.json == "-":
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        say(json.dumps(values, indent=2, ensure_ascii=False))
         return EXIT_OK
     path = Path(args.json) if args.json else RunFolder(args.runs[0]).evaluation / f"{args.split}-probes.json"
     write_json(path, values)
-    print(f"wrote {path}", file=sys.stderr)
+    say(f"wrote {path}", file=sys.stderr)
     for one in found:
-        Console().print(probes_table(one))
+        console().print(probes_table(one))
     return EXIT_OK

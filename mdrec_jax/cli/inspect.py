@@ -8,6 +8,7 @@ from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.files import check_output
+from mdrec_jax.terminal import console, say
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,7 +51,7 @@ def _inspect_dataset(path: Path) -> int:
 
     dataset = open_dataset(path, verify=True)
     for line in summary_lines(dataset, summarise(dataset)):
-        print(line)
+        say(line)
     return EXIT_OK
 
 
@@ -60,13 +61,12 @@ def _inspect_run(path: Path) -> int:
 
     summary = summarise_run(path)
     for line in run_lines(path, summary):
-        print(line)
+        say(line)
     show_results(list(summary.results))
     return EXIT_OK
 
 
 def _routing(args: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from mdrec_jax.files import write_json
     from mdrec_jax.report.routing import plot_routing, routing_tables
@@ -75,15 +75,15 @@ def _routing(args: argparse.Namespace) -> int:
     routing = inspect_routing(args.path, args.split, at_most=args.at_most)
     if args.plot:
         plot_routing(routing, args.plot)
-        print(f"wrote {args.plot}", file=sys.stderr)
+        say(f"wrote {args.plot}", file=sys.stderr)
     if args.json == "-":
-        print(json.dumps(routing.to_json(), indent=2, ensure_ascii=False))
+        say(json.dumps(routing.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
     if args.json:
         write_json(Path(args.json), routing.to_json())
-        print(f"wrote {args.json}", file=sys.stderr)
+        say(f"wrote {args.json}", file=sys.stderr)
     left_out = "".join(f"; {reason}: {number:,}" for reason, number in routing.counts.items())
-    print(f"{routing.events:,} events of the histories of {routing.queries:,} {routing.split} queries{left_out}")
+    say(f"{routing.events:,} events of the histories of {routing.queries:,} {routing.split} queries{left_out}")
     for table in routing_tables(routing):
-        Console().print(table)
+        console().print(table)
     return EXIT_OK

@@ -22,6 +22,7 @@ from mdrec_jax.cli import (
     train,
 )
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, InputError, MdrecError
+from mdrec_jax.terminal import say
 
 COMMANDS = (prepare, synthetic, baselines, inspect, train, evaluate, compare, recommend, stream, ablate, sweep, bench)
 
@@ -47,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.overrides = rest
         return int(args.run(args) or EXIT_OK)
     except MdrecError as error:
-        print(f"mdrec: {error}", file=sys.stderr)
+        say(f"mdrec: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("mdrec: interrupted", file=sys.stderr)
+        say("mdrec: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except SystemExit as stop:
         return EXIT_BAD_INPUT if stop.code not in (0, None) else EXIT_OK
@@ -58,5 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_OK
     except OSError as error:  # a file that may not be read, a disk that is full
         told = InputError(error.strerror or str(error), file=error.filename)
-        print(f"mdrec: {told}", file=sys.stderr)
+        say(f"mdrec: {told}", file=sys.stderr)
         return told.exit_code

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Read logs, filter them, order every user's events, hold out validation and test targets, and write a
 dataset that training and evaluation read. What stood at --out is replaced in one step, and only by a whole dataset."""
@@ -99,10 +100,10 @@ def run(args: argparse.Namespace) -> int:
     dataset = prepare(args.source, args.paths, args.out, options)
     seconds = time.perf_counter() - start
     for line in summary_lines(dataset, summarise(dataset)):
-        print(line)
+        say(line)
     for note in notes(dataset):
-        print(f"note: {note}", file=sys.stderr)
-    print(f"prepared in {seconds:.1f} s", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
+    say(f"prepared in {seconds:.1f} s", file=sys.stderr)
     return EXIT_OK
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Write the best items for users of the dataset, or for histories that it does not know. Items that
 are unknown are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
@@ -27,7 +28,13 @@ def add_parser(commands: Any) -> None:
     items.add_argument("--deny", type=Path, metavar="FILE", help="never recommend these items")
     parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
     parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv, .jsonl or .parquet file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .csv, .jsonl or .parquet file; in a .csv what a spreadsheet would take for a formula begins with '",
+    )
     parser.set_defaults(run=run)
 
 
@@ -52,6 +59,6 @@ def run(args: argparse.Namespace) -> int:
         time_unit=args.time_unit,
     )
     for reason, number in counts.items():
-        print(f"{reason}: {number:,}", file=sys.stderr)
-    print(f"wrote {args.out}", file=sys.stderr)
+        say(f"{reason}: {number:,}", file=sys.stderr)
+    say(f"wrote {args.out}", file=sys.stderr)
     return EXIT_OK

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Read new events, bring the states of their people up to date, and write the best items for them. With
 --state a call goes on where the last one ended; what it costs depends on the new events alone. The model has to have
@@ -57,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
     )
     for reason, number in counts.items():
-        print(f"{reason}: {number:,}", file=sys.stderr)
+        say(f"{reason}: {number:,}", file=sys.stderr)
     parts = state_bytes(setup.model)
     held = ", ".join(f"{what.replace('_', ' ')} {size:,}" for what, size in parts.items())
-    print(f"state of a person: {sum(parts.values()):,} bytes ({held})", file=sys.stderr)
+    say(f"state of a person: {sum(parts.values()):,} bytes ({held})", file=sys.stderr)
     written = [args.out] if args.state is None else [args.out, args.state]
-    print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
+    say(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return EXIT_OK

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Train a run with every combination of the values of some fields, or with some combinations drawn at
 random, and order them by the validation split; the test split is never asked. Any other field can be set, as in
@@ -53,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     write_json(out / "sweep.json", sweep_to_json(tried, dataset, seeds, command))
     write_text(out / "sweep.md", markdown(text) + f"\n```bash\n{command}\n```\n")
     show(text)
-    print(f"wrote {out / 'sweep.json'} and {out / 'sweep.md'}; the winner is trained by", file=sys.stderr)
-    print(command)
+    say(f"wrote {out / 'sweep.json'} and {out / 'sweep.md'}; the winner is trained by", file=sys.stderr)
+    say(command)
     return EXIT_OK
 
 

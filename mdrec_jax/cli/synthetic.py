@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.terminal import say
 
 DESCRIPTION = """Draw users, items and events of several domains from factors that are known, and write them as a
 dataset, with the truth (factors, intents, which events are noise) in its folder truth/. The same options give the same
@@ -61,6 +62,6 @@ def run(args: argparse.Namespace) -> int:
     dataset = write_world(dataclasses.replace(base, **given), args.out)
     seconds = time.perf_counter() - start
     for line in summary_lines(dataset, summarise(dataset)):
-        print(line)
-    print(f"made in {seconds:.1f} s; the truth is in {dataset.path / 'truth'}", file=sys.stderr)
+        say(line)
+    say(f"made in {seconds:.1f} s; the truth is in {dataset.path / 'truth'}", file=sys.stderr)
     return EXIT_OK

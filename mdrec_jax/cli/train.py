@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
+from mdrec_jax.terminal import say
 
 if TYPE_CHECKING:
     from mdrec_jax.config import RunConfig
@@ -56,7 +57,7 @@ def _train_and_evaluate(runs: "dict[Path, RunConfig]", data: Path, args: argpars
 
     dataset = open_dataset(data)
     for folder, config in runs.items():
-        print(f"run folder: {folder}", file=sys.stderr)
+        say(f"run folder: {folder}", file=sys.stderr)
         # Of several seeds, some may have run before the kill that is resumed from, and some not.
         resume = args.resume and (len(runs) == 1 or RunFolder(folder).holds_a_run())
         fit(config, dataset, RunFolder(folder), resume=resume, init_from=args.init_from)
@@ -66,7 +67,7 @@ def _train_and_evaluate(runs: "dict[Path, RunConfig]", data: Path, args: argpars
         results, ranks = evaluate_runs(trained, protocol)
         path = write_evaluation(RunFolder(first if len(runs) == 1 else first.parent), results, ranks)
         show_results([results])
-        print(f"wrote {path}", file=sys.stderr)
+        say(f"wrote {path}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -93,10 +94,10 @@ def synthetic_world() -> Path:
     if not (SYNTHETIC / "manifest.json").exists():
         from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 
-        print(f"no --data given: making the synthetic world in {SYNTHETIC}", file=sys.stderr)
+        say(f"no --data given: making the synthetic world in {SYNTHETIC}", file=sys.stderr)
         write_world(SyntheticConfig(), SYNTHETIC)
     else:
-        print(f"no --data given: using the synthetic world in {SYNTHETIC}", file=sys.stderr)
+        say(f"no --data given: using the synthetic world in {SYNTHETIC}", file=sys.stderr)
     return SYNTHETIC
 
 
@@ -120,5 +121,5 @@ def _show(config: "RunConfig") -> int:
     from mdrec_jax.codec import flatten
 
     for name, value in flatten(dataclasses.asdict(config)).items():
-        print(f"--{name.replace('_', '-')} {value}")
+        say(f"--{name.replace('_', '-')} {value}")
     return EXIT_OK

@@ -8,8 +8,9 @@ import polars as pl
 from jaxtyping import Bool, Int8, Int32, Int64
 
 from mdrec_jax.data.catalogue import Catalogue, make_catalogue
+from mdrec_jax.data.checks import first_file
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.domains import check_only, only_events, only_metadata
+from mdrec_jax.data.domains import check_names, check_only, only_events, only_metadata
 from mdrec_jax.data.filters import k_core, latest, offsets_of, without_duplicates
 from mdrec_jax.data.ingest import Events, Vocabulary, ingest
 from mdrec_jax.data.manifest import ROLES, Counts, DomainCounts
@@ -103,6 +104,7 @@ def assemble(log: RawLog, options: PrepareOptions, parent: Dataset | None) -> As
     events = sort_events(
         events, vocabulary, people.sequence_rank, ordered=log.ordered, tie=options.tie, seed=options.seed
     )
+    check_names(vocabulary.domains, first_file(log))
     check_only(options.only_domains, vocabulary.domains)
     dropped = {**log.dropped, **left_out}
     filters = _filters(log, options)

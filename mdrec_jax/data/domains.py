@@ -4,8 +4,11 @@ The split is decided on the whole log, and the other domains' events are taken o
 and a model of all of them are asked for the same items of the same users.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -14,6 +17,37 @@ from jaxtyping import Int8
 from mdrec_jax.data.ingest import Events, Vocabulary
 from mdrec_jax.data.sources.rawlog import RawLog
 from mdrec_jax.errors import InputError
+
+RESERVED = ("all", "macro")
+"""What results and journals call all questions, and the mean over domains."""
+MAX_QUOTED = 200
+"""A domain's items lie in a file of its name."""
+
+
+def check_names(names: Sequence[str], file: Path | None) -> None:
+    """Refuses domains whose names mean something else in results, journals or file names, or that look alike.
+
+    Raises:
+        InputError: the first such name.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        alike = unicodedata.normalize("NFKC", name).casefold()
+        problem, expected = None, None
+        if not name.strip() or name != name.strip():
+            problem, expected = "a domain's name that is empty or has spaces around it", "a name without them"
+        elif alike in RESERVED:
+            problem, expected = "a domain with a name that results use", "another name than " + ", ".join(RESERVED)
+        elif "/" in name or not name.isprintable():
+            problem, expected = "a domain's name with / or characters that are not printed", "a name without them"
+        elif len(quote(name)) > MAX_QUOTED:
+            problem, expected = "a domain's name is too long", f"at most {MAX_QUOTED} bytes, written as in a URL"
+        elif alike in seen:
+            problem, expected = "two domains whose names look alike", f"another name than {seen[alike]}"
+        if problem is not None:
+            hint = "give the domain another name (in the column of domains, or with --domain NAME=PATH)"
+            raise InputError(problem, file=file, column="domain", found=repr(name), expected=expected, hint=hint)
+        seen[alike] = name
 
 
 def check_only(wanted: Sequence[str], domains: tuple[str, ...]) -> None:

@@ -103,7 +103,7 @@ def to_frame(dataset: Dataset, people: People, domain: int, lists: Lists) -> pl.
 
 
 def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
-    """Writes CSV, JSONL or Parquet, as the name ends. The file appears whole or not at all.
+    """Writes CSV (`without_formulas`), JSONL or Parquet, as the name ends. The file appears whole or not at all.
 
     Raises:
         InputError: another ending.
@@ -112,7 +112,7 @@ def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
     frame = pl.concat(frames)
     with replacing(path) as part:
         if path.suffix == ".csv":
-            frame.write_csv(part)
+            without_formulas(frame).write_csv(part)
         elif path.suffix == ".jsonl":
             frame.write_ndjson(part)
         else:
@@ -128,3 +128,13 @@ def check_ending(path: Path) -> None:
     check_writable(path)
     if path.suffix not in ENDINGS:
         raise InputError("unknown format", file=path, found=path.suffix, expected=" ".join(ENDINGS), column="--out")
+
+
+def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with ' before each text that a spreadsheet would take for a formula (OWASP, "CSV injection"): one that
+    begins with = + - @, a tab or a line end and is no plain number."""
+    text = pl.col(pl.String)
+    formula = text.str.contains(r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]") & ~text.str.contains(
+        r"^[+-]?[0-9]+(?:\.[0-9]+)?$"
+    )
+    return frame.with_columns(pl.when(formula).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep())

@@ -28,6 +28,7 @@ from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, Costs, parameters
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
 from mdrec_jax.experiments.switches import all_off, switches_on, without
+from mdrec_jax.terminal import say
 
 SPLITS = ("validation", "test")
 COSTS = "costs.json"
@@ -142,9 +143,9 @@ def ablate(rows: Sequence[Variant], dataset: Dataset, out: Path, seeds: Sequence
     todo = [(row, seed) for seed in seeds for row in rows]
     for number, (row, seed) in enumerate(todo, 1):
         ((path, config),) = row.runs(out, (seed,)).items()
-        print(f"[{number}/{len(todo)}] {row.name}, seed {seed}: {path}", file=sys.stderr)
+        say(f"[{number}/{len(todo)}] {row.name}, seed {seed}: {path}", file=sys.stderr)
         if not finish(config, dataset, path, SPLITS, protocols):
-            print("  done before", file=sys.stderr)
+            say("  done before", file=sys.stderr)
     return [_together(rows, out, tuple(seeds), protocol) for protocol in protocols]
 
 

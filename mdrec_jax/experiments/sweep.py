@@ -20,6 +20,7 @@ from mdrec_jax.experiments.costs import parameters
 from mdrec_jax.experiments.fields import value_of, with_fields
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
 from mdrec_jax.experiments.tables import TextTable, figure
+from mdrec_jax.terminal import say
 from mdrec_jax.train.run_folder import RunFolder
 
 NOT_SEARCHED = {
@@ -142,7 +143,7 @@ def sweep(trials: Sequence[Trial], dataset: Dataset, out: Path, seeds: Sequence[
     tried = []
     for number, trial in enumerate(trials, 1):
         named = ", ".join(f"{name} {value}" for name, value in trial.values.items())
-        print(f"[{number}/{len(trials)}] {named}: {out / trial.folder}", file=sys.stderr)
+        say(f"[{number}/{len(trials)}] {named}: {out / trial.folder}", file=sys.stderr)
         tried.append(_try(trial, dataset, out, seeds))
     tried.sort(key=lambda one: -one.value)
     if not tried[0].rows:
@@ -156,10 +157,10 @@ def _try(trial: Trial, dataset: Dataset, out: Path, seeds: Sequence[int]) -> Tri
     try:
         for path, config in runs.items():
             if not finish(config, dataset, path, ("validation",), (train.protocol,)):
-                print(f"  seed {config.seed}: done before", file=sys.stderr)
+                say(f"  seed {config.seed}: done before", file=sys.stderr)
     except NonFiniteError as error:  # A rate that is too high is an answer, too.
         failure = str(error)
-        print(f"  {failure}", file=sys.stderr)
+        say(f"  {failure}", file=sys.stderr)
     if not failure:
         results, ranks = ranks_of(list(runs), "validation", train.protocol)
         metrics = tuple(dict.fromkeys((place_of(train.metric)[1], "hr@10", "ndcg@10", "mrr")))

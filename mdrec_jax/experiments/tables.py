@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from mdrec_jax.terminal import console, plain
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,26 @@ class TextTable:
 
 def markdown(table: TextTable) -> str:
     """The table as GitHub shows it."""
-    lines = [table.columns, ("---", *("---:" for _ in table.columns[1:])), *table.rows]
+    rows = [[plain(cell).replace("|", "\\|") for cell in cells] for cells in (table.columns, *table.rows)]
+    lines = [rows[0], ["---", *("---:" for _ in table.columns[1:])], *rows[1:]]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return "\n\n".join((f"**{table.title}**", body, *table.notes)) + "\n"
 
 
 def show(table: TextTable) -> None:
     """Print the table on standard output: as wide as the terminal, or as it needs where there is none."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    screen = console()
+    if not screen.is_terminal:
+        screen = console(width=200)
     shown = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for number, name in enumerate(table.columns):
         shown.add_column(name, justify="right" if number else "left")
     for cells in table.rows:
         shown.add_row(*cells)
-    console.print(table.title, style="bold", highlight=False)
-    console.print(shown)
+    screen.print(table.title, style="bold", highlight=False)
+    screen.print(shown)
     for note in table.notes:
-        console.print(note, style="dim", highlight=False)
+        screen.print(note, style="dim", highlight=False)
 
 
 def figure(value: float, interval: tuple[float, float]) -> str:

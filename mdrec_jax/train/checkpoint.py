@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from mdrec_jax.errors import InputError
+from mdrec_jax.terminal import say
 from mdrec_jax.train import sealed
 from mdrec_jax.train.finite import check_finite, not_finite
 from mdrec_jax.train.state import TrainState
@@ -105,7 +106,7 @@ class Checkpoints:
         step, state, damaged = _first_whole(self._folder, listed[::-1], listed, target, [])
         for other in damaged:
             sealed.set_aside(self._folder, other)
-            print(f"renamed {self._folder / str(other)} to {other}{sealed.DAMAGED}", file=sys.stderr)
+            say(f"renamed {self._folder / str(other)} to {other}{sealed.DAMAGED}", file=sys.stderr)
         return state, Progress.from_json(sealed.read_record(self._folder, step)["memory"])
 
     def wait(self) -> None:
@@ -175,7 +176,7 @@ def _first_whole(
         state = _unless_damaged(folder, step, listed, lambda folder, step: _load(folder, step, target))
         if state is not None:
             if found:
-                print(f"the checkpoint of step {step} is used instead", file=sys.stderr)
+                say(f"the checkpoint of step {step} is used instead", file=sys.stderr)
             return step, state, found
         found.append(step)
     if not found:
@@ -202,7 +203,7 @@ def _unless_damaged[T](folder: Path, step: int, listed: list[int], read: Callabl
     except InputError as error:
         if step in listed and not (folder / str(step)).exists():
             raise _Gone from error
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return None
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mdrec_jax.terminal import console
+
 
 class Display(Protocol):
     def update(self, step: int, loss: float, targets_per_second: float) -> None: ...
@@ -69,5 +71,5 @@ class Lines:
 
 def display(total: int, done: int) -> Bar | Lines:
     """A bar when stderr is a terminal, lines otherwise."""
-    console = Console(stderr=True)
-    return Bar(console, total, done) if sys.stderr.isatty() else Lines(console, total)
+    shown = console(stderr=True)
+    return Bar(shown, total, done) if sys.stderr.isatty() else Lines(shown, total)

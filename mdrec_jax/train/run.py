@@ -26,6 +26,7 @@ from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.files import read_object
 from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.terminal import say
 from mdrec_jax.train.checkpoint import Checkpoints, Progress, load_best
 from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
@@ -76,7 +77,7 @@ def fit(
         record, described = _record(config, dataset), shapes(state)
         if resume:
             for name, (old, new) in check_resumable(folder, record, described).items():
-                print(f"resuming with another {name}: {old} -> {new}", file=sys.stderr)
+                say(f"resuming with another {name}: {old} -> {new}", file=sys.stderr)
         else:
             start(folder, record, described)
         with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
@@ -180,7 +181,7 @@ def _params_of(path: Path, setup: Setup) -> Params:
             )
         tables[name] = np.concatenate([np.asarray(old), np.asarray(table)[old.shape[0] :]])
         added = table.shape[0] - old.shape[0]
-        print(f"table '{name}': {old.shape[0]} rows from {path}, {added} new", file=sys.stderr)
+        say(f"table '{name}': {old.shape[0]} rows from {path}, {added} new", file=sys.stderr)
     return jax.tree.map(jax.numpy.asarray, Params(other.params.dense, tables))
 
 

@@ -19,7 +19,7 @@ def make_log(events: Sequence[Sequence[object]], **fields) -> RawLog:
         (
             str(row[0]),
             str(row[1]),
-            row[2] if len(row) > 2 else "all",
+            row[2] if len(row) > 2 else "one",
             row[3] if len(row) > 3 else place * DAY,
             row[4] if len(row) > 4 else "event",
         )
@@ -42,7 +42,7 @@ def make_dataset(
     return write_log(make_log(events, **fields), "rows", out, options or PrepareOptions())
 
 
-def numbered(users: int, length: int, items: int, domains: Sequence[str] = ("all",)) -> list[tuple[str, str, str, int]]:
+def numbered(users: int, length: int, items: int, domains: Sequence[str] = ("one",)) -> list[tuple[str, str, str, int]]:
     """Rows of `users` users with `length` events each, spread over the domains, each item in one domain."""
     rows = []
     for user in range(users):

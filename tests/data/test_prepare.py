@@ -60,7 +60,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_events_of_a_user_are_ordered_by_time_and_the_last_two_are_held_out(tmp_path):
     dataset = make_dataset(
-        tmp_path / "d", [("u", item, "all", time) for item, time in zip("cabd", (3, 1, 2, 4), strict=True)]
+        tmp_path / "d", [("u", item, "one", time) for item, time in zip("cabd", (3, 1, 2, 4), strict=True)]
     )
     assert [(item, role) for item, _, _, role in by_user(dataset)["u"]] == [
         ("a", TRAIN),
@@ -85,7 +85,7 @@ def test_loo_holds_out_in_every_domain_and_loo_mixed_in_the_whole_sequence(tmp_p
 
 
 def test_split_by_time_uses_the_clock_and_reads_dates(tmp_path):
-    rows = [("u", str(day), "all", day * DAY) for day in range(6)]
+    rows = [("u", str(day), "one", day * DAY) for day in range(6)]
     for split in (f"time:{2 * DAY},{4 * DAY}", "time:1970-01-03,1970-01-05"):
         dataset = make_dataset(tmp_path / "d", rows, PrepareOptions(split=split))
         assert dataset.role.tolist() == [0, 0, 1, 1, 2, 2]
@@ -94,13 +94,13 @@ def test_split_by_time_uses_the_clock_and_reads_dates(tmp_path):
 
 def test_given_roles_are_taken_as_they_are(tmp_path):
     dataset = make_dataset(
-        tmp_path / "d", [("u", str(i), "all", i) for i in range(4)], role=[0, 0, 3, 2], default_split="given"
+        tmp_path / "d", [("u", str(i), "one", i) for i in range(4)], role=[0, 0, 3, 2], default_split="given"
     )
     assert dataset.role.tolist() == [0, 0, 3, 2]
 
 
 def test_other_event_types_are_context_and_only_targets_are_held_out(tmp_path):
-    rows = [("u", f"i{place}", "all", place, "buy" if place in (1, 3, 4, 6) else "click") for place in range(8)]
+    rows = [("u", f"i{place}", "one", place, "buy" if place in (1, 3, 4, 6) else "click") for place in range(8)]
     dataset = make_dataset(tmp_path / "d", rows, PrepareOptions(target_events=("buy",)))
     assert dataset.role.tolist() == [3, 0, 3, 0, 1, 3, 2, 3]
     with pytest.raises(InputError, match="unknown event type"):
@@ -108,22 +108,22 @@ def test_other_event_types_are_context_and_only_targets_are_held_out(tmp_path):
 
 
 def test_items_outside_the_vocabulary_are_read_as_id_1_and_never_predicted(tmp_path):
-    rows = [("u", item, "all", place) for place, item in enumerate(("a", "b", "?", "c", "d", "?"))]
+    rows = [("u", item, "one", place) for place, item in enumerate(("a", "b", "?", "c", "d", "?"))]
     dataset = make_dataset(tmp_path / "d", rows, unknown_item="?")
     assert dataset.item.tolist()[2] == dataset.item.tolist()[5] == ids.UNKNOWN_ITEM
     assert dataset.role.tolist() == [0, 0, 3, 1, 2, 3]
     assert dataset.manifest.counts.items == 4
-    assert "?" not in dataset.items("all")["raw"]
+    assert "?" not in dataset.items("one")["raw"]
 
 
 def test_several_sequences_of_a_user_stay_apart(tmp_path):
-    rows = [("u", str(place), "all", place) for place in range(8)]
+    rows = [("u", str(place), "one", place) for place in range(8)]
     dataset = make_dataset(tmp_path / "d", rows, sequence=["s", "t"] * 4)
     assert dataset.num_sequences == 2
     assert dataset.num_users == 1
     assert np.diff(dataset.sequence_offsets).tolist() == [4, 4]
     with pytest.raises(InputError, match="two users"):
-        make_dataset(tmp_path / "d", [*rows, ("v", "x", "all", 9)], sequence=["s", "t"] * 4 + ["s"])
+        make_dataset(tmp_path / "d", [*rows, ("v", "x", "one", 9)], sequence=["s", "t"] * 4 + ["s"])
 
 
 def test_without_times_the_order_of_the_source_stands(tmp_path):
@@ -152,7 +152,7 @@ def test_shuffled_rows_give_identical_bytes(tmp_path, tie):
 
 
 def test_tie_rules_order_a_day(tmp_path):
-    rows = [("u", item, "all", 0) for item in ("10", "9", "8", "11", "7", "12")]
+    rows = [("u", item, "one", 0) for item in ("10", "9", "8", "11", "7", "12")]
 
     def order(**options):
         return [event[0] for event in by_user(make_dataset(tmp_path / "d", rows, PrepareOptions(**options)))["u"]]
@@ -194,7 +194,7 @@ def test_k_core_is_the_largest_log_that_keeps_both_counts(pairs, min_user, min_i
 
 
 def test_everything_left_out_is_counted(tmp_path):
-    rows = [("u", str(i), "all", i) for i in range(6)] + [("v", "0", "all", 7), ("u", "1", "all", 8)]
+    rows = [("u", str(i), "one", i) for i in range(6)] + [("v", "0", "one", 7), ("u", "1", "one", 8)]
     dataset = make_dataset(
         tmp_path / "d",
         rows,
@@ -214,7 +214,7 @@ def test_everything_left_out_is_counted(tmp_path):
 
 @pytest.mark.parametrize(("rule", "left"), [("keep", "abac"), ("first", "abc"), ("last", "bac")])
 def test_duplicates(tmp_path, rule, left):
-    rows = [("u", item, "all", place) for place, item in enumerate("abac")]
+    rows = [("u", item, "one", place) for place, item in enumerate("abac")]
     dataset = make_dataset(tmp_path / "d", rows, PrepareOptions(duplicates=rule))
     assert "".join(event[0] for event in by_user(dataset)["u"]) == left
 
@@ -232,13 +232,13 @@ def test_equal_items_of_two_domains_are_one_or_two(tmp_path):
 
 
 def test_ids_are_dense_and_carry_no_order(tmp_path):
-    rows = [(f"u{user}", f"{user + place:04d}", "all", place) for user in range(600) for place in range(4)]
+    rows = [(f"u{user}", f"{user + place:04d}", "one", place) for user in range(600) for place in range(4)]
     dataset = make_dataset(tmp_path / "d", rows)
-    table = dataset.items("all")
+    table = dataset.items("one")
     assert table["id"].to_list() == list(range(ids.FIRST_ITEM, dataset.num_items))
     assert abs(np.corrcoef(table["id"], table["raw"].cast(pl.Int64))[0, 1]) < 0.15
     other = make_dataset(tmp_path / "e", rows, PrepareOptions(seed=1))
-    assert other.items("all")["raw"].to_list() != table["raw"].to_list()
+    assert other.items("one")["raw"].to_list() != table["raw"].to_list()
 
 
 def test_the_hash_of_a_raw_id_never_changes():
@@ -254,11 +254,11 @@ def test_ids_are_those_of_the_model_side():
 
 
 def test_metadata_features_and_candidates_follow_their_items(tmp_path):
-    rows = [("u", item, "all", place) for place, item in enumerate("abcd")]
-    items = {"all": pl.DataFrame({"item": list("azb"), "title": ["A", "Z", "B"], "category": [["x", "y"], [], None]})}
+    rows = [("u", item, "one", place) for place, item in enumerate("abcd")]
+    items = {"one": pl.DataFrame({"item": list("azb"), "title": ["A", "Z", "B"], "category": [["x", "y"], [], None]})}
     features = {"image": (list("dza"), np.arange(6, dtype=np.float32).reshape(3, 2))}
     candidates = {
-        "fixed": pl.DataFrame({"sequence": ["u", "w"], "domain": ["all", "all"], "negatives": [["b", "z", "a"], ["a"]]})
+        "fixed": pl.DataFrame({"sequence": ["u", "w"], "domain": ["one", "one"], "negatives": [["b", "z", "a"], ["a"]]})
     }
     plain = make_dataset(tmp_path / "1", rows, items=items, features=features, candidates=candidates)
     assert plain.manifest.counts.items == 4
@@ -268,8 +268,8 @@ def test_metadata_features_and_candidates_follow_their_items(tmp_path):
         "rows of candidates 'fixed' without a sequence": 1,
         "items of candidates 'fixed' outside the catalogue": 1,
     }
-    a, b, d = plain.lookup_items(["a", "b", "d"], ["all"] * 3)
-    titles = dict(plain.items("all").select("id", "title").iter_rows())
+    a, b, d = plain.lookup_items(["a", "b", "d"], ["one"] * 3)
+    titles = dict(plain.items("one").select("id", "title").iter_rows())
     assert (titles[a], titles[b], titles[d]) == ("A", "B", None)
     rows_of, present = plain.feature("image")
     assert rows_of[d].tolist() == [0, 1]

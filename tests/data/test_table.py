@@ -164,7 +164,7 @@ def test_only_events_rated_high_enough_stay(tmp_path):
 
 def test_tables_are_filtered_to_a_core_of_five_unless_told_otherwise(tmp_path):
     rows = numbered(12, 6, 20)
-    path = write(frame([*rows, ("lonely", "i0", "all", 1)]), tmp_path, "csv")
+    path = write(frame([*rows, ("lonely", "i0", "main", 1)]), tmp_path, "csv")
     dataset = prepare("csv", [path], tmp_path / "d", PrepareOptions(min_item=1))
     assert dataset.manifest.counts.users == 12
     assert dataset.manifest.counts.dropped == {"min_user": 1}
@@ -232,12 +232,12 @@ def test_a_dataset_can_be_extended_in_place(tmp_path, events, capsys):
 
 
 def test_the_leak_probe_sees_order_in_raw_ids_and_none_in_ours(tmp_path, capsys):
-    rows = [(f"u{user}", 3 * user + place, "all", place * DAY) for user in range(300) for place in range(5)]
+    rows = [(f"u{user}", 3 * user + place, "main", place * DAY) for user in range(300) for place in range(5)]
     path = write(frame([(user, str(item), domain, time) for user, item, domain, time in rows]), tmp_path, "csv")
     assert mdrec("prepare", "csv", str(path), "--out", str(tmp_path / "d"), "--min-user=1", "--min-item=1") == 0
     shown = capsys.readouterr().out
-    row = next(line for line in shown.splitlines() if line.startswith("all")).split()
+    row = next(line for line in shown.splitlines() if line.startswith("main")).split()
     ours, raw = (float(cell.rstrip("%")) for cell in row[-3:-1])
     assert raw == 100.0
     assert ours < 8
-    assert "note: in all the order of raw ids finds 100.0% of the test targets" in shown
+    assert "note: in main the order of raw ids finds 100.0% of the test targets" in shown
