@@ -20,9 +20,9 @@ def plain(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def say(text: str = "", *, file: TextIO | None = None) -> None:
+def say(text: object = "", *, file: TextIO | None = None) -> None:
     """Prints a line, `plain`, on standard output or on `file`."""
-    print(plain(text), file=file or sys.stdout)
+    print(plain(str(text)), file=file or sys.stdout)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
