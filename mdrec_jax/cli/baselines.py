@@ -33,8 +33,8 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         default="full",
         metavar="NAME",
-        help="full: all items but those seen; full-with-seen: all items; uniformN: N drawn items; uniformNxM: the "
-        "mean of M draws; fixed:FILE (default: full)",
+        help="full: all items but those seen; full-with-seen: all items; uniformN: N drawn items, at test the mean "
+        "of 30 draws; uniformNxM: the mean of M draws; fixed:FILE (default: full)",
     )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
 

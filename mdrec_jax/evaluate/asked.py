@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.queries import QueryList, query_list
-from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.data.streams import ROLE_TEST, ROLE_TRAIN, plain
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.candidates import check_enough, draw
 from mdrec_jax.evaluate.fixed import FixedCandidates, candidates_file, read_candidates
@@ -114,11 +114,14 @@ class Asked:
             check_enough(universe, self._excluded(np.flatnonzero(close)), wanted)
 
     def _excluded(self, some: Some) -> Ragged:
-        """What is never drawn for a query, sorted, without repetition: its target, and what the protocol says."""
+        """What is never drawn for a query, sorted, without repetition: its target, and what the protocol says. What a
+        validation query leaves out does not hang on test events."""
         none = Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
         if self.protocol.exclude == "sequence":
             sequence, offsets = self.queries.sequence[some], plain(self.dataset.sequence_offsets)
             events = spans(offsets[sequence], offsets[sequence + 1])
+            if self.protocol.split == "validation":
+                events = events.keep(plain(self.dataset.role)[events.values] != ROLE_TEST)
             none = Ragged(events.offsets, plain(self.dataset.item)[events.values])
         elif self.protocol.exclude == "history":
             none = Ragged(*self.queries.seen_items(some))

@@ -56,8 +56,10 @@ def baseline_ranks(asked: Asked) -> dict[str, Ranks]:
     shared = count_training(asked.dataset, train)
     parts: dict[str, list[Ranks]] = {}
     for domain in asked.domains():
-        for name, scores in _baselines_of(asked, domain, train, shared).items():
-            parts.setdefault(name, []).extend(_ranks(asked, domain, scores))
+        baselines = _baselines_of(asked, domain, train, shared)
+        for some in asked.blocks(domain, BLOCK):
+            for name, ranks in _block_ranks(asked, baselines, some).items():
+                parts.setdefault(name, []).append(ranks)
     return {name: concatenate(some) for name, some in parts.items()}
 
 
@@ -118,21 +120,20 @@ def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> I
     return Ragged(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
 
 
-def _ranks(asked: Asked, domain: int, scores: BaselineScores) -> list[Ranks]:
-    protocol, parts = asked.protocol, []
-    for some in asked.blocks(domain, BLOCK):
-        target = asked.queries.target[some]
-        reached = scores.reach(some)
-        if protocol.sampled:
-            counted = [
-                rank_among(reached, scores.base, target, asked.candidates(some, number))
-                for number in range(protocol.draws)
-            ]
-        else:
-            counted = [rank_all(reached, scores.base, target, asked.seen(some))]
-        rank = np.stack([rank_from_counts(*pair, protocol.ties) for pair in counted], axis=1)
-        parts.append(asked.ranks(some, rank))
-    return parts
+def _block_ranks(asked: Asked, baselines: dict[str, BaselineScores], some: Int64[np.ndarray, "B"]) -> dict[str, Ranks]:
+    """The ranks that every baseline gives to a block of queries; candidates are drawn once for all of them."""
+    protocol, target = asked.protocol, asked.queries.target[some]
+    reached = {name: one.reach(some) for name, one in baselines.items()}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in baselines}
+    for number in range(protocol.draws):
+        among = asked.candidates(some, number) if protocol.sampled else asked.seen(some)
+        for name, one in baselines.items():
+            if isinstance(among, Ragged):
+                counts = rank_all(reached[name], one.base, target, among)
+            else:
+                counts = rank_among(reached[name], one.base, target, among)
+            columns[name].append(rank_from_counts(*counts, protocol.ties))
+    return {name: asked.ranks(some, np.stack(ranks, axis=1)) for name, ranks in columns.items()}
 
 
 def baseline_results(

@@ -11,7 +11,7 @@ without an order it has all of the user's held-out items. With ranks r_1 .. r_n 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,20 +63,39 @@ def question_metrics(ranks: Ranks, names: Sequence[str]) -> QuestionMetrics:
     Raises:
         InputError: a name that means nothing here.
     """
-    parsed = [parse_metric(name) for name in names]
     order = np.argsort(ranks.question, kind="stable")
-    question, first, targets = np.unique(ranks.question[order], return_index=True, return_counts=True)
-    values = np.zeros((len(question), len(parsed)))
-    draws = ranks.rank.shape[1]
-    for draw in range(draws):
-        rank = ranks.rank[order, draw].astype(np.float64)
-        for column, (kind, k) in enumerate(parsed):
-            values[:, column] += _metric(kind, k, rank, first, targets) / draws
+    question, first = np.unique(ranks.question[order], return_index=True)
+    values = np.zeros((len(question), len(names)))
+    for one in draw_metrics(ranks, names):
+        values += one / ranks.rank.shape[1]
     at = order[first]
     cold = np.minimum.reduceat(ranks.cold[order], first) if len(first) else ranks.cold[:0]
     return QuestionMetrics(
         tuple(names), values, question, ranks.user[at], ranks.domain[at], ranks.history_length[at], cold.astype(bool)
     )
+
+
+def draw_metrics(ranks: Ranks, names: Sequence[str]) -> Iterator[Float64[np.ndarray, "P M"]]:
+    """The metrics of each question under one draw of candidates after the other, in the order of `question_metrics`.
+
+    Raises:
+        InputError: a name that means nothing here.
+    """
+    parsed = [parse_metric(name) for name in names]
+    order = np.argsort(ranks.question, kind="stable")
+    _, first, targets = np.unique(ranks.question[order], return_index=True, return_counts=True)
+    for draw in range(ranks.rank.shape[1]):
+        rank = ranks.rank[order, draw].astype(np.float64)
+        yield np.stack([_metric(kind, k, rank, first, targets) for kind, k in parsed], axis=1)
+
+
+def draw_means(
+    runs: Sequence[Ranks], names: Sequence[str], groups: Sequence[Bool[np.ndarray, "P"]]
+) -> Float64[np.ndarray, "N C M"]:
+    """The means over groups of questions, and over runs, under every draw of candidates. Raises as `draw_metrics`."""
+    together = zip(*(draw_metrics(one, names) for one in runs), strict=True)
+    means = [sum(values) / len(runs) for values in together]
+    return np.stack([np.stack([mean[group].mean(axis=0) for group in groups]) for mean in means])
 
 
 def _metric(

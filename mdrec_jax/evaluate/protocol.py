@@ -1,6 +1,19 @@
 """An evaluation protocol as data: what a model is asked, among which items, and how a rank is made.
 
 Two figures may be compared when their protocols are equal, and only then; every result carries its protocol.
+
+**Ties.** A target that ties with others is ranked in their middle: rank = 1 + higher + half of the ties. That is the
+mean rank over random orders of the ties, not the mean of a metric over them: a scorer that gives every item the same
+score ranks each target at (items + 1) / 2 and has HR@10 0, where a random order of 1,000 items has .0100. Among a few
+ties the two hardly differ; a model whose scores tie by the hundred has to break its ties itself.
+
+**Draws.** A sampled figure hangs on which items were drawn: one draw may be the best of thirty for one model and the
+worst for another. Test figures are means of `TEST_DRAWS` draws, with their standard deviation beside them; validation,
+which only compares a run with itself, keeps one draw, the same at every look.
+
+**Validation knows nothing of test.** A validation query never leaves an item out because of a test event: with
+`exclude` "sequence" its negatives leave out the items of the sequence's other events alone. Negatives that avoid a
+user's test items would tell which items those are.
 """
 
 import re
@@ -16,28 +29,31 @@ type Universe = Literal["target_domain", "all"]
 type Seen = Literal["none", "train", "history"]
 type Ties = Literal["half", "first", "last"]
 
+TEST_DRAWS = 30
+"""Draws of `uniformN` at test."""
+
 
 @dataclass(frozen=True)
 class Protocol:
     """How a query's target is ranked.
 
     Args:
-        name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99`, `uniform999x20`,
-            `fixed:NAME`.
+        name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99` (one draw),
+            `uniform999x30`, `fixed:NAME`.
         split: which targets are asked for. A test query reads the training and validation events before it.
         candidates: the target competes with `full` = every item of the universe; `uniform` = items drawn uniformly;
             `fixed` = the items that a file lists for it.
         negatives: items drawn for a query (`uniform`).
-        draws: how often they are drawn; metrics are means over the draws (`uniform`).
+        draws: how often they are drawn; metrics are means over the draws (`uniform`, see above).
         replacement: whether a draw may return one item twice (`uniform`).
         exclude: what is never drawn: the query's `target`, also the items of its visible `history`, or of its whole
-            `sequence`, later events included (`uniform`).
+            `sequence`, later events included, but for test events at validation (`uniform`).
         seed: of the draws. Draw r of query q is a function of (seed, r, q) alone.
         file: the list's name in the data set's `candidates/`, or a path (`fixed`).
         universe: the items of the target's domain, or of all domains.
         seen: which items leave a `full` ranking: those of the training events before the target, or of its whole
             visible history. The target itself never leaves.
-        ties: rank = 1 + items scored higher + half of / none of / all of the items scored equal.
+        ties: rank = 1 + items scored higher + half of / none of / all of the items scored equal (see above).
         query_time_visible: whether the model was told the time of the event it predicts.
     """
 
@@ -107,7 +123,8 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
 
     Args:
         text: `full`; `full-with-seen`, where what the user met before competes too, as it must where people repeat
-            themselves; `uniformN` for N drawn items, `uniformNxM` for the mean of M draws; `fixed:FILE`.
+            themselves; `uniformN` for N drawn items, at validation one draw, at test the mean of `TEST_DRAWS`;
+            `uniformNxM` for the mean of M draws, whatever the split; `fixed:FILE`.
         source: the data set's source, whose published tables may follow rules of their own (`SOURCE_RULES`).
         split: which targets are asked for.
         seed: of the draws.
@@ -120,9 +137,10 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
     if text == "full":
         protocol = Protocol(name=text, split=split, seed=seed)
     elif match := re.fullmatch(r"uniform([1-9]\d{0,8})(?:x([1-9]\d{0,3}))?", text):
-        negatives, draws = int(match[1]), int(match[2] or 1)
+        negatives, draws = int(match[1]), int(match[2] or (TEST_DRAWS if split == "test" else 1))
+        name = f"uniform{negatives}" + (f"x{draws}" if draws > 1 else "")
         protocol = Protocol(
-            name=text, split=split, candidates="uniform", negatives=negatives, draws=draws, seen="none", seed=seed
+            name=name, split=split, candidates="uniform", negatives=negatives, draws=draws, seen="none", seed=seed
         )
     elif text.startswith("fixed:") and text != "fixed:":
         file = text.removeprefix("fixed:")
@@ -132,7 +150,7 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
             "unknown protocol",
             found=text,
             expected="full, full-with-seen, uniformN, uniformNxM (mean of M draws), or fixed:FILE",
-            hint="for example uniform99, uniform999x20, fixed:test",
+            hint="for example uniform99, uniform999x1, fixed:test",
         )
     return replace(protocol, **SOURCE_RULES.get(source or "", {}).get(protocol.candidates, {}))
 

@@ -1,4 +1,8 @@
-"""The ranks that a model gives to the targets of a protocol: exact, in blocks, never users x items at once."""
+"""The ranks that a model gives to the targets of a protocol: exact, in blocks, never users x items at once.
+
+Where candidates are drawn, a query's scores are worked out for them alone; where the draws together are many, once for
+the whole universe, in which each draw then looks them up: 30 draws cost little more than one.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,6 +18,7 @@ from mdrec_kernels.linear_xent import target_rank
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.queries import query_batches
 from mdrec_jax.evaluate.asked import Asked
+from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
 from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
@@ -26,6 +31,8 @@ BLOCK = 2048
 """Queries of one call on the devices."""
 GATHERED = 32
 """Queries whose candidates' vectors are gathered at once."""
+GATHERING = 4
+"""What a candidate's score costs when its vector is gathered, in scores of a whole universe."""
 WIDTHS = (16, 64, 256, 1024)
 """Numbers of left-out items that a block is filled up to: few, since each is compiled once."""
 
@@ -83,7 +90,11 @@ def _rank_domain(
     items = np.arange(FIRST_ITEM, num_items) if asked.fixed is not None else asked.universe(domain)
     universe = place_items(scorer, items, num_items, domains=asked.dataset.num_domains)
     size = rows_for(scorer.mesh, min(BLOCK, power_of_two(len(asked))))
-    rank = _rank_among if asked.protocol.sampled else _rank_in_all
+    rank = _rank_in_all
+    if asked.protocol.sampled:
+        rank = _rank_draws if _many_draws(asked.protocol, len(items)) else _rank_among
+    if rank is _rank_draws:
+        size = rows_for(scorer.mesh, max(GATHERED, size // power_of_two(asked.protocol.draws)))
     for part in _blocks(scorer, asked, some[mine], size):
         at = mine[part]
         rows = size if scorer.counted is None else rows_for(scorer.mesh, power_of_two(len(at)))
@@ -112,6 +123,25 @@ def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
     rank = _full_rank if scorer.counted is None else _full_rank_counted
     return _ranks(asked, rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+
+
+def _many_draws(protocol: Protocol, items: int) -> bool:
+    """Whether it is cheaper to score a whole universe once than each draw's candidates."""
+    return protocol.draws > 1 and protocol.draws * protocol.negatives * GATHERING > items
+
+
+def _rank_draws(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
+    draws = range(asked.protocol.draws)
+    drawn = np.stack([universe.place[asked.candidates(block, number)] for number in draws], axis=1)
+    values = (x, universe.place[asked.queries.target[block]], drawn)
+    if scorer.counted is None:
+        nothing = np.zeros((len(block), 0), np.int32)
+        values += (nothing, nothing.astype(np.float32))
+    else:
+        added = scorer.counted.added(asked.latest(block, STEPS))
+        values += widened_with(*scorer.counted.lists(added, universe.place, len(block)))
+    args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
+    return _ranks(asked, _draw_ranks(scorer.mesh)(universe.vectors, universe.count, *args), len(block))
 
 
 def _rank_among(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
@@ -208,6 +238,24 @@ def _sampled_rank(mesh: Mesh) -> Any:
         return jax.lax.map(lambda query: one(vectors, *query), (x, places, added), batch_size=GATHERED)
 
     return split_queries(mesh, local, 3)
+
+
+@lru_cache(maxsize=8)
+def _draw_ranks(mesh: Mesh) -> Any:
+    """Compiled: (vectors, how many compete, states, targets, candidates by draw, places, what is added) -> (higher,
+    ties) [B, draws]."""
+
+    def one(vectors: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, target, drawn, place, added = query
+        scores = with_added(vectors, x, place, added)
+        counts = (drawn > 0) & (drawn != target)
+        return jax.vmap(lambda theirs, there: _above(scores[target], theirs, there))(scores[drawn], counts)
+
+    def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
+        del count
+        return jax.lax.map(lambda query: one(vectors, query), queries, batch_size=GATHERED)
+
+    return split_queries(mesh, local, 5)
 
 
 def split_queries(mesh: Mesh, local: Any, arrays: int) -> Any:

@@ -3,7 +3,8 @@
     {"protocol": {...}, "dataset": HASH, "config": HASH or null, "split": "test", "seeds": [0], "selection": "ndcg@10",
      "source": "s3rec", "domains": ["Beauty"], "counts": {...},
      "rows":   [{"model": "transitions", "domain": "all", "users": 22363, "queries": 22363,
-                 "metrics": {"hr@10": 0.0821, ...}, "interval": {"ndcg@10": [lo, hi], ...}}, ...],
+                 "metrics": {"hr@10": 0.0821, ...}, "interval": {"ndcg@10": [lo, hi], ...},
+                 "draw_sd": {"ndcg@10": 0.0009, ...} (of several draws of candidates)}, ...],
      "slices": [the same with "slice": "history 1-4" | "cold target" | ...],
      "ranks":  {"transitions": ["test.transitions.0-5f1c27ab.npz"]}}
 
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate import bootstrap
-from mdrec_jax.evaluate.metrics import DEFAULT_METRICS, QuestionMetrics, question_metrics
+from mdrec_jax.evaluate.metrics import DEFAULT_METRICS, QuestionMetrics, draw_means, question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, protocol_from_json
 from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
@@ -47,13 +49,16 @@ class Row:
     metrics: dict[str, float]
     interval: dict[str, tuple[float, float]]
     slice: str | None = None
+    draw_sd: dict[str, float] = field(default_factory=dict)
+    """Standard deviation of each metric over the draws of candidates; empty where there is one draw."""
 
     def to_json(self) -> dict[str, Any]:
         named = {"slice": self.slice} if self.slice is not None else {}
         interval = {name: list(ends) for name, ends in self.interval.items()}
+        draws = {"draw_sd": self.draw_sd} if self.draw_sd else {}
         return {
             "model": self.model, "domain": self.domain, **named, "users": self.users, "queries": self.queries,
-            "metrics": self.metrics, "interval": interval,
+            "metrics": self.metrics, "interval": interval, **draws,
         }  # fmt: skip
 
 
@@ -139,10 +144,24 @@ def model_rows(
     )
     drawn = bootstrap.ratio(sums, counts)
     rows = [_row(model, group, questions, drawn[:, index]) for index, group in enumerate(groups)]
-    by_domain = rows[: len(whole)]
+    by_domain, by_slice = rows[: len(whole)], rows[len(whole) :]
     if len(whole) > 1:
         by_domain.append(_macro(by_domain[:-1], by_domain[-1], drawn[:, : len(whole) - 1]))
-    return tuple(by_domain), tuple(rows[len(whole) :])
+    if ranks[0].rank.shape[1] > 1:
+        means = draw_means(ranks, metrics, [group.member for group in groups])
+        macro = means[:, : len(whole) - 1].mean(axis=1, keepdims=True) if len(whole) > 1 else means[:, :0]
+        by_domain = _with_spread(by_domain, np.concatenate([means[:, : len(whole)], macro], axis=1))
+        by_slice = _with_spread(by_slice, means[:, len(whole) :])
+    return tuple(by_domain), tuple(by_slice)
+
+
+def _with_spread(rows: Sequence[Row], means: Float64[np.ndarray, "N C M"]) -> list[Row]:
+    """The rows with the standard deviation of their figures over N draws of candidates."""
+    spread = means.std(axis=0, ddof=1)
+    return [
+        replace(row, draw_sd=dict(zip(row.metrics, sd.tolist(), strict=True)))
+        for row, sd in zip(rows, spread, strict=True)
+    ]
 
 
 def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
@@ -259,5 +278,5 @@ def _read_row(values: dict[str, Any]) -> Row:
     interval = {name: (ends[0], ends[1]) for name, ends in values["interval"].items()}
     return Row(
         values["model"], values["domain"], values["users"], values["queries"], values["metrics"], interval,
-        values.get("slice"),
+        values.get("slice"), values.get("draw_sd", {}),
     )  # fmt: skip

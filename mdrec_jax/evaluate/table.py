@@ -50,13 +50,15 @@ def _table(
         table.add_column(name, justify="right", no_wrap=True)
         if name == spread:
             table.add_column("95 %", justify="right", no_wrap=True)
+            if protocol.draws > 1:
+                table.add_column("draws", justify="right", no_wrap=True)
     places = list(dict.fromkeys(shown.place for shown in rows))
     for place in places:
         here = [shown.row for shown in rows if shown.place == place]
         here.sort(key=lambda row: (row.model not in BASELINES, row.model))
         best = {name: max(row.metrics.get(name, float("-inf")) for row in here) for name in metrics}
         for index, row in enumerate(here):
-            cells = _cells(row, metrics, spread, best)
+            cells = _cells(row, metrics, spread, best, protocol.draws > 1)
             table.add_row(place if index == 0 else "", *cells, end_section=index == len(here) - 1)
     title = Text(describe(protocol), style="bold yellow" if protocol.sampled else "bold")
     return Group(title, table, Text(_caption(results, spread), style="dim"))
@@ -82,7 +84,7 @@ def _suitable(rows: Sequence[_Shown]) -> tuple[str, ...]:
     return tuple(name for name in chosen if name in held) or tuple(sorted(held))
 
 
-def _cells(row: Row, metrics: Sequence[str], spread: str, best: dict[str, float]) -> list[Text]:
+def _cells(row: Row, metrics: Sequence[str], spread: str, best: dict[str, float], drawn: bool) -> list[Text]:
     baseline = row.model in BASELINES
     cells = [Text(f"[{row.model}]" if baseline else row.model, style="dim" if baseline else ""), Text(f"{row.users:,}")]
     for name in metrics:
@@ -92,6 +94,8 @@ def _cells(row: Row, metrics: Sequence[str], spread: str, best: dict[str, float]
         if name == spread:
             ends = row.interval.get(name)
             cells.append(Text("-" if ends is None else f"{_short(ends[0])}-{_short(ends[1])}", style="dim"))
+            if drawn:
+                cells.append(Text("-" if name not in row.draw_sd else f"±{_short(row.draw_sd[name])}", style="dim"))
     return cells
 
 
@@ -107,5 +111,7 @@ def _caption(results: Sequence[Results], spread: str) -> str:
             seeds = ", ".join(map(str, one.seeds))
             parts.append(f"config {one.config[:12]}, seeds {seeds or '-'}, chosen by {one.selection or '-'}")
         parts.extend(f"{number:,} {what}" for what, number in one.counts.items() if number)
-    parts.append(f"95 % of {spread}: bootstrap over users; [baseline]: counted, not learned")
+    if results[0].protocol.draws > 1:
+        parts.append(f"draws: standard deviation of {spread} over {results[0].protocol.draws} draws of candidates")
+    parts.append(f"95 % of {spread}: bootstrap over users; [baseline]: no network")
     return "; ".join(dict.fromkeys(parts))

@@ -18,7 +18,7 @@ class TrainConfig:
             rows with `domain = all`; `macro/` in front takes the mean over domains.
         protocol: how targets are ranked when the validation split is looked at: `full`, `full-with-seen` where people
             repeat themselves, or `uniformN` where a published table was made so. The test split is then ranked by it
-            too, beside `full`.
+            too, beside `full`; `uniformN` means one draw at validation, and the mean of 30 at test.
         accumulate: micro-batches that a step's rows are split into; it saves memory and changes no result.
         max_validation_queries: at most this many queries (the same ones each time); 0 takes all.
     """

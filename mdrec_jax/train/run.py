@@ -318,7 +318,8 @@ def model_name(config: RunConfig) -> str:
 
 def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:
     """Where a run's results under a protocol, by its name, stand: `evaluation/SPLIT-PROTOCOL.json`."""
-    return folder.evaluation / f"{split}-{protocol.replace(':', '-').replace('/', '-')}.json"
+    name = parse_protocol(protocol, split="test" if split == "test" else "validation").name
+    return folder.evaluation / f"{split}-{name.replace(':', '-').replace('/', '-')}.json"
 
 
 def write_evaluation(

@@ -1,5 +1,6 @@
 """What a query sees, leaves out and competes with."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,24 @@ def test_draws_exclude_what_the_protocol_says(world: Dataset, exclude: str) -> N
         history = history[world.role[world.sequence_offsets[sequence] : place] != 2]
         overlap += len(row & set(history.tolist()))
     assert (overlap > 0) == (exclude == "target")
+
+
+@pytest.mark.parametrize("exclude", ["target", "history", "sequence"])
+def test_validation_draws_do_not_hang_on_what_the_test_items_are(world: Dataset, exclude: str) -> None:
+    protocol = Protocol(split="validation", candidates="uniform", negatives=8, exclude=exclude, seen="none")  # pyright: ignore[reportArgumentType]
+    asked, test = ask(world, protocol), np.asarray(world.role) == 2
+    some = np.arange(len(asked))
+    for shift in (1, 7):  # other test items of the same domains
+        item = np.array(world.item)
+        for domain, items in enumerate(world.domain_items):
+            mine = test & (np.asarray(world.domain) == domain)
+            item[mine] = items[(np.searchsorted(items, item[mine]) + shift) % len(items)]
+        other = ask(replace(world, item=item), protocol)
+        np.testing.assert_array_equal(asked.candidates(some, 0), other.candidates(some, 0))
+    drawn = asked.candidates(some, 0)
+    own = [np.arange(*world.sequence_offsets[s : s + 2]) for s in asked.queries.sequence]
+    held = [set(world.item[events[test[events]]].tolist()) for events in own]
+    assert any(set(row) & items for row, items in zip(drawn.tolist(), held, strict=True)), "they may be drawn"
 
 
 def test_the_universe_is_the_targets_domain_or_everything(world: Dataset) -> None:

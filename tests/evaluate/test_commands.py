@@ -114,7 +114,17 @@ def test_a_full_disk_leaves_the_old_results(world: Dataset, tmp_path: Path) -> N
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
-    command = [sys.executable, "-c", code, "baselines", str(world.path), "--protocol", "uniform9", "--json", str(file)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "baselines",
+        str(world.path),
+        "--protocol",
+        "uniform9x1",
+        "--json",
+        str(file),
+    ]
     ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "a.json: cannot be written" in ended.stderr

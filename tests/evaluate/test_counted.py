@@ -14,7 +14,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate import counted
+from mdrec_jax.evaluate import counted, ranking
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted, CountsConfig
@@ -93,7 +93,11 @@ def test_full_ranks_are_those_of_the_sum(world: Dataset, scorer: Scorer, devices
     assert (found != expected(asked, all_scores(scorer, asked), rivals)).mean() > 0.3
 
 
-def test_sampled_ranks_are_those_of_the_sum(world: Dataset, scorer: Scorer) -> None:
+@pytest.mark.parametrize("gathering", [0, 4], ids=["candidate by candidate", "the whole universe at once"])
+def test_sampled_ranks_are_those_of_the_sum(
+    world: Dataset, scorer: Scorer, gathering: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "GATHERING", gathering)
     asked = ask(world, parse_protocol("uniform9x2", source="fkcb"))
     found, scores = rank_queries(scorer, asked).rank, sums(scorer, asked)
     for number in range(2):

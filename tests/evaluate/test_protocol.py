@@ -27,10 +27,18 @@ def test_full_ranking_with_what_was_seen_leaves_nothing_out(source: str) -> None
 
 
 def test_the_name_says_how_many_are_drawn_and_how_often() -> None:
-    once, often = parse_protocol("uniform999", seed=3), parse_protocol("uniform99x20")
+    once, often = parse_protocol("uniform999x1", seed=3), parse_protocol("uniform99x20")
     assert (once.negatives, once.draws, once.seed, once.sampled) == (999, 1, 3, True)
     assert (often.negatives, often.draws) == (99, 20)
     assert (once.replacement, once.exclude) == (False, "sequence")
+
+
+def test_a_test_figure_is_the_mean_of_30_draws_and_validation_keeps_one() -> None:
+    test, validation = parse_protocol("uniform99"), parse_protocol("uniform99", split="validation")
+    assert (test.name, test.draws) == ("uniform99x30", 30)
+    assert (validation.name, validation.draws) == ("uniform99", 1)
+    assert test == parse_protocol("uniform99x30")
+    assert "mean of 30 draws" in describe(test)
 
 
 def test_a_fixed_protocol_names_its_file() -> None:

@@ -14,6 +14,7 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.queries import query_batches
 from mdrec_jax.evaluate import ranking
 from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import Scorer, item_matrix, make_scorer, states
@@ -70,7 +71,11 @@ def test_full_ranks_count_what_scores_higher_and_was_not_seen(
     np.testing.assert_array_equal(ranks.rank[:, 0], expected(asked, all_scores(scorer, asked), rivals))
 
 
-def test_sampled_ranks_count_the_candidates_alone(world: Dataset, scorer: Scorer) -> None:
+@pytest.mark.parametrize("gathering", [0, 4], ids=["candidate by candidate", "the whole universe at once"])
+def test_sampled_ranks_count_the_candidates_alone(
+    world: Dataset, scorer: Scorer, gathering: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "GATHERING", gathering)
     asked = ask(world, parse_protocol("uniform9x2", source="fkcb"))
     ranks, scores = rank_queries(scorer, asked), all_scores(scorer, asked)
     for number in range(2):
@@ -79,7 +84,7 @@ def test_sampled_ranks_count_the_candidates_alone(world: Dataset, scorer: Scorer
 
 
 def test_blocks_and_chunks_change_nothing(world: Dataset, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("full", "uniform9"):
+    for name in ("full", "uniform9x1", "uniform9"):
         asked = ask(world, parse_protocol(name))
         whole = rank_queries(scorer, asked)
         with monkeypatch.context() as patch:
@@ -121,6 +126,14 @@ def test_equal_scores_tie(world: Dataset, scorer: Scorer) -> None:
     gone = [np.isin(items, out.values[out.offsets[q] : out.offsets[q + 1]]).sum() for q, items in enumerate(own)]
     left = np.array([len(items) for items in own]) - gone
     np.testing.assert_allclose(ranks, 1 + (left - 1) / 2)
+
+
+def test_a_scorer_of_constants_hits_nothing_where_chance_would(world: Dataset, scorer: Scorer) -> None:
+    """Ties are ranked in their middle, which is not the mean of a metric over the orders of the ties."""
+    params = Params(scorer.params.dense, jax.tree.map(jnp.zeros_like, scorer.params.tables))
+    ranks = rank_queries(replace(scorer, params=params), ask(world, parse_protocol("uniform19x3", source="fkcb")))
+    np.testing.assert_array_equal(ranks.rank, 10.5)
+    assert question_metrics(ranks, ["hr@10"]).values.max() == 0
 
 
 def test_a_model_of_nans_ranks_last(world: Dataset, scorer: Scorer) -> None:

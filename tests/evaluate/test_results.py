@@ -1,6 +1,7 @@
 """Results files say what they rest on, survive a round trip, and tables keep full and sampled ranking apart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,25 @@ def test_results_and_ranks_survive_a_round_trip(world: Dataset, tmp_path: Path) 
     for name, array in vars(ranks["transitions"]).items():
         np.testing.assert_array_equal(getattr(again, name), array)
     assert again.rank.shape[1] == 3
+
+
+def test_sampled_rows_tell_the_spread_over_draws(world: Dataset, tmp_path: Path) -> None:
+    results, ranks = baseline_results(world, parse_protocol("uniform9x4"))
+    one = ranks["transitions"]
+    by_draw = [question_metrics(replace(one, rank=one.rank[:, [draw]]), ["mrr"]).values[:, 0] for draw in range(4)]
+    rows = {row.domain: row for row in results.rows if row.model == "transitions"}
+    for number, domain in enumerate(world.manifest.domains):
+        means = [values[one.domain == number].mean() for values in by_draw]
+        assert rows[domain].draw_sd["mrr"] == pytest.approx(np.std(means, ddof=1))
+    assert rows["all"].draw_sd["mrr"] == pytest.approx(np.std([values.mean() for values in by_draw], ddof=1))
+    macro = [np.mean([values[one.domain == number].mean() for number in (0, 1)]) for values in by_draw]
+    assert rows["macro"].draw_sd["mrr"] == pytest.approx(np.std(macro, ddof=1))
+    write_results(tmp_path / "a.json", results)
+    assert read_results(tmp_path / "a.json") == results
+    assert "±" in printed([results])
+    single = baseline_results(world, parse_protocol("uniform9x1"))[0]
+    assert not any(row.draw_sd for row in (*single.rows, *single.slices))
+    assert "±" not in printed([single])
 
 
 def test_results_that_cannot_be_written_leave_the_old_ones_with_their_ranks(
