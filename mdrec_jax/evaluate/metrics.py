@@ -94,7 +94,7 @@ def draw_means(
 ) -> Float64[np.ndarray, "N C M"]:
     """The means over groups of questions, and over runs, under every draw of candidates. Raises as `draw_metrics`."""
     together = zip(*(draw_metrics(one, names) for one in runs), strict=True)
-    means = [sum(values) / len(runs) for values in together]
+    means = [np.mean(values, axis=0) for values in together]
     return np.stack([np.stack([mean[group].mean(axis=0) for group in groups]) for mean in means])
 
 
