@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from mdrec_jax.data.sources.rawlog import RawLog
+from mdrec_jax.data.sources.rawlog import MAX_NAME_BYTES, RawLog
 from mdrec_jax.errors import InputError
 
 MAX_SPAN = (1 << 31) - 1
@@ -31,7 +31,7 @@ def error_at(log: RawLog, order: int, column: str) -> InputError:
 
 
 def check_values(log: RawLog, frame: pl.DataFrame) -> None:
-    """Refuses missing, empty and negative values, and times that a batch could not hold.
+    """Refuses missing, empty, endless and negative values, and times that a batch could not hold.
 
     Raises:
         InputError: at the first bad event.
@@ -60,10 +60,12 @@ def _bad(column: pl.Series) -> Bool[np.ndarray, " N"] | None:
         return None
     missing = column.is_null().to_numpy() if column.null_count() else None
     if isinstance(column.dtype, pl.Categorical):
-        names = column.dtype.categories.to_series()
-        if not names.eq("").any():
+        names = column.dtype.categories.to_series().cast(pl.String)
+        unusable = (names.eq("") | (names.str.len_bytes() > MAX_NAME_BYTES)).to_numpy()
+        if not unusable.any():
             return missing
-        return (column.cast(pl.String).fill_null("") == "").to_numpy()
+        bad = unusable[column.to_physical().fill_null(0).to_numpy()]
+        return bad if missing is None else bad | missing
     if missing is None:
         return column.to_numpy() < 0
     return missing | (column.fill_null(-1) < 0).to_numpy()

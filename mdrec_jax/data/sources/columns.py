@@ -20,6 +20,10 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 """The names that a column is looked for under when the user names none."""
 
 
+_WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
+"""A whole number as floats are written."""
+
+
 def find_column(
     names: Sequence[str], asked: str | None, what: str, file: Path, *, needed: bool, flag: str | None = None
 ) -> str | None:
@@ -51,14 +55,27 @@ def find_column(
 
 
 def id_value(column: str, kind: pl.DataType, file: Path) -> pl.Expr:
-    """A column of ids as text.
+    """A column of ids as text. A whole number is one id however it is written: 13 and 13.0, in every format.
+
+    Null where a number is none (NaN, as some tables write nothing) or is not whole.
 
     Raises:
-        InputError: the column's type is neither text nor whole numbers.
+        InputError: the column's type is neither text nor numbers.
     """
-    if kind.is_integer() or kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
-        return pl.col(column).cast(pl.String)
+    value = pl.col(column)
+    if kind.is_integer():
+        return value.cast(pl.String)
+    if kind.is_float():
+        whole = value.is_finite() & (value == value.floor()) & (value.abs() < 2**53)
+        return pl.when(whole).then(value.cast(pl.Int64, strict=False)).cast(pl.String)
+    if kind.is_decimal() or kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
+        return value.cast(pl.String).map_batches(_without_point, return_dtype=pl.String(), is_elementwise=True)
     raise InputError("ids of a wrong type", file=file, column=column, found=kind, expected="text or whole numbers")
+
+
+def _without_point(text: pl.Series) -> pl.Series:
+    # looking for the two characters is much quicker than replacing them, and most ids have no point
+    return text.str.replace(_WHOLE, "${1}") if text.str.contains(".0", literal=True).any() else text
 
 
 def rating_value(column: str, kind: pl.DataType, file: Path) -> pl.Expr:

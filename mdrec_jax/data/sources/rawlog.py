@@ -21,6 +21,9 @@ ITEM_SCHEMA = {
 
 CANDIDATE_SCHEMA = {"sequence": pl.String, "domain": pl.String, "negatives": pl.List(pl.String)}
 
+MAX_NAME_BYTES = 4096
+"""The longest id or name: every one is kept, and hashed byte by byte."""
+
 
 @dataclass(frozen=True)
 class SourceOptions:

@@ -1,5 +1,6 @@
 """Any CSV, TSV, Parquet or JSONL: one file, several, or a folder such as Spark or BigQuery writes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import polars as pl
 from mdrec_jax.data.sources.columns import find_column, id_value, rating_value
 from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, scan, table_files
 from mdrec_jax.data.sources.item_table import read_items
-from mdrec_jax.data.sources.rawlog import RawLog, SourceOptions
+from mdrec_jax.data.sources.rawlog import MAX_NAME_BYTES, RawLog, SourceOptions
 from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
 from mdrec_jax.errors import InputError
 
@@ -157,7 +158,7 @@ def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> In
         found, expected = f"{len(record)} fields", f"a field for '{name}', as in the header"
         return InputError("too few fields", file=part.file, row=row, column=name, found=found, expected=expected)
     what = {"item": "an item's id", "user": "a user's id", "domain": "a domain's name"}.get(column, f"a {column}")
-    if not text.strip():
+    if not text.strip() or (isinstance(value, float) and math.isnan(value)):
         problem = "an item without a domain" if column == "domain" else "missing value"
         return InputError(problem, file=part.file, row=row, column=name, found="nothing", expected=what)
     if column == "time" and column in part.columns:
@@ -166,7 +167,12 @@ def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> In
         expected = "a number, 0 or more"
         problem = "unparsable number" if not _is_number(text) else "negative, NaN or infinite value"
         return InputError(problem, file=part.file, row=row, column=name, found=text, expected=expected)
-    return InputError("unusable value", file=part.file, row=row, column=name, found=text, expected=what)
+    problem, found = "unusable value", text
+    if isinstance(value, float):
+        problem, what = "ids of a wrong type", "text or whole numbers"
+    elif len(text.encode()) > MAX_NAME_BYTES:
+        problem, found, what = "too long a name", f"{len(text.encode())} bytes", f"at most {MAX_NAME_BYTES} bytes"
+    return InputError(problem, file=part.file, row=row, column=name, found=found, expected=what)
 
 
 def _is_number(text: str) -> bool:
