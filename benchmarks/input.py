@@ -87,7 +87,7 @@ def write_case(case: Case, out: Path) -> Dataset:
             schema=SCHEMA, source="random", created_by="benchmarks/input.py", sources=(), files=files, domains=names,
             event_types=EVENT_TYPES, counts=Counts(case.users, case.users, events, case.items, {}, {}, {}),
             split={"rule": case.split}, filters={}, tie="file", seed=0, items_across="shared", has_time=True,
-            ordered=True, time_origin=int(clock.min()), parent=None, hash=combined_hash(files),
+            ordered=True, time_origin=int(clock.min()), parents=(), hash=combined_hash(files),
         ).write(folder)  # fmt: skip
     return open_dataset(out)
 

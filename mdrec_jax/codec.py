@@ -42,12 +42,16 @@ def from_plain[T](cls: type[T], value: Any, place: str = "") -> T:
             raise ConfigError(
                 "no such field", column=_join(place, name), found=name, expected="one of: " + ", ".join(sorted(fields))
             )
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if name not in given and not optional:
+            raise ConfigError("a field is missing", column=_join(place, name), expected="a value")
     return cls(**{name: _read(hints[name], item, _join(place, name)) for name, item in given.items()})
 
 
 def _read(hint: Any, value: Any, place: str) -> Any:
-    if isinstance(hint, typing.TypeAliasType):
-        return _read(hint.__value__, value, place)
+    while isinstance(hint, typing.TypeAliasType):
+        hint = hint.__value__
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, place)
@@ -59,6 +63,9 @@ def _read(hint: Any, value: Any, place: str) -> Any:
         _expect(isinstance(value, list | tuple), value, place, "a list")
         inner = arguments[0] if arguments else Any
         return tuple(_read(inner, item, f"{place}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, place, "an object")
+        return {name: _read(arguments[1], item, _join(place, name)) for name, item in value.items()}
     return _read_scalar(hint, value, place)
 
 

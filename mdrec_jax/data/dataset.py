@@ -1,6 +1,5 @@
 """The prepared dataset: memory-mapped columns and item tables, the read side."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int8, Int16, Int32, Int64
 
+from mdrec_jax.data import integrity
 from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM
 from mdrec_jax.data.manifest import MANIFEST, ROLES, Manifest, read_manifest
 from mdrec_jax.data.swap import recover
@@ -20,7 +20,7 @@ from mdrec_jax.errors import InputError
 if TYPE_CHECKING:
     from mdrec_jax.types import DatasetSpec
 
-COLUMNS = ("sequence_offsets", "sequence_user", "item", "domain", "event", "time", "role")
+COLUMNS = tuple(integrity.COLUMN_TYPES)
 
 
 def items_file(domain: str) -> str:
@@ -183,7 +183,8 @@ def _stems(manifest: Manifest, prefix: str, suffix: str) -> list[str]:
 
 
 def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
-    """Opens a prepared dataset: sizes of its files are checked, with `verify` also their hashes.
+    """Opens a prepared dataset; its files are hashed first (of one above 2 GiB the ends of its files, unless `verify`:
+    there the values' range and order are checked instead).
 
     Raises:
         InputError: not a prepared dataset, another schema version, a file that is missing or was changed.
@@ -191,47 +192,20 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
     folder = Path(path)
     recover(folder)
     manifest = read_manifest(folder)
-    _check_files(folder, manifest, verify)
-    columns = {name: np.load(folder / "columns" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
-    domain_items = tuple(
-        pl.read_parquet(folder / items_file(name), columns=["id"])["id"].to_numpy() for name in manifest.domains
-    )
-    return Dataset(path=folder, manifest=manifest, domain_items=domain_items, **columns)
-
-
-def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
     needed = [f"columns/{name}.npy" for name in COLUMNS] + [items_file(name) for name in manifest.domains]
     for name in [*needed, "users.parquet"]:
         if name not in manifest.files:
             raise InputError("damaged manifest", file=folder / MANIFEST, column="files", expected=f"an entry {name}")
-    hint = "restore the folder or prepare it again"
-    for name, stored in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise InputError("a file of the dataset is missing", file=file, expected=f"{stored.bytes} bytes", hint=hint)
-        size = file.stat().st_size
-        if size != stored.bytes:
-            raise InputError(
-                "a file of the dataset was changed",
-                file=file,
-                found=f"{size} bytes",
-                expected=f"{stored.bytes} bytes",
-                hint=hint,
-            )
-        if verify and (found := file_hash(file)) != stored.sha256:
-            raise InputError(
-                "a file of the dataset was changed",
-                file=file,
-                found=f"SHA-256 {found}",
-                expected=f"SHA-256 {stored.sha256}",
-                hint=hint,
-            )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    quick = integrity.is_large(manifest) and not verify
+    integrity.check_files(folder, manifest, whole=not quick)
+    columns = {name: integrity.read_column(folder, name) for name in COLUMNS}
+    integrity.check_lengths(folder, columns)
+    if quick:
+        integrity.check_values(folder, manifest, columns)
+    domain_items = tuple(
+        pl.read_parquet(folder / items_file(name), columns=["id"])["id"].to_numpy() for name in manifest.domains
+    )
+    return Dataset(path=folder, manifest=manifest, domain_items=domain_items, **columns)
 
 
 def dataset_hash(path: str | Path) -> str:

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.errors import InputError
+from mdrec_jax.codec import from_plain
+from mdrec_jax.errors import ConfigError, InputError
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the layout; a reader refuses any other."""
 MANIFEST = "manifest.json"
+HINT = "restore the folder or prepare it again"
 ROLES = ("train", "validation", "test", "context")
 """The meaning of `role` 0 .. 3: the first three are predicted in their split, context is only ever read."""
 
@@ -27,10 +29,11 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of the dataset itself."""
+    """A file of the dataset itself; `ends` is the SHA-256 of its first and last MiB."""
 
     sha256: str
     bytes: int
+    ends: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Manifest:
         items_across: whether equal raw ids in two domains are one item ("shared") or two ("separate").
         has_time, ordered: whether the source knew times, an order.
         time_origin: seconds since the epoch of the first event (0 without times).
-        parent: hash of the dataset that this one extends.
+        parents: hashes of the datasets that this one extends, the oldest first: their ids mean the same here.
         hash: SHA-256 over the names and hashes of `files`, sorted.
     """
 
@@ -92,13 +95,17 @@ class Manifest:
     has_time: bool
     ordered: bool
     time_origin: int
-    parent: str | None
+    parents: tuple[str, ...]
     hash: str
 
     def write(self, folder: Path) -> None:
-        """Writes `folder`/manifest.json."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        """Writes `folder`/manifest.json, with a hash of itself as `seal`."""
+        value = json.loads(json.dumps(asdict(self)))
+        (folder / MANIFEST).write_text(_text({**value, "seal": _seal(value)}), encoding="utf-8")
+
+    def knows(self, other: str) -> bool:
+        """Whether ids of the dataset with the hash `other` mean the same in this one."""
+        return other == self.hash or other in self.parents
 
 
 def combined_hash(files: Mapping[str, StoredFile]) -> str:
@@ -111,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads `folder`/manifest.json.
 
     Raises:
-        InputError: no such file, another schema version, or a manifest that was changed by hand.
+        InputError: no such file, another schema version, or a manifest that was changed.
     """
     path = folder / MANIFEST
     expected = "a folder made by `mdrec prepare` or `mdrec synthetic`"
@@ -120,7 +127,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise InputError("is not a prepared dataset", file=folder, found=f"no {MANIFEST}", expected=expected)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except ValueError as error:  # covers bytes that are not UTF-8
         raise InputError("damaged manifest", file=path, found=error, expected=expected) from None
     if not isinstance(value, dict) or "schema" not in value:
@@ -134,25 +142,25 @@ def read_manifest(folder: Path) -> Manifest:
             expected=str(SCHEMA),
             hint="prepare it again with this version of mdrec",
         )
+    as_written = text == _text(value)
+    seal = value.pop("seal", None)
+    if not as_written or seal != _seal(value):
+        raise InputError("changed manifest", file=path, column="seal", found=seal, expected=_seal(value), hint=HINT)
     try:
-        manifest = _from_json(value)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError("damaged manifest", file=path, found=repr(error), expected=expected) from None
+        manifest = from_plain(Manifest, value)
+    except ConfigError as error:
+        raise InputError(
+            "damaged manifest", file=path, column=error.column, found=error.found, expected=error.expected, hint=HINT
+        ) from None
     if manifest.hash != combined_hash(manifest.files):
         raise InputError("changed manifest", file=path, column="hash", found=manifest.hash, expected="the files' hash")
     return manifest
 
 
-def _from_json(value: dict[str, Any]) -> Manifest:
-    counts = dict(value["counts"])
-    counts["domains"] = {name: DomainCounts(**numbers) for name, numbers in counts["domains"].items()}
-    return Manifest(
-        **{
-            **value,
-            "sources": tuple(SourceFile(**source) for source in value["sources"]),
-            "files": {name: StoredFile(**stored) for name, stored in value["files"].items()},
-            "domains": tuple(value["domains"]),
-            "event_types": tuple(value["event_types"]),
-            "counts": Counts(**counts),
-        }
-    )
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """A hash of everything that a manifest says."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

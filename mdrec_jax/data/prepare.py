@@ -5,8 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mdrec_jax.data.assemble import Assembled, assemble
-from mdrec_jax.data.dataset import Dataset, file_hash, open_dataset
+from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.extras import write_candidates, write_features
+from mdrec_jax.data.integrity import file_hash
 from mdrec_jax.data.manifest import SCHEMA, Manifest, SourceFile, combined_hash
 from mdrec_jax.data.options import PrepareOptions
 from mdrec_jax.data.sources import find_source
@@ -99,9 +100,14 @@ def _manifest(
         has_time=log.has_time,
         ordered=log.ordered,
         time_origin=_time_origin(made, parent),
-        parent=parent.hash if parent else None,
+        parents=_parents(parent),
         hash=combined_hash(files),
     )
+
+
+def _parents(parent: Dataset | None) -> tuple[str, ...]:
+    """The chain of datasets that this one extends."""
+    return () if parent is None else (*parent.manifest.parents, parent.hash)
 
 
 def _program() -> str:

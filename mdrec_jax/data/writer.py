@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mdrec_jax.data.dataset import file_hash, items_file
+from mdrec_jax.data.dataset import items_file
+from mdrec_jax.data.integrity import describe
 from mdrec_jax.data.manifest import MANIFEST, StoredFile
 from mdrec_jax.data.swap import recover, replacing_folder
 from mdrec_jax.errors import InputError
@@ -78,9 +79,6 @@ def write_tables(folder: Path, users: pl.DataFrame, domains: tuple[str, ...], it
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
-    """Name, hash and size of every file in `folder`, sorted by name."""
+    """Name, hashes and size of every file in `folder`, sorted by name."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {
-        file.relative_to(folder).as_posix(): StoredFile(sha256=file_hash(file), bytes=file.stat().st_size)
-        for file in files
-    }
+    return {file.relative_to(folder).as_posix(): describe(file) for file in files}

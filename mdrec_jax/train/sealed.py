@@ -33,8 +33,7 @@ def seal(folder: Path, step: int, memory: dict[str, Any]) -> None:
     """Gives the written folder of `step` its record and its name; one of the same name that is there is replaced."""
     part, whole = folder / f"{SAVING}{step}", folder / str(step)
     record = {"step": step, "memory": memory, "files": {name: _digest(part / name) for name in _names(part)}}
-    text = json.dumps({**record, "hash": _hash(record)}, indent=2)
-    (part / RECORD).write_text(text + "\n", encoding="utf-8")
+    (part / RECORD).write_text(_text({**record, "hash": _hash(record)}), encoding="utf-8")
     for path in (*part.rglob("*"), part):
         _sync(path)
     if whole.exists():
@@ -100,8 +99,9 @@ def read_record(folder: Path, step: int) -> dict[str, Any]:
     """
     path = folder / str(step) / RECORD
     record = read_object(path, "step", "memory", "files", "hash")
+    as_written = path.read_text(encoding="utf-8") == _text(record)
     found = record.pop("hash")
-    if found != _hash(record) or record["step"] != step:
+    if not as_written or found != _hash(record) or record["step"] != step:
         raise InputError("a damaged file", file=path, column="hash", found=found, expected=_hash(record))
     return record
 
@@ -131,6 +131,10 @@ def _names(folder: Path) -> list[str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"
 
 
 def _hash(record: dict[str, Any]) -> str:

@@ -286,7 +286,7 @@ def test_extending_keeps_known_numbers_and_appends_new_ones(tmp_path):
     rows = numbered(30, 9, 40, ("a", "b", "c"))[90:]
     log = make_log(rows, items_across="separate")
     new = write_log(log, "rows", tmp_path / "new", PrepareOptions(), parent=old)
-    assert new.manifest.parent == old.hash
+    assert new.manifest.parents == (old.hash,)
     assert new.manifest.domains == ("b", "c", "a")
     assert new.users()["raw"].to_list()[:20] == old.users()["raw"].to_list()
     for name in old.manifest.domains:

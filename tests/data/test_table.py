@@ -225,7 +225,7 @@ def test_a_dataset_can_be_extended_in_place(tmp_path, events, capsys):
     users, items = old.users()["raw"].to_list(), dict(old.items("a").select("raw", "id").iter_rows())
     assert mdrec("prepare", "csv", str(write(events, tmp_path, "csv")), *options, "--extend", out) == 0
     new = open_dataset(out, verify=True)
-    assert new.manifest.parent == old.hash
+    assert new.manifest.parents == (old.hash,)
     assert new.users()["raw"].to_list()[: len(users)] == users
     assert new.num_users == 12
     assert items.items() <= dict(new.items("a").select("raw", "id").iter_rows()).items()
