@@ -35,7 +35,7 @@ def dataset_of(
         event_types=tuple(f"type{index}" for index in range(num_events)),
         counts=Counts(len(roles), len(roles), count, count, {}, {}, {}),
         split={"rule": "given"}, filters={}, tie="file", seed=0, items_across="shared",
-        has_time=has_time, ordered=True, time_origin=ORIGIN if has_time else 0, parent=None, hash="",
+        has_time=has_time, ordered=True, time_origin=ORIGIN if has_time else 0, parents=(), hash="",
     )  # fmt: skip
     flat = [domain for sequence in domains for domain in sequence] if domains else rng.integers(num_domains, size=count)
     return Dataset(
