@@ -39,6 +39,7 @@ ARITHMETIC: dict[type, type] = {
 OPPOSITES = [
     ("min", "max"), ("minimum", "maximum"), ("any", "all"), ("logical_or", "logical_and"), ("zeros", "ones"),
     ("zeros_like", "ones_like"), ("floor", "ceil"), ("left", "right"), ("first", "last"), ("argmin", "argmax"),
+    ("stable", "quicksort"),
 ]  # fmt: skip
 OPPOSITE = {name: other for pair in OPPOSITES for name, other in (pair, pair[::-1])}
 """Built-in functions, attributes and texts that are mistaken for each other."""

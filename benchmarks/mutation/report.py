@@ -49,7 +49,7 @@ def _table(mutants: list[dict[str, Any]]) -> list[str]:
 
 def _listed(title: str, mutants: list[dict[str, Any]]) -> list[str]:
     lines = [f"## {title}", ""] if mutants else []
-    for m in mutants:
+    for m in sorted(mutants, key=lambda mutant: (mutant["file"], mutant["change"]["line"])):
         change = m["change"]
         why = m["equivalent"] or ("no test runs it" if m["outcome"] == "unreached" else "")
         lines.append(

@@ -1,5 +1,6 @@
 """Roles against the rules, one sequence at a time, and what a split is called."""
 
+import time
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 
@@ -36,8 +37,7 @@ def roles_of(split: Split, sequences: list[list[tuple[int, bool]]], **given: np.
     events = [event for sequence in sequences for event in sequence]
     offsets = np.cumsum([0, *(len(sequence) for sequence in sequences)])
     domain, target = np.array([d for d, _ in events], np.int16), np.array([t for _, t in events], bool)
-    time, role = given.get("time"), given.get("given")
-    return assign_roles(split, offsets, domain, target, time, role).tolist()
+    return assign_roles(split, offsets, domain, target, given.get("time"), given.get("given")).tolist()
 
 
 @settings(max_examples=200, deadline=None)
@@ -60,11 +60,11 @@ def test_neighbours_of_one_domain_are_not_taken_for_one_sequence() -> None:
 
 
 def test_a_split_by_time_takes_each_limit_into_the_later_part() -> None:
-    time = np.array([99, 100, 199, 200, 99, 1000])
+    times = np.array([99, 100, 199, 200, 99, 1000])
     sequences = [[(0, True)] * 4, [(1, True), (1, True)]]
-    assert roles_of(TIMES, sequences, time=time) == [TRAIN, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    assert roles_of(TIMES, sequences, time=times) == [TRAIN, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
     sequences[0][1] = sequences[1][1] = (0, False)
-    assert roles_of(TIMES, sequences, time=time) == [TRAIN, CONTEXT, VALIDATION, TEST, TRAIN, CONTEXT]
+    assert roles_of(TIMES, sequences, time=times) == [TRAIN, CONTEXT, VALIDATION, TEST, TRAIN, CONTEXT]
 
 
 def test_given_roles_are_taken_but_for_what_is_only_read() -> None:
@@ -119,6 +119,16 @@ def test_times_are_seconds_or_dates_of_utc_unless_they_say_otherwise(text: str, 
     assert parse_split(text) == Split("time", first, second)
     zone = timezone(timedelta(hours=2))
     assert datetime(2014, 7, 23, 6, 30, tzinfo=zone).timestamp() == 1406089800
+
+
+def test_a_date_does_not_depend_on_the_machines_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            assert parse_split("time:1970-01-02,1970-01-03") == Split("time", 86400, 2 * 86400)
+    finally:
+        time.tzset()
 
 
 @pytest.mark.parametrize("name", ["loo", "loo-mixed", "given"])

@@ -1,5 +1,7 @@
 """Infomax against its formula, one segment at a time, and the corruption that it is told from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.test_util import check_grads
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.objectives.infomax import InfomaxConfig, corrupted, infomax_loss
-from mdrec_jax.parallel.mesh import DATA
+from mdrec_jax.parallel.mesh import DATA, MeshConfig, make_mesh
 from mdrec_jax.types import Batch, Rows
 from tests.models.make import SPEC
 from tests.objectives.spread import make_batch, spread
@@ -21,16 +23,16 @@ def loss(states: tuple[jax.Array, ...], batch: Batch) -> jax.Array:
     return infomax_loss(batch, *states, DATA)
 
 
-def expected_loss() -> float:
+def expected_loss(batch: Batch) -> float:
     losses = []
-    for row, number in np.ndindex(BATCH.segment_user.shape):
-        targets = (BATCH.segment[row] == number + 1) & (BATCH.weight[row] > 0)
-        known = targets & (BATCH.previous_in_target_domain[row] >= 0)
+    for row, number in np.ndindex(batch.segment_user.shape):
+        targets = (batch.segment[row] == number + 1) & (batch.weight[row] > 0)
+        known = targets & (batch.previous_in_target_domain[row] >= 0)
         if not known.any():
             continue
-        domain = BATCH.target_domain[row, np.flatnonzero(known)[-1]]
-        here = known & (BATCH.target_domain[row] == domain)
-        elsewhere = targets & (BATCH.target_domain[row] != domain)
+        domain = batch.target_domain[row, np.flatnonzero(known)[-1]]
+        here = known & (batch.target_domain[row] == domain)
+        elsewhere = targets & (batch.target_domain[row] != domain)
         if elsewhere.any():
             d = OWN[row, here].mean(0)
             true, false = (d @ states[row, elsewhere].mean(0) for states in (MIXED, FALSE))
@@ -41,10 +43,23 @@ def expected_loss() -> float:
 
 def test_the_loss_is_its_formula_on_any_number_of_devices() -> None:
     value, gradient = spread(loss, (OWN, MIXED, FALSE), BATCH)
-    np.testing.assert_allclose(value, expected_loss(), rtol=1e-5)
+    np.testing.assert_allclose(value, expected_loss(BATCH), rtol=1e-5)
     other, moved = spread(loss, (OWN, MIXED, FALSE), BATCH, devices=8)
     np.testing.assert_allclose(other, value, rtol=1e-6)
     np.testing.assert_allclose(np.stack(moved), np.stack(gradient), atol=1e-6)
+
+
+def test_a_segment_without_a_known_target_takes_no_part() -> None:
+    """Its other targets are asked for in several domains, but none has an earlier event in its own; and one known in
+    the second column alone."""
+    previous = BATCH.previous_in_target_domain.copy()
+    previous[0, BATCH.segment[0] == 2] = -1
+    first = np.flatnonzero((BATCH.segment[4] == 3) & (BATCH.weight[4] > 0))
+    previous[4, first[1:]] = -1
+    previous[4, first[0]] = 0
+    batch = dataclasses.replace(BATCH, previous_in_target_domain=previous)
+    value, _ = spread(loss, (OWN, MIXED, FALSE), batch)
+    np.testing.assert_allclose(value, expected_loss(batch), rtol=1e-5)
 
 
 def test_gradients_are_those_of_differences_in_float64() -> None:
@@ -71,6 +86,29 @@ def test_items_are_replaced_by_others_of_their_domain_on_any_number_of_devices()
     np.testing.assert_array_equal(item[real] % SPEC.num_domains, BATCH.domain[real])
     assert set(item[real]) <= set(BATCH.item[real])
     assert (item[real] != BATCH.item[real]).mean() > 0.7
+
+
+def test_every_event_of_a_domain_is_drawn_equally_often_and_for_each_token_anew() -> None:
+    places = np.arange(BATCH.item.size, dtype=np.int32).reshape(BATCH.item.shape)
+
+    def sources(keys: jax.Array, batch: Batch) -> jax.Array:
+        rows = {"item": Rows(jnp.zeros((2, 2)), {"input": jnp.asarray(places)})}
+        draw = lambda key: corrupted(batch, rows, key, DATA)[1]["item"].index["input"]  # noqa: E731
+        return jax.vmap(draw)(keys)
+
+    mesh, number = make_mesh(MeshConfig(1)), 500
+    drawing = jax.shard_map(sources, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
+    drawn = np.asarray(jax.jit(drawing)(jax.random.split(jax.random.key(8), number), BATCH))
+    real = BATCH.segment > 0
+    np.testing.assert_array_equal(drawn[:, ~real], np.broadcast_to(places[~real], (number, (~real).sum())))
+    for domain in range(SPEC.num_domains):
+        mine = real & (BATCH.domain == domain)
+        times = np.bincount(drawn[:, mine].ravel(), minlength=places.size)
+        assert times.sum() == times[places[mine]].sum()
+        np.testing.assert_allclose(times[places[mine]], number, atol=6 * np.sqrt(number))
+        # Tokens, rows and keys draw apart: two of them agree as often as chance has it.
+        same = (drawn[:, mine][:, 1:] == drawn[:, mine][:, :-1]).mean(), (drawn[1:, mine] == drawn[:-1, mine]).mean()
+        np.testing.assert_allclose(same, 1 / mine.sum(), atol=0.01)
 
 
 def test_a_weight_out_of_range_is_refused() -> None:

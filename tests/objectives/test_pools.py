@@ -57,3 +57,5 @@ def test_one_pool_and_very_many_take_the_mask() -> None:
     assert pools_of(1) is None
     assert pools_of(MOST_POOLS) is not None
     assert pools_of(MOST_POOLS + 1) is None
+    assert make_pools([np.arange(2, 5), np.arange(0)], 5) is None
+    assert make_pools([], 5) is None

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from mdrec_jax.objectives.sampling import draw, draw_from_batch, sampler_tables
+from mdrec_jax.objectives.sampling import SamplerTables, draw, draw_from_batch, sampler_tables
 
 COUNTS = np.array([0, 0, 5, 1, 0, 90, 4, 0])
 POOLS = [np.array([2, 3, 5]), np.array([4, 6, 7, 5])]
@@ -37,3 +37,44 @@ def test_draws_from_the_batch_are_its_allowed_targets() -> None:
     assert set(drawn) == {3, 4}
     np.testing.assert_allclose((drawn == 3).mean(), 2 / 3, atol=0.02)
     assert set(np.asarray(draw_from_batch(target, allowed & False, jax.random.key(0), 4))) == {2}
+    only = jax.numpy.arange(5) == 4
+    assert set(np.asarray(draw_from_batch(target, only, jax.random.key(0), 4))) == {8}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "power"), [("uniform", 1.0), ("popularity", 1.0), ("popularity", 0.5), ("popularity", 0)]
+)
+def test_the_probability_is_that_of_the_flattened_count(sampler: str, power: float) -> None:
+    tables = sampler_tables(POOLS, COUNTS, sampler, power)
+    for pool, items, log_probability in zip(POOLS, tables.items, tables.log_probability, strict=True):
+        weights = (COUNTS[pool] + 1.0) ** power if sampler == "popularity" else np.ones(len(pool))
+        np.testing.assert_allclose(log_probability[pool], np.log(weights / weights.sum()), rtol=1e-6)
+        outside = np.setdiff1d(np.arange(len(COUNTS)), pool)
+        np.testing.assert_array_equal(log_probability[outside], 0.0)
+        np.testing.assert_array_equal(items, [*pool, *[0] * (4 - len(pool))])
+    plain = sampler_tables(POOLS, COUNTS, "popularity")
+    np.testing.assert_array_equal(plain.cumulative, sampler_tables(POOLS, COUNTS, "popularity", 1.0).cumulative)
+
+
+def test_an_item_is_drawn_by_the_numbers_up_to_its_own_edge() -> None:
+    """The edges are numbers that are drawn: an edge still belongs to its item, so shares are exact to one in 2^32."""
+    key, number = jax.random.key(1), 50
+    bits = np.asarray(jax.random.bits(key, (2, number), jax.numpy.uint32))
+    edges = np.stack([[*np.sort(row[:3]), np.uint32(0xFFFFFFFF)] for row in bits])
+    items = np.asarray([[5, 6, 7, 8], [3, 4, 9, 2]], np.int32)
+    drawn = draw(
+        SamplerTables(jax.numpy.asarray(items), jax.numpy.asarray(edges), jax.numpy.zeros((2, 10))), key, number
+    )
+    expected = [
+        [row[sum(edge < x for edge in own)] for x in xs] for row, own, xs in zip(items, edges, bits, strict=True)
+    ]
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_the_edges_of_a_pool_share_all_numbers_out() -> None:
+    tables = sampler_tables(POOLS, COUNTS, "popularity")
+    for pool, edges in zip(POOLS, np.asarray(tables.cumulative).astype(np.int64), strict=True):
+        steps = np.diff(edges[: len(pool)], prepend=-1)
+        assert steps.sum() == 2**32
+        np.testing.assert_allclose(steps / 2**32, (COUNTS[pool] + 1) / (COUNTS[pool] + 1).sum(), rtol=1e-6)
+        assert (edges[len(pool) - 1 :] == 2**32 - 1).all()

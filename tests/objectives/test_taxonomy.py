@@ -1,5 +1,6 @@
 """The contrast of items over the tree of categories, against its formula one pair at a time."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jax.test_util import check_grads
 from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig, items_of, taxonomy_loss
-from mdrec_jax.parallel.mesh import DATA
+from mdrec_jax.parallel.mesh import DATA, MeshConfig, make_mesh
 from mdrec_jax.types import Batch
 from tests.data.make import make_dataset, numbered
 from tests.objectives.spread import make_batch, spread
@@ -91,6 +92,25 @@ def test_the_first_different_targets_are_compared_on_any_number_of_devices(most:
     for devices in (1, 4):
         found, _ = spread(marked, np.zeros((8, 1), np.float32), batch, devices=devices)
         assert found == sum(item * place for place, item in enumerate(expected, start=1))
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([7] * 6, [7, 0, 0, 0]),
+        ([9, 4, 9, 4, 2, 2], [9, 4, 2, 0]),
+        ([5, 6, 7, 8, 9, 3], [5, 6, 7, 8]),
+        ([0] * 6, [0] * 4),
+    ],
+)
+def test_a_batch_may_hold_nothing_but_targets_or_one_again_and_again(targets: list[int], expected: list[int]) -> None:
+    target = np.asarray(targets, np.int32).reshape(2, 3)
+    batch = dataclasses.replace(make_batch(), target=target, weight=(target > 0).astype(np.float32))
+    whole = jax.shard_map(
+        lambda target, weight: items_of(dataclasses.replace(batch, target=target, weight=weight), 4, DATA),
+        mesh=make_mesh(MeshConfig(1)), in_specs=jax.P(), out_specs=jax.P(), check_vma=False,
+    )  # fmt: skip
+    assert jax.jit(whole)(batch.target, batch.weight).tolist() == expected
 
 
 def test_categories_are_numbered_by_their_whole_path(tmp_path: Path) -> None:
