@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.data.synthetic import SyntheticConfig
-from mdrec_jax.models.api import Model, make_model
+from mdrec_jax.models.api import Model, encode_batch, make_model
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.memory import BanksConfig, WrittenConfig
 from mdrec_jax.models.sasrec import SasrecConfig
@@ -32,7 +32,7 @@ from mdrec_jax.models.streaming import (
     stream_update,
 )
 from mdrec_jax.models.views import ViewsConfig
-from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
+from mdrec_jax.types import Batch, DatasetSpec, Params
 
 WINDOW, BLOCK = 100, 25
 WORLD = SyntheticConfig()
@@ -61,8 +61,7 @@ def serve(
 
 @partial(jax.jit, static_argnames="model")
 def encode(model: Model, params: Params, batch: Batch) -> jax.Array:
-    rows = {name: Rows(params.tables[name], index) for name, index in model.row_ids(batch, {}).items()}
-    return model.encode(params.dense, rows, batch, key=None, train=False).h[:, -1]
+    return encode_batch(model, params, batch).h[:, -1]
 
 
 def events_of(item: np.ndarray) -> Events:

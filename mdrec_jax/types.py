@@ -11,13 +11,15 @@ A batch is *packed*: a row of T tokens holds the sequences of several users one 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
 type AnyArray = jax.Array | np.ndarray
+type Scope = Literal["shared", "private"]
+type Group = Literal["matrix", "vector", "embedding", "table", "statistic"]
 
 PAD_ITEM = 0
 """Item id of a slot that holds nothing."""
@@ -85,10 +87,35 @@ class Queries:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Params:
-    """A model's parameters: a tree of dense arrays, and the tables that are looked up by row."""
+    """What a model holds."""
 
     dense: Any
+    """Nested dicts of the parameters that are not looked up by row."""
     tables: dict[str, jax.Array]
+    """Parameters that are looked up by row."""
+    statistics: Any
+    """Nested dicts of what has no gradient and is worked out in closed form from states of the model. A checkpoint
+    holds them; no optimiser, clipping, gradient norm, noise or federation sees them."""
+
+
+@dataclass(frozen=True)
+class ParameterFacts:
+    """What is known about one array of a model, stated once, where it is made.
+
+    Args:
+        logical_axes: a name for each dimension: `layers` (stacked blocks), `embed` (D), `heads` (H*K), `mlp` (F),
+            `position`, `domain`, `event`, `bucket`, `table` (V). The sharding rules map them to axes of the mesh.
+        scope: whether the parameter leaves an organisation in federated training ("shared") or stays ("private").
+        group: `matrix` and `embedding` (rows that are looked up or attended to: a matrix times a one-hot) may be
+            decayed, `vector` (norms, biases, scales) never, whatever its number of dimensions is; `table` (looked up
+            by row) has rules of its own; a `statistic` is no parameter.
+        shape: of the array.
+    """
+
+    logical_axes: tuple[str, ...]
+    scope: Scope
+    group: Group
+    shape: tuple[int, ...]
 
 
 @jax.tree_util.register_dataclass

@@ -87,7 +87,7 @@ def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes
     if len(np.unique(domain)) < 2:
         raise InputError("a probe for the domain needs histories that end in two domains", file=asked.dataset.path)
     codes: dict[str, dict[str, Figure]] = {}
-    factors, standardised = planted(asked.dataset, histories), _part(scorer, "fusion", "standard")
+    factors, standardised = planted(asked.dataset, histories), "standard" in scorer.params.statistics.get("fusion", {})
     for code in CODES:
         if code == "shared" and standardised:
             y = codes_at(scorer, asked.dataset, histories, "plain")
@@ -98,7 +98,7 @@ def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes
             codes[code] = read(x, domain, user, seed)
         for name, (values, group) in factors.items():
             codes[code][name] = explained(x, values, user, group, seed=seed)
-    embedded = _part(scorer, "inputs", "domain")
+    embedded = scorer.params.dense["inputs"].get("domain") is not None
     if embedded:
         x = codes_at(without_domain_embedding(scorer), asked.dataset, histories, "specific")
         codes[REMOVED] = read(x, domain, user, seed)
@@ -165,11 +165,6 @@ def rank_by(scorer: Scorer, asked: Asked) -> dict[str, dict[str, Figure]]:
         }
         for code, found in values.items()
     }
-
-
-def _part(scorer: Scorer, module: str, name: str) -> bool:
-    """Whether a module of the model has that part."""
-    return scorer.params.dense.get(module, {}).get(name) is not None
 
 
 def without_domain_embedding(scorer: Scorer) -> Scorer:

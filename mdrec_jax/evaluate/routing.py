@@ -19,10 +19,10 @@ from mdrec_jax.data.queries import query_batches
 from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.evaluate.slices import HISTORY_EDGES, span_names
-from mdrec_jax.models.api import Model
+from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.models.context import GAP_NAMES, gap_bucket
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Params
 
 LAYOUTS = (("domain",), ("event",), ("gap",), ("history",), ("domain", "history"))
 """What the means are laid out by. `gap` is there where the data set has times."""
@@ -155,9 +155,7 @@ def _tracer(model: Model, mesh: Mesh, dtype: Any) -> Any:
     """Compiled: (parameters, batch) -> `Encoded.details`, on every device."""
 
     def local(params: Params, batch: Batch) -> dict[str, Array]:
-        ids = model.row_ids(batch, {})
-        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
-        return model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype).details
+        return encode_batch(model, params, batch, dtype=dtype).details
 
     specs = {"in_specs": (jax.P(), jax.P(DATA)), "out_specs": jax.P(None, DATA)}
     body = jax.shard_map(local, mesh=mesh, check_vma=False, **specs)

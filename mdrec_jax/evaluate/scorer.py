@@ -15,7 +15,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
 from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.counted import Counted
-from mdrec_jax.models.api import Model
+from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
 from mdrec_jax.types import Batch, Encoded, Params, Queries, Rows
 
@@ -115,9 +115,7 @@ def _encoder(model: Model, mesh: Mesh, dtype: Any, code: str) -> Any:
     """Compiled: (parameters, batch, queries) -> the state at each query, on every device."""
 
     def local(params: Params, batch: Batch, queries: Queries) -> Float[Array, "Q D"]:
-        ids = model.row_ids(batch, {})
-        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
-        h = _code(model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype), code)
+        h = _code(encode_batch(model, params, batch, dtype=dtype), code)
         row = queries.row - jax.lax.axis_index(DATA) * h.shape[0]
         here = (row >= 0) & (row < h.shape[0])
         state = h[jnp.where(here, row, 0), queries.column].astype(jnp.float32)

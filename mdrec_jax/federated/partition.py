@@ -1,7 +1,7 @@
 """What leaves a silo and what stays: nothing but the `scope` that every parameter carries.
 
 The shared part is a plain dict of named arrays, the form in which it travels. Item rows, domain paths and local banks
-are private: they are no entry of it.
+are private, statistics are no parameters: neither is an entry of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.models.pure import ParameterFacts
-from mdrec_jax.types import Params
+from mdrec_jax.types import ParameterFacts, Params
 
 type SharedPart = dict[str, jax.Array]
 """Path of a parameter -> its value."""
@@ -25,7 +24,11 @@ def shared_part(params: Params, facts: Params) -> SharedPart:
         params: a model's parameters.
         facts: of the same model (`models.api.parameter_facts`).
     """
-    return {name: value for name, (value, fact) in _named(params, facts).items() if fact.scope == "shared"}
+
+    def leaves(fact: ParameterFacts) -> bool:
+        return fact.scope == "shared" and fact.group != "statistic"
+
+    return {name: value for name, (value, fact) in _named(params, facts).items() if leaves(fact)}
 
 
 def with_shared_part(params: Params, facts: Params, shared: Mapping[str, jax.Array]) -> Params:

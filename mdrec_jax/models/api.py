@@ -31,7 +31,8 @@ class Model(Protocol):
         ...
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh float32 parameters: a nested dict of dense ones, and tables of `table_length(spec.num_items)` rows."""
+        """Fresh float32 arrays: nested dicts of parameters and of statistics, and tables of
+        `table_length(spec.num_items)` rows."""
         ...
 
     def row_ids(self, batch: Batch, candidates: dict[str, Int32[Array, "..."]]) -> dict[str, dict[str, Array]]:
@@ -44,6 +45,7 @@ class Model(Protocol):
         rows: dict[str, Rows],
         batch: Batch,
         *,
+        statistics: dict[str, Any] | None = None,
         key: jax.Array | None,
         train: bool,
         dtype: Any = jnp.float32,
@@ -55,6 +57,7 @@ class Model(Protocol):
             dense: as `init` makes them.
             rows: as a lookup of `row_ids` returns them.
             batch: R rows of T tokens, packed.
+            statistics: as `init` makes them, or as they were worked out since; None for a model that has none.
             key: of the dropout masks; may be None when not training.
             train: whether dropout is on.
             dtype: of activations and matrix products. Parameters stay float32; norms' and softmax's statistics are
@@ -63,6 +66,9 @@ class Model(Protocol):
 
         Returns:
             `Encoded` with `h` [R, T, D] in `dtype`; finite at padding, too.
+
+        Raises:
+            ValueError: parameters or statistics that are not this model's.
         """
         ...
 
@@ -88,6 +94,12 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
             return make_mdrec(config, spec)
 
 
+def encode_batch(model: Model, params: Params, batch: Batch, *, dtype: Any = jnp.float32) -> Encoded:
+    """What a model makes of a batch without dropout, its tables read whole."""
+    rows = {name: Rows(params.tables[name], ids) for name, ids in model.row_ids(batch, {}).items()}
+    return model.encode(params.dense, rows, batch, statistics=params.statistics, key=None, train=False, dtype=dtype)
+
+
 def parameter_facts(model: Model) -> Params:
-    """Logical axes, scope, group and shape of every parameter, in a tree like `Model.init`'s."""
+    """Logical axes, scope, group and shape of every array, in a tree like `Model.init`'s."""
     return model.facts

@@ -9,10 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from mdrec_jax.models.layers import Linear, fold_seeds, unit_rms
-from mdrec_jax.models.pure import Scope
 from mdrec_jax.objectives import disentanglement as formulas
 from mdrec_jax.parallel.mesh import DATA
-from mdrec_jax.types import Batch
+from mdrec_jax.types import Batch, Scope
 
 
 class Perceptron(nnx.Module):

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from mdrec_jax.models import init
 from mdrec_jax.models.dates import Dates
 from mdrec_jax.models.layers import at_least_float32
-from mdrec_jax.models.pure import ParameterFacts, parameter
-from mdrec_jax.types import Batch, DatasetSpec, Rows, table_length
+from mdrec_jax.models.pure import parameter
+from mdrec_jax.types import Batch, DatasetSpec, ParameterFacts, Rows, table_length
 
 ITEM_TABLE = "item"
 INPUT = "input"

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt32
 
 from mdrec_jax.models import init
-from mdrec_jax.models.pure import Scope, parameter
+from mdrec_jax.models.pure import parameter
+from mdrec_jax.types import Scope
 
 NormKind = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "relu", "swiglu"]

@@ -19,7 +19,8 @@ from mdrec_kernels.slot_memory_scan import slot_memory_scan
 from mdrec_jax.models import init
 from mdrec_jax.models.checks import check, check_fields
 from mdrec_jax.models.layers import Linear, at_least_float32, matmul, unit_rms
-from mdrec_jax.models.pure import Scope, parameter
+from mdrec_jax.models.pure import parameter
+from mdrec_jax.types import Scope
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class SharedBank(nnx.Module):
 
     def __init__(self, key: jax.Array, slots: int, dim: int, *, scope: Scope) -> None:
         keys = jax.random.split(key)
-        self.key = parameter(init.embedding(keys[0], slots, dim, scale=1.0), "slot", "embed", scope=scope)
-        self.value = parameter(init.embedding(keys[1], slots, dim, scale=1.0), "slot", "embed", scope=scope)
+        key, value = (init.embedding(key, slots, dim, scale=1.0) for key in keys)
+        self.key = parameter(key, "slot", "embed", group="embedding", scope=scope)
+        self.value = parameter(value, "slot", "embed", group="embedding", scope=scope)
 
 
 class BankReads(nnx.Module):
@@ -123,7 +125,7 @@ class SlotMemory(nnx.Module):
         self.gates = Linear(keys[2], dim, 2, ("embed", "gate"), gain=0.1, bias_value=(config.write_bias, 0.0))
         self.out = Linear(keys[3], dim, dim, ("embed", "embed"), gain=output_gain)
         address = init.embedding(keys[4], config.slots, self.width, scale=1.0)
-        self.address = parameter(address, "slot", "slot_key")
+        self.address = parameter(address, "slot", "slot_key", group="embedding")
 
     def __call__(self, x: Float[Array, "R T D"], segment: Int32[Array, "R T"], segments: int) -> Float[Array, "R T D"]:
         """

@@ -1,37 +1,24 @@
 """The border between NNX modules and the rest of the project: plain nested dicts of arrays, and facts about them.
 
-Modules own parameters and wiring. Outside `models/` a model's parameters are plain nested dicts, so checkpoints,
-optimisers and shardings do not depend on Flax.
+Modules own parameters, statistics and wiring. Outside `models/` they are plain nested dicts, so checkpoints, optimisers
+and shardings do not depend on Flax.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax import nnx
 
-Scope = Literal["shared", "private"]
-Group = Literal["matrix", "vector", "embedding", "table"]
+from mdrec_jax.types import Group, ParameterFacts, Scope
 
 
-@dataclass(frozen=True)
-class ParameterFacts:
-    """What is known about one parameter, stated once, where the parameter is made.
+class Statistic(nnx.Variable):
+    """An array that is worked out in closed form and never trained (`Params.statistics`)."""
 
-    Args:
-        logical_axes: a name for each dimension: `layers` (stacked blocks), `embed` (D), `heads` (H*K), `mlp` (F),
-            `position`, `domain`, `event`, `bucket`, `table` (V). The sharding rules map them to axes of the mesh.
-        scope: whether the parameter leaves an organisation in federated training ("shared") or stays ("private").
-        group: the optimiser's group: `matrix` (may be decayed), `vector` (norms, biases), `embedding` (small dense
-            embeddings), `table` (looked up by row).
-        shape: of the parameter.
-    """
 
-    logical_axes: tuple[str, ...]
-    scope: Scope
-    group: Group
-    shape: tuple[int, ...]
+KINDS = (nnx.Param, Statistic)
+"""Of what a module holds: `Params.dense`, `Params.statistics`."""
 
 
 def parameter(value: jax.Array, *axes: str, scope: Scope = "shared", group: Group = "matrix") -> nnx.Param:
@@ -39,9 +26,15 @@ def parameter(value: jax.Array, *axes: str, scope: Scope = "shared", group: Grou
     return nnx.Param(value, logical_axes=axes, scope=scope, group=group)
 
 
-def init_dense(build: Callable[[jax.Array], nnx.Module], key: jax.Array) -> dict[str, Any]:
-    """The parameters of the module that `build` makes, as a plain nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(build(key)))
+def statistic(value: jax.Array, *axes: str) -> Statistic:
+    """A statistic with its facts: it is of one organisation's data, and stays there."""
+    return Statistic(value, logical_axes=axes, scope="private", group="statistic")
+
+
+def init_arrays(build: Callable[[jax.Array], nnx.Module], key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and the statistics of the module that `build` makes, as plain nested dicts of arrays."""
+    dense, statistics = nnx.state(build(key), *KINDS)
+    return nnx.to_pure_dict(dense), nnx.to_pure_dict(statistics)
 
 
 def abstract_module(build: Callable[[jax.Array], nnx.Module]) -> nnx.Module:
@@ -49,21 +42,29 @@ def abstract_module(build: Callable[[jax.Array], nnx.Module]) -> nnx.Module:
     return jax.eval_shape(build, jax.random.key(0))
 
 
-def with_parameters(abstract: nnx.Module, dense: dict[str, Any]) -> Any:
-    """The module with the arrays of `dense` in it. Raises ValueError where a parameter is missing or not known."""
-    graph, state = nnx.split(abstract)
-    wanted, given = (jax.tree.structure(tree) for tree in (nnx.to_pure_dict(state), dense))
-    if wanted != given:
-        raise ValueError(f"the model's parameters are {wanted}, found {given}")
-    nnx.replace_by_pure_dict(state, dense)
-    return nnx.merge(graph, state)
+def with_arrays(abstract: nnx.Module, dense: dict[str, Any], statistics: dict[str, Any]) -> Any:
+    """The module with the arrays of `dense` and `statistics` in it.
+
+    Raises:
+        ValueError: where one is missing or not known.
+    """
+    graph, *states = nnx.split(abstract, *KINDS)
+    for name, state, given in zip(("parameters", "statistics"), states, (dense, statistics), strict=True):
+        wanted, found = (jax.tree.structure(tree) for tree in (nnx.to_pure_dict(state), given))
+        if wanted != found:
+            raise ValueError(f"the model's {name} are {wanted}, found {found}")
+        nnx.replace_by_pure_dict(state, given)
+    return nnx.merge(graph, *states)
 
 
-def dense_facts(abstract: nnx.Module) -> dict[str, Any]:
-    """A nested dict like `init_dense`'s with ParameterFacts as leaves."""
-    state = nnx.state(abstract)
-    facts = jax.tree.map(_facts, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    return nnx.to_pure_dict(facts)
+def array_facts(abstract: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nested dicts like `init_arrays`'s with ParameterFacts as leaves."""
+
+    def of(state: nnx.State) -> dict[str, Any]:
+        return nnx.to_pure_dict(jax.tree.map(_facts, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
+
+    dense, statistics = nnx.state(abstract, *KINDS)
+    return of(dense), of(statistics)
 
 
 def _facts(variable: nnx.Variable) -> ParameterFacts:

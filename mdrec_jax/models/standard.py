@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from mdrec_jax.models.layers import at_least_float32
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.pure import statistic
 
 LEAST = 1e-4
 """The least variance of a direction, over the mean variance of all."""
@@ -30,9 +30,9 @@ class Standard(nnx.Module):
 
     def __init__(self, dim: int, domains: int) -> None:
         whole = jnp.broadcast_to(jnp.eye(dim), (domains, dim, dim))
-        self.mean = parameter(jnp.zeros((domains, dim)), "domain", "embed", group="vector", scope="private")
-        self.white = parameter(whole, "domain", "embed", "embed", group="vector", scope="private")
-        self.colour = parameter(whole, "domain", "embed", "embed", group="vector", scope="private")
+        self.mean = statistic(jnp.zeros((domains, dim)), "domain", "embed")
+        self.white = statistic(whole, "domain", "embed", "embed")
+        self.colour = statistic(whole, "domain", "embed", "embed")
 
     def __call__(self, y: Float[Array, "R T D"], domain: Int32[Array, "R T"]) -> Float[Array, "R T D"]:
         """z of codes y of these domains."""

@@ -70,7 +70,7 @@ def stream_update(
     """
     if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be in [0, 1), found {tolerance}")
-    encoder: Encoder = streamable(model)[0].module(params.dense)
+    encoder: Encoder = streamable(model)[0].module(params.dense, params.statistics)
     batch = _batch(events)
     domain, here = jnp.asarray(batch.domain), jnp.asarray(batch.item) > 0
     item = params.tables[ITEM_TABLE][jnp.asarray(batch.item)].astype(state.mixed.dtype)
@@ -102,7 +102,7 @@ def stream_queries(model: Model, params: Params, state: StreamState, domain: Int
     It is the state that `encode` gives the user's last event with this `target_domain`. Of a user without events it
     means nothing.
     """
-    encoder: Encoder = streamable(model)[0].module(params.dense)
+    encoder: Encoder = streamable(model)[0].module(params.dense, params.statistics)
     own = None
     if encoder.fusion is not None:
         user = jnp.arange(domain.shape[0], dtype=jnp.int32)

@@ -14,7 +14,7 @@ from mdrec_jax.models import init, items
 from mdrec_jax.models.checks import check_ordered
 from mdrec_jax.models.items import ScoreKind
 from mdrec_jax.models.layers import row_seeds
-from mdrec_jax.models.pure import abstract_module, dense_facts, init_dense, with_parameters
+from mdrec_jax.models.pure import abstract_module, array_facts, init_arrays, with_arrays
 from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
 
 
@@ -54,19 +54,21 @@ class TiedModel:
     def _abstract(self) -> nnx.Module:
         return abstract_module(self._build)
 
-    def module(self, dense: dict[str, Any]) -> Any:
-        """The encoder's module with parameters in it."""
-        return with_parameters(self._abstract, dense)
+    def module(self, dense: dict[str, Any], statistics: dict[str, Any]) -> Any:
+        """The encoder's module with parameters and statistics in it."""
+        return with_arrays(self._abstract, dense, statistics)
 
     @property
     def facts(self) -> Params:
         tables: dict[str, Any] = {items.ITEM_TABLE: items.item_facts(self.spec, self.config.dim)}
-        return Params(dense_facts(self._abstract), tables)
+        dense, statistics = array_facts(self._abstract)
+        return Params(dense, tables, statistics)
 
     def init(self, key: jax.Array) -> Params:
         dense_key, table_key = jax.random.split(key)
         table = init.item_table(table_key, self.spec.num_items, self.config.dim, scale=self.config.init_scale)
-        return Params(init_dense(self._build, dense_key), {items.ITEM_TABLE: table})
+        dense, statistics = init_arrays(self._build, dense_key)
+        return Params(dense, {items.ITEM_TABLE: table}, statistics)
 
     def row_ids(self, batch: Batch, candidates: dict[str, Int32[Array, "..."]]) -> dict[str, dict[str, Array]]:
         return {items.ITEM_TABLE: {items.INPUT: jnp.asarray(batch.item), **candidates}}
@@ -77,6 +79,7 @@ class TiedModel:
         rows: dict[str, Rows],
         batch: Batch,
         *,
+        statistics: dict[str, Any] | None = None,
         key: jax.Array | None,
         train: bool,
         dtype: Any = jnp.float32,
@@ -87,7 +90,7 @@ class TiedModel:
             if key is None:
                 raise ValueError("training needs a key for dropout")
             seeds = row_seeds(key, batch.item.shape[0], row_offset)
-        encoder = self.module(dense)
+        encoder = self.module(dense, statistics or {})
         inputs = rows[items.ITEM_TABLE].take(items.INPUT).astype(dtype)
         return encoder(inputs, batch, seeds)
 

@@ -11,10 +11,10 @@ from mdrec_kernels import embedding_rows
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.optim.schedule import ScheduleConfig, learning_rate_factor
-from mdrec_jax.types import Params
+from mdrec_jax.types import Group, Params
 
-DECAYED = ("matrix", "embedding")
-"""Groups (`ParameterFacts.group`) that weight decay reaches; norms, biases and other vectors are spared."""
+DECAYED: tuple[Group, ...] = ("matrix", "embedding")
+"""The groups (`ParameterFacts.group`) of dense parameters that weight decay reaches."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class DenseConfig:
     Args:
         learning_rate: base rate; the schedule multiplies it.
         beta1, beta2, epsilon: Adam's.
-        weight_decay: decoupled, times the learning rate, of the parameters whose group is in `DECAYED`.
-        clip_norm: the global norm that gradients are scaled down to; 0 never clips.
+        weight_decay: decoupled, times the learning rate, on matrices and on dense embeddings (positions, domains,
+            dates, memory slots: a row that nothing reads goes to 0). Vectors (norms, biases, scales) are not decayed,
+            stacked or not: their group says so (`types.ParameterFacts`).
+        clip_norm: the global norm that gradients of dense parameters are scaled down to; 0 never clips.
     """
 
     learning_rate: float = 1e-3
@@ -132,7 +134,7 @@ def apply(
     step: jax.Array,
     total_steps: int,
 ) -> tuple[Params, Slots]:
-    """One step.
+    """One step; statistics stay as they are.
 
     Args:
         facts: of the model's parameters, in a tree like `params`.
@@ -152,7 +154,7 @@ def apply(
         tables[name], table_slots[name] = _apply_to_table(
             config.table, params.tables[name], slots.tables[name], gradient, config.table.learning_rate * factor
         )
-    return Params(dense, tables), Slots(dense_slots, table_slots)
+    return Params(dense, tables, params.statistics), Slots(dense_slots, table_slots)
 
 
 def _init_table(config: TableConfig, table: jax.Array) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,13 @@ from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models import erasure, standard
+from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.train.loop import Refresh
 from mdrec_jax.train.setup import Setup, compute_dtype
 from mdrec_jax.train.state import TrainState
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Params
 
 SLOTS = 1 << 17
 """Slots of the batches that are read, at most, but one batch at least. From few users' codes a linear reader finds the
@@ -65,7 +66,9 @@ def _erasing(setup: Setup, rank: int) -> Refresh:
         # Parameters that are not finite are for the loop to find.
         if not np.isfinite(found).all():
             return state
-        return _at(state, _with(state.params, {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}}))
+        return _at(
+            state, _with(state.params, "dense", {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}})
+        )
 
     return refresh
 
@@ -81,12 +84,13 @@ def standardising(setup: Setup, split: Split) -> Callable[[Params], Params]:
         code = codes_at(scorer, setup.dataset, histories, "plain")
         if not np.isfinite(code).all():
             return params
-        return _with(params, {"standard": standard.closed_form(code, histories.domain, setup.dataset.spec.num_domains)})
+        maps = standard.closed_form(code, histories.domain, setup.dataset.spec.num_domains)
+        return _with(params, "statistics", {"standard": maps})
 
     return refresh
 
 
-def _with(params: Params, values: dict[str, Any]) -> Params:
+def _with(params: Params, part: Literal["dense", "statistics"], values: dict[str, Any]) -> Params:
     """The parameters with other values of some of the fusion's."""
 
     def changed(before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def _with(params: Params, values: dict[str, Any]) -> Params:
             return changed(before, value)
         return jax.device_put(value.astype(before.dtype), before.sharding)
 
-    return dataclasses.replace(params, dense=changed(params.dense, {"fusion": values}))
+    return dataclasses.replace(params, **{part: changed(getattr(params, part), {"fusion": values})})
 
 
 def _moments(setup: Setup) -> Callable[[Params, Batch], erasure.Moments]:
@@ -105,9 +109,7 @@ def _moments(setup: Setup) -> Callable[[Params, Batch], erasure.Moments]:
     model, dtype = setup.model, compute_dtype(setup.config.precision.compute)
 
     def local(params: Params, batch: Batch) -> erasure.Moments:
-        ids = model.row_ids(batch, {})
-        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
-        codes = model.encode(params.dense, rows, batch, key=None, train=False, dtype=dtype).codes
+        codes = encode_batch(model, params, batch, dtype=dtype).codes
         z, x = (codes[name].reshape(-1, codes[name].shape[-1]) for name in ("inner", "whole"))
         return erasure.moments(*jax.lax.all_gather((z, x, jnp.ravel(batch.weight) > 0), DATA, tiled=True))
 

@@ -169,7 +169,7 @@ def _params_of(path: Path, setup: Setup) -> Params:
     """The best parameters of another run, for the same model; its item table may be shorter."""
     other = load_run(path, setup.dataset)
     mine = setup.initial_state().params
-    before, after = shapes(other.params.dense), shapes(mine.dense)
+    before, after = (shapes((params.dense, params.statistics)) for params in (other.params, mine))
     for name, (old, new) in differences(before, after).items():
         raise InputError("the other run's model differs", file=path, column=name, found=old, expected=str(new))
     tables = {}
@@ -182,7 +182,7 @@ def _params_of(path: Path, setup: Setup) -> Params:
         tables[name] = np.concatenate([np.asarray(old), np.asarray(table)[old.shape[0] :]])
         added = table.shape[0] - old.shape[0]
         say(f"table '{name}': {old.shape[0]} rows from {path}, {added} new", file=sys.stderr)
-    return jax.tree.map(jax.numpy.asarray, Params(other.params.dense, tables))
+    return jax.tree.map(jax.numpy.asarray, Params(other.params.dense, tables, other.params.statistics))
 
 
 @dataclasses.dataclass(frozen=True)

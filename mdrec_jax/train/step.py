@@ -70,7 +70,10 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
 
             def encode(batch: Batch, rows: dict[str, Rows], number: int = 0) -> Encoded:
                 key = jax.random.fold_in(dropout_key, number) if number else dropout_key
-                return model.encode(dense, rows, batch, key=key, train=True, dtype=config.dtype, row_offset=row)
+                return model.encode(
+                    dense, rows, batch, statistics=state.params.statistics, key=key, train=True, dtype=config.dtype,
+                    row_offset=row,
+                )  # fmt: skip
 
             encoded = encode(part, rows)
             weight = jnp.asarray(part.weight) / jnp.maximum(targets, 1.0)

@@ -187,7 +187,7 @@ def test_a_run_looks_with_the_statistics_of_the_split_that_it_is_asked_about(tra
     run = load_run(trained)
     for split, same in (("validation", True), ("test", False)):
         found = looking_at(run, split)
-        kept, worked_out = (one.params.dense["fusion"]["standard"]["mean"] for one in (run, found))
+        kept, worked_out = (one.params.statistics["fusion"]["standard"]["mean"] for one in (run, found))
         assert np.allclose(kept, worked_out, atol=1e-6) == same
         histories = last_events(query_list(world, split))
         z = codes_at(found.scorer, world, histories, "standard")

@@ -21,7 +21,6 @@ from mdrec_jax.evaluate.scorer import Scorer, item_matrix, make_scorer, states
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
-from mdrec_jax.types import Params
 from tests.evaluate.worlds import two_domains
 
 BATCHING = BatchingConfig(rows=4, row_length=24, max_length=10)
@@ -118,7 +117,7 @@ def test_part_of_the_queries_gets_the_ranks_of_the_whole(world: Dataset, scorer:
 
 def test_equal_scores_tie(world: Dataset, scorer: Scorer) -> None:
     """With every item alike, a target stands in the middle of those that are left."""
-    params = Params(scorer.params.dense, jax.tree.map(jnp.zeros_like, scorer.params.tables))
+    params = replace(scorer.params, tables=jax.tree.map(jnp.zeros_like, scorer.params.tables))
     asked = ask(world, Protocol())
     ranks = rank_queries(replace(scorer, params=params), asked).rank[:, 0]
     out = asked.seen(np.arange(len(asked)))
@@ -137,7 +136,7 @@ def test_a_scorer_of_constants_hits_nothing_where_chance_would(world: Dataset, s
 
 
 def test_a_model_of_nans_ranks_last(world: Dataset, scorer: Scorer) -> None:
-    params = Params(scorer.params.dense, jax.tree.map(lambda x: x * jnp.nan, scorer.params.tables))
+    params = replace(scorer.params, tables=jax.tree.map(lambda x: x * jnp.nan, scorer.params.tables))
     broken = replace(scorer, params=params)
     asked = ask(world, parse_protocol("uniform9"))
     np.testing.assert_array_equal(rank_queries(broken, asked).rank, 10)

@@ -19,7 +19,7 @@ from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import TrainConfig
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
-from tests.models.make import PARTS
+from tests.models.make import PARTS, SPEC
 
 ENCODER = SasrecConfig(dim=16, layers=2, heads=2, max_length=24, domain_embedding=True, event_embedding=True)
 EVERYTHING = PARTS["codes"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
@@ -83,6 +83,17 @@ def test_nothing_shared_has_a_shape_that_depends_on_a_silos_data(silos: tuple[Pa
         shapes.append([leaf.shape for leaf in leaves if leaf.scope == "shared"])
         assert any(leaf.scope == "private" for leaf in leaves)
     assert shapes[0] == shapes[1]
+
+
+def test_statistics_never_leave_and_stay_as_they_are() -> None:
+    model = make_model(MdrecConfig(ENCODER, **PARTS["standard codes"]), SPEC)
+    params, facts = model.init(jax.random.key(0)), parameter_facts(model)
+    shared = shared_part(params, facts)
+    assert not any("standard" in name or "statistics" in name for name in shared)
+    taken = with_shared_part(params, facts, jax.tree.map(jnp.zeros_like, shared))
+    assert jax.tree.leaves(taken.statistics)
+    for one, other in zip(*map(jax.tree.leaves, (taken.statistics, params.statistics)), strict=True):
+        assert one is other
 
 
 def test_a_shared_part_of_another_model_is_refused(silos: tuple[Path, Path]) -> None:

@@ -142,7 +142,8 @@ def rows_of(model: Model, params: Params, batch: Batch, **candidates: Any) -> di
 
 @partial(jax.jit, static_argnames=("model", "train", "dtype"))
 def _encode(model: Model, params: Params, batch: Batch, key: jax.Array | None, train: bool, dtype: Any) -> jax.Array:
-    return model.encode(params.dense, rows_of(model, params, batch), batch, key=key, train=train, dtype=dtype).h
+    rows, statistics = rows_of(model, params, batch), params.statistics
+    return model.encode(params.dense, rows, batch, statistics=statistics, key=key, train=train, dtype=dtype).h
 
 
 def states(
@@ -166,7 +167,7 @@ def built(config: ModelConfig, seed: int = 0) -> tuple[Model, Params]:
     leaves, tree = jax.tree.flatten(params.dense)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return model, Params(jax.tree.unflatten(tree, moved), params.tables)
+    return model, replace(params, dense=jax.tree.unflatten(tree, moved))
 
 
 def relative_error(found: Any, expected: Any) -> float:

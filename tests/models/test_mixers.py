@@ -15,7 +15,6 @@ from mdrec_jax.models.context import context_of, context_sizes
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.mixers import ContextMean, Convolution, Mixers, MixersConfig, Recurrence, causal_convolution
 from mdrec_jax.models.recurrence import by_column, by_tree, linear_recurrence
-from mdrec_jax.types import Params
 from tests.models.make import FLAGSHIP, PARTS, SPEC, built, pack, random_sequences, states
 
 CLOCKED = replace(SPEC, week_second=5000)
@@ -195,7 +194,7 @@ def test_attention_as_the_only_mixer_is_attention() -> None:
     model = make_model(MdrecConfig(FLAGSHIP, mixers=MixersConfig(("attention",), top_k=1)), SPEC)
     dense = model.init(jax.random.key(1)).dense
     blocks = params.dense["blocks"] | {"mixers": dense["blocks"]["mixers"]}
-    found = states(model, Params(params.dense | {"blocks": blocks}, params.tables), BATCH)
+    found = states(model, replace(params, dense=params.dense | {"blocks": blocks}), BATCH)
     np.testing.assert_allclose(found, states(plain, params, BATCH), rtol=1e-6)
 
 

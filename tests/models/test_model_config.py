@@ -1,6 +1,7 @@
 """Configurations out of range are refused by the name of the field, and models say what their parameters are."""
 
 from dataclasses import replace
+from itertools import dropwhile
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import pytest
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.models.api import ModelConfig, make_model, parameter_facts
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.pure import ParameterFacts
+from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
-from tests.models.make import SPEC, VARIANTS, built, pack, states
+from mdrec_jax.types import ParameterFacts
+from tests.models.make import FLAGSHIP, PARTS, SPEC, VARIANTS, built, pack, states
 
 BOTH = (SasrecConfig, HstuConfig)
 BAD = [
@@ -54,24 +56,32 @@ def test_data_without_an_order_is_refused(config: ModelConfig) -> None:
         make_model(config, replace(SPEC, ordered=False))
 
 
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+EVERY = VARIANTS | {name: MdrecConfig(FLAGSHIP, **part) for name, part in PARTS.items()}
+
+
+@pytest.mark.parametrize("config", EVERY.values(), ids=EVERY.keys())
 def test_every_parameter_states_its_axes_scope_and_group(config: ModelConfig) -> None:
-    model, params = built(config)
-    facts = parameter_facts(model)
+    model = make_model(config, SPEC)
+    params, facts = jax.eval_shape(model.init, jax.random.key(0)), parameter_facts(model)
 
     def agrees(fact: ParameterFacts, leaf: jax.Array) -> None:
         assert fact.shape == leaf.shape
         assert len(fact.logical_axes) == leaf.ndim
         assert fact.scope in ("shared", "private")
-        assert fact.group in ("matrix", "vector", "embedding", "table")
+        # What a block, a pass or an expert has by itself says what it is, however many of them stand in one array.
+        own = list(dropwhile(lambda axis: axis in ("layers", "pass", "expert"), fact.logical_axes))
+        assert fact.group in (("matrix", "embedding", "table") if len(own) > 1 else ("vector",))
 
-    jax.tree.map(agrees, facts, params, is_leaf=lambda leaf: isinstance(leaf, ParameterFacts))
+    for part in ("dense", "tables"):
+        jax.tree.map(agrees, getattr(facts, part), getattr(params, part))
+    for fact, leaf in zip(jax.tree.leaves(facts.statistics), jax.tree.leaves(params.statistics), strict=True):
+        assert (fact.group, fact.scope, fact.shape) == ("statistic", "private", leaf.shape)
     assert facts.tables["item"] == ParameterFacts(("table", "embed"), "private", "table", (48, config.dim))
     blocks = jax.tree.leaves(facts.dense["blocks"], is_leaf=lambda leaf: isinstance(leaf, ParameterFacts))
     assert all(fact.logical_axes[0] == "layers" for fact in blocks)
 
 
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("config", EVERY.values(), ids=EVERY.keys())
 def test_parameters_are_plain_nested_dicts_of_float32(config: ModelConfig) -> None:
     def check(tree: Any) -> None:
         if isinstance(tree, dict):
@@ -79,12 +89,12 @@ def test_parameters_are_plain_nested_dicts_of_float32(config: ModelConfig) -> No
             for branch in tree.values():
                 check(branch)
         else:
-            assert isinstance(tree, jax.Array)
             assert tree.dtype == "float32"
 
-    _, params = built(config)
+    params = jax.eval_shape(make_model(config, SPEC).init, jax.random.key(0))
     check(params.dense)
     check(params.tables)
+    check(params.statistics)
 
 
 @pytest.mark.parametrize("config", [SasrecConfig(dim=8), HstuConfig(dim=8)])

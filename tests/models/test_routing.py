@@ -161,7 +161,7 @@ def test_a_detail_of_the_in_domain_view_stands_at_its_own_event() -> None:
     blocks = params.dense["blocks"]
     still = params.dense | {"blocks": blocks | {"paths": jax.tree.map(jnp.zeros_like, blocks["paths"])}}
     batch = pack([[[3, 6, 9, 12, 15], [30, 33]], [[21, 3, 6]]], 16)
-    details = encode(model, Params(still, params.tables), batch).details
+    details = encode(model, replace(params, dense=still), batch).details
     real = batch.segment > 0
     np.testing.assert_allclose(
         details["in_domain/mixers"][:, real], details["mixed/mixers"][:, real], rtol=1e-4, atol=1e-5

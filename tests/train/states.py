@@ -6,20 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.pure import ParameterFacts
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.state import TrainState, init_state
-from mdrec_jax.types import Params
+from mdrec_jax.types import ParameterFacts, Params
 
 
 def state_at(step: int, rows: int = 6) -> TrainState:
     """Every parameter equals `step`."""
-    params = Params({"kernel": jnp.full((4, 5), float(step))}, {"items": jnp.full((rows, 4), float(step))})
+    value = float(step)
+    params = Params(
+        {"kernel": jnp.full((4, 5), value)}, {"items": jnp.full((rows, 4), value)}, {"mean": jnp.full((2, 5), value)}
+    )
     facts = Params(
         {"kernel": ParameterFacts(("embed", "mlp"), "shared", "matrix", (4, 5))},
         {"items": ParameterFacts(("table", "embed"), "shared", "table", (rows, 4))},
+        {"mean": ParameterFacts(("domain", "embed"), "private", "statistic", (2, 5))},
     )
     return init_state(params, facts, OptimConfig(), make_mesh(MeshConfig(data=1)))
 

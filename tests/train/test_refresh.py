@@ -16,6 +16,7 @@ from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.queries import query_list
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
+from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
@@ -28,7 +29,7 @@ from mdrec_jax.train.run import evaluate_runs, fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
-from mdrec_jax.types import Batch, Params, Rows
+from mdrec_jax.types import Batch, Params
 
 ERASING = replace(
     RunConfig(),
@@ -71,9 +72,7 @@ def correlation(setup: Setup, params: Params) -> float:
 
     @jax.jit
     def encode(batch: Batch) -> dict[str, jax.Array]:
-        ids = setup.model.row_ids(batch, {})
-        rows = {name: Rows(table, ids[name]) for name, table in params.tables.items()}
-        return setup.model.encode(params.dense, rows, batch, key=None, train=False).codes
+        return encode_batch(setup.model, params, batch).codes
 
     batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
     found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
@@ -111,7 +110,7 @@ def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setu
     once = refresh(state)
     changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), state, once)
     assert changed.params.dense["fusion"]["erasure"]["map"]["kernel"]
-    assert all(changed.params.dense["fusion"]["standard"].values())
+    assert all(changed.params.statistics["fusion"]["standard"].values())
     assert sum(jax.tree.leaves(changed)) == 4
     assert jax.tree.map(lambda a: a.sharding, once) == jax.tree.map(lambda a: a.sharding, state)
     np.testing.assert_array_equal(kernel(refresh(once).params), kernel(once.params))
