@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     add_protocol_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
     parser.add_argument("--metrics", metavar="A,B", default="", help="hr@K recall@K precision@K ndcg@K mrr")
-    parser.add_argument("--slices", action="store_true", help="also by history length, and warm and cold targets")
+    parser.add_argument("--slices", action="store_true", help="also by history length, warm and cold targets, and day")
     parser.add_argument("--json", metavar="FILE", help="write a results file, and ranks beside it; - = standard output")
     parser.set_defaults(run=run)
 

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="the first model's name in its files")
     parser.add_argument("--with-model", metavar="NAME", help="the second model's")
     parser.add_argument("--metrics", metavar="A,B", default="hr@10,ndcg@10,mrr")
-    parser.add_argument("--slices", action="store_true", help="by history length, and warm and cold targets")
+    parser.add_argument("--slices", action="store_true", help="by history length, warm and cold targets, and day")
     parser.add_argument(
         "--paired-seeds",
         action="store_true",

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
     add_protocol_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
-    parser.add_argument("--slices", action="store_true", help="also by history length, and warm and cold targets")
+    parser.add_argument("--slices", action="store_true", help="also by history length, warm and cold targets, and day")
     parser.add_argument(
         "--counts-weight", type=float, metavar="W", help="another weight of what counting adds to the scores"
     )

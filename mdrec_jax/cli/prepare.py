@@ -22,7 +22,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's folder")
     columns = parser.add_argument_group("columns and files of a table")
     for name in ("user", "item", "time", "domain", "event", "rating"):
-        columns.add_argument(f"--{name}-column", metavar="C")
+        help_text = "none: the order of the rows is the order of events" if name == "time" else None
+        columns.add_argument(f"--{name}-column", metavar="C", help=help_text)
     columns.add_argument(
         "--domain", action="append", default=[], metavar="NAME=PATH", dest="domains", help="a domain's own file"
     )
@@ -37,8 +38,12 @@ def add_parser(subparsers: Any) -> None:
     columns.add_argument("--category", metavar="C", help="its column of category paths (levels parted by |)")
     filters = parser.add_argument_group("filters")
     core = "(default: 5 for tables, else as the source was published)"
-    filters.add_argument("--min-user", type=int, metavar="N", help=f"events a user must have {core}")
-    filters.add_argument("--min-item", type=int, metavar="N", help=f"events an item must have {core}")
+    filters.add_argument(
+        "--min-user", type=int, metavar="N", help=f"events a user must have, held-out ones counted {core}"
+    )
+    filters.add_argument(
+        "--min-item", type=int, metavar="N", help=f"events an item must have, held-out ones counted {core}"
+    )
     filters.add_argument("--max-len", type=int, metavar="N", help="only the latest N events of a sequence")
     filters.add_argument("--min-rating", type=float, metavar="X", help="only events rated X or more")
     filters.add_argument(
@@ -48,7 +53,10 @@ def add_parser(subparsers: Any) -> None:
         "--only-domains", metavar="A,B", help="only these domains, with the targets that they have beside the others"
     )
     filters.add_argument(
-        "--duplicates", choices=("keep", "first", "last"), default="keep", help="which of a user's equal events stay"
+        "--duplicates",
+        choices=("keep", "exact", "first", "last"),
+        default="keep",
+        help="which of a user's events with one item stay: all, one for each time, the first, or the last",
     )
     rules = parser.add_argument_group("rules")
     rules.add_argument(
@@ -57,7 +65,13 @@ def add_parser(subparsers: Any) -> None:
     rules.add_argument(
         "--items-across", choices=("shared", "separate"), help="whether equal ids in two domains are one item"
     )
-    rules.add_argument("--split", metavar="RULE", help="loo, loo-mixed, time:T1,T2 or given")
+    rules.add_argument(
+        "--split",
+        metavar="RULE",
+        help="loo: the last two events of each user and domain (training holds what the user did later elsewhere); "
+        "loo-mixed: the last two of each user (nothing later than a user's targets is trained on); time:T1,T2; given. "
+        "Filters such as --min-user come before the split",
+    )
     rules.add_argument("--seed", type=int, default=0, metavar="N", help="of ids and ties")
     rules.add_argument("--extend", type=Path, metavar="DIR", help="a dataset whose ids stay as they are")
     parser.set_defaults(run=run)

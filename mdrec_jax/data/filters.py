@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from mdrec_jax.data.ingest import Events
+from mdrec_jax.data.ordering import full_time
+from mdrec_jax.errors import InputError
 
-type Duplicates = Literal["keep", "first", "last"]
+type Duplicates = Literal["keep", "exact", "first", "last"]
 
 
 def offsets_of(sequence: np.ndarray) -> Int64[np.ndarray, " S+1"]:
@@ -23,18 +25,31 @@ def without_duplicates(events: Events, keep: Duplicates) -> Bool[np.ndarray, " N
 
     Args:
         events: sorted by sequence and time.
-        keep: which one of equals: the "first" or the "last" in time, or all of them.
+        keep: which one of equals: the "first" or the "last" in time, "exact": one of those whose full time is equal
+            too, or all of them.
+
+    Raises:
+        InputError: "exact" without times.
     """
     stays = np.ones(len(events), bool)
     if keep == "keep" or not len(events):
         return stays
-    columns = (events.event, events.domain, events.item, events.sequence)
+    columns = [events.event, events.domain, events.item, events.sequence]
+    if keep == "exact":
+        if events.time is None:
+            raise InputError(
+                "without times a copy cannot be told from an event that came again",
+                column="--duplicates",
+                found=keep,
+                expected="keep, first or last",
+            )
+        columns.insert(0, full_time(events))
     place = np.lexsort(columns)  # stable: equals stay in order of time
     equal = np.ones(len(events) - 1, bool)
     for column in columns:
         sorted_column = column[place]
         equal &= sorted_column[1:] == sorted_column[:-1]
-    stays[place[1:][equal] if keep == "first" else place[:-1][equal]] = False
+    stays[place[1:][equal] if keep in ("first", "exact") else place[:-1][equal]] = False
     return stays
 
 

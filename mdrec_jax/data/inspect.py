@@ -11,6 +11,7 @@ from mdrec_jax.data.checks import EARLY
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.ordering import raw_rank, same_time_share
+from mdrec_jax.data.repeats import ascending_share, copies, later_training_share
 from mdrec_jax.data.splits import TEST, TRAIN
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -18,6 +19,8 @@ PROBE_AT = 10
 PROBE_LEAST = 100
 """Queries that a probe needs before it is believed."""
 DAY = 24 * 3600
+ID_ORDER = 0.05
+"""How far from a half the share of neighbours that ascend by id may be before a note says so."""
 LEAK = 3.0
 """How many times chance a probe must reach before a summary calls it a leak."""
 
@@ -208,6 +211,10 @@ def summary_lines(dataset: Dataset, summary: Summary) -> Iterator[str]:
     if summary.same_time_share is not None:
         first, last = _date(summary.first_time), _date(summary.last_time)
         yield f"times: {first} to {last} (UTC); neighbouring events of the same second: {summary.same_time_share:.1%}"
+    if dataset.num_domains > 1 and (later := later_training_share(dataset)):
+        yield f"test targets with training events of the same user behind them: {later:.1%} (split loo-mixed: none)"
+    if number := copies(dataset):
+        yield f"events that repeat another in all but the row: {number:,}"
     if counts.dropped:
         yield "left out: " + ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
     yield ""
@@ -247,11 +254,22 @@ def summary_lines(dataset: Dataset, summary: Summary) -> Iterator[str]:
 
 def notes(dataset: Dataset) -> Iterator[str]:
     """What whoever prepared a dataset should look at."""
+    if dataset.manifest.ordered:
+        pairs, share = ascending_share(dataset)
+        if pairs >= PROBE_LEAST and abs(share - 0.5) > max(ID_ORDER, 2 / pairs**0.5):
+            timed = dataset.manifest.has_time
+            kind, part = ("one second", "the") if timed else ("a user", "part of the")
+            yield (
+                f"of {pairs:,} neighbouring events of {kind} {share:.1%} ascend by raw id, where half would by chance: "
+                f"{part} order follows ids and not what happened first, and figures are higher for it"
+            )
     if not dataset.manifest.has_time:
         if dataset.manifest.ordered:
             yield "there are no times; the order of the rows is the order of events"
         return
     first, last = int(dataset.time.min()), int(dataset.time.max())
+    if number := copies(dataset):
+        yield f"{number:,} events repeat another in all but the row: --duplicates exact leaves them out"
     if last < EARLY:
         yield (
             f"all times lie between {_date(first)} and {_date(last)}: are they seconds since 1970? (days, dates of a "

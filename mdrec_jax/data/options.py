@@ -22,7 +22,7 @@ class PrepareOptions:
         min_rating: events rated lower are left out.
         target_events: the behaviour types that are predicted; others are only read. Empty = all are predicted.
         only_domains: the domains whose events stay, behind the split; empty = all.
-        duplicates: which of the events of one sequence, domain, item and type stay.
+        duplicates: which of the events of one sequence, domain, item and type (exact: and time) stay.
         tie: how events of equal time are ordered.
         items_across: whether equal raw ids in two domains are one item.
         split: see `splits.parse_split`.

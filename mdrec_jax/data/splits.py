@@ -72,7 +72,8 @@ def assign_roles(
 
     Args:
         split: "loo" holds out, for a sequence and domain, the last target as test and the one before as validation
-            (fewer than three targets: all train); "loo-mixed" the last two of the whole sequence; "time" by the clock;
+            (fewer than three targets: all train), so what the user did later in other domains is trained on;
+            "loo-mixed" the last two of the whole sequence, behind which nothing is trained on; "time" by the clock;
             "given" takes the source's.
         offsets: where sequences start.
         domain: of each event.

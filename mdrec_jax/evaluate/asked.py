@@ -18,6 +18,7 @@ from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged, spans, with_one
 from mdrec_jax.evaluate.ranks import Ranks
 
+DAY = 24 * 3600
 NOT_LISTED = "queries without candidates in the file"
 LEFT_OUT = "queries left out: more than were wanted"
 """The reasons under which queries of the split are counted that are not asked."""
@@ -127,6 +128,16 @@ class Asked:
             none = Ragged(*self.queries.seen_items(some))
         return with_one(none, self.queries.target[some]).unique()
 
+    def _days(self, some: Some) -> Int32[np.ndarray, "B"]:
+        """As in `Ranks`."""
+        queries = self.queries
+        known = queries.history_end[some] > queries.history_begin[some]
+        if not self.dataset.manifest.has_time or not known.any():
+            return np.full(len(some), -1, np.int32)
+        last = queries.visible[np.maximum(queries.history_end[some] - 1, 0)]
+        days = queries.time[some] // DAY - plain(self.dataset.time)[last] // DAY
+        return np.where(known, days, -1).astype(np.int32)
+
     def ranks(self, some: Some, rank: Float[np.ndarray, "B N"]) -> Ranks:
         """The ranks of some queries with what is known about them."""
         queries, question = self.queries, self.number[some]
@@ -142,6 +153,7 @@ class Asked:
             rank=rank.astype(np.float32),
             history_length=queries.history_length[some].astype(np.int32),
             cold=self.train_counts[queries.target[some]] == 0,
+            days=self._days(some),
         )
 
 

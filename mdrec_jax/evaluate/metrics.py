@@ -38,6 +38,8 @@ class QuestionMetrics:
     history_length: Int32[np.ndarray, "P"]
     cold: Bool[np.ndarray, "P"]
     """True where every target of the question is cold."""
+    days: Int32[np.ndarray, "P"]
+    """Of the question's first target, as in `Ranks`."""
 
 
 def parse_metric(name: str) -> tuple[str, int | None]:
@@ -71,7 +73,14 @@ def question_metrics(ranks: Ranks, names: Sequence[str]) -> QuestionMetrics:
     at = order[first]
     cold = np.minimum.reduceat(ranks.cold[order], first) if len(first) else ranks.cold[:0]
     return QuestionMetrics(
-        tuple(names), values, question, ranks.user[at], ranks.domain[at], ranks.history_length[at], cold.astype(bool)
+        tuple(names),
+        values,
+        question,
+        ranks.user[at],
+        ranks.domain[at],
+        ranks.history_length[at],
+        cold.astype(bool),
+        ranks.days[at],
     )
 
 

@@ -34,6 +34,8 @@ class Ranks:
     """Visible events before the query, in all domains."""
     cold: Bool[np.ndarray, "Q"]
     """Whether the target never occurs in training."""
+    days: Int32[np.ndarray, "Q"]
+    """Days (UTC) from the last visible event to the target; -1 where there is none, or no times."""
 
     def __len__(self) -> int:
         return len(self.query)

@@ -1,4 +1,4 @@
-"""Which questions a row of a result is about: all, a domain's, or a slice by history length or by cold targets."""
+"""Which questions a row of a result is about: all, a domain's, or a slice of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,11 +38,14 @@ def span_names(edges: Sequence[int]) -> tuple[str, ...]:
 
 
 def slice_groups(questions: QuestionMetrics, edges: Sequence[int] = HISTORY_EDGES) -> list[Group]:
-    """All questions by length of the visible history, and by warm and cold targets; empty slices are left out."""
+    """All questions by length of the visible history, by warm and cold targets, and by whether the target is of the
+    last event's day, within which a log may not know the order; empty slices are left out."""
     length = questions.history_length
     groups = []
     for low, high, name in zip(edges, [*edges[1:], np.inf], span_names(edges), strict=True):
         groups.append(Group("all", f"history {name}", (length >= low) & (length < high)))
     groups.append(Group("all", "warm target", ~questions.cold))
     groups.append(Group("all", "cold target", questions.cold))
+    groups.append(Group("all", "target on the last event's day", questions.days == 0))
+    groups.append(Group("all", "target on another day", questions.days > 0))
     return [group for group in groups if group.member.any()]

@@ -11,7 +11,9 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import LEFT_OUT, NOT_LISTED, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks
+from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.slices import slice_groups
 from tests.evaluate.worlds import two_domains, without_order
 
 
@@ -166,3 +168,24 @@ def test_cold_targets_are_those_that_training_never_has(world: Dataset) -> None:
     ranks = baseline_ranks(asked)["popularity"]
     train = set(world.item[np.asarray(world.role) == 0].tolist())
     np.testing.assert_array_equal(ranks.cold, [int(target) not in train for target in asked.queries.target])
+
+
+def test_ranks_know_how_many_days_lie_before_the_target(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    ranks = asked.ranks(np.arange(len(asked)), np.ones((len(asked), 1)))
+    time, day = np.asarray(world.time), 24 * 3600
+    for number in range(len(asked)):
+        before = np.arange(world.sequence_offsets[asked.queries.sequence[number]], asked.queries.place[number])
+        before = before[world.role[before] != 2]
+        expected = time[asked.queries.place[number]] // day - time[before[-1]] // day if len(before) else -1
+        assert ranks.days[number] == expected
+    groups = {group.slice: int(group.member.sum()) for group in slice_groups(question_metrics(ranks, ["mrr"]))}
+    assert groups.get("target on the last event's day", 0) == int((ranks.days == 0).sum())
+    assert groups["target on another day"] == int((ranks.days > 0).sum()) > 0
+
+
+def test_without_times_no_slice_is_of_a_day(tmp_path: Path) -> None:
+    asked = ask(without_order(tmp_path / "world"), Protocol())
+    ranks = asked.ranks(np.arange(len(asked)), np.ones((len(asked), 1)))
+    assert (ranks.days == -1).all()
+    assert not any("day" in str(group.slice) for group in slice_groups(question_metrics(ranks, ["mrr"])))

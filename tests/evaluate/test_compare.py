@@ -30,6 +30,7 @@ def run(shift: float, seed: int, *, questions: int = USERS) -> Ranks:
         rank=rank[:, None].astype(np.float32),
         history_length=np.full(questions, 4, np.int32),
         cold=np.zeros(questions, bool),
+        days=np.full(questions, -1, np.int32),
     )
 
 

@@ -23,6 +23,7 @@ def ranks_of(rank: list[list[float]], question: list[int] | None = None, **field
         "rank": np.array(rank, np.float32).reshape(count, -1),
         "history_length": np.ones(count, np.int32),
         "cold": np.zeros(count, bool),
+        "days": np.full(count, -1, np.int32),
     }
     return Ranks(**{**values, **fields})
 

@@ -16,6 +16,7 @@ from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, require_file
 from mdrec_jax.data.sources.table import read_tsv
+from mdrec_jax.data.sources.times import NO_TIME
 from mdrec_jax.errors import InputError
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
@@ -45,7 +46,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     table = SourceOptions(
         user_column=columns["user"],
         item_column=columns["item"],
-        time_column=columns["time"],
+        time_column=columns["time"] or NO_TIME,
         rating_column=columns["rating"],
         domain_column=columns["domain"],
         event_column=columns["event"],

@@ -1,6 +1,7 @@
 """Any CSV, TSV, Parquet or JSONL: one file, several, or a folder such as Spark or BigQuery writes."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from mdrec_jax.data.sources.columns import find_column, id_value, rating_value
 from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, scan, table_files
 from mdrec_jax.data.sources.item_table import read_items
 from mdrec_jax.data.sources.rawlog import MAX_NAME_BYTES, RawLog, SourceOptions
-from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
+from mdrec_jax.data.sources.times import NO_TIME, bad_time, time_values, unit_of, unused_times
 from mdrec_jax.errors import InputError
 
 ONLY_DOMAIN = "main"
@@ -109,9 +110,25 @@ def _part(file: Path, root: Path, kind: Format, domain: str | None, options: Sou
         if what == "domain" and domain is not None:
             continue
         asked = getattr(options, f"{what}_column")
+        if what == "time" and asked == NO_TIME and NO_TIME not in everything:
+            continue
         column = find_column(everything, asked, what, file, needed=what in ("user", "item"))
         if column is not None:
             chosen[what] = column
+    if "time" not in chosen and options.time_column is None:
+        others = [name for name in names if name not in chosen.values()]
+        unused = unused_times(file, kind, others) or next(
+            (name for name in fixed if re.search("date|time", name)), None
+        )
+        if unused is not None:
+            raise InputError(
+                "looks like times and is not used",
+                file=file,
+                row=1,
+                column=unused,
+                expected="the column of times, said by name",
+                hint=f"--time-column {unused}, or --time-column {NO_TIME} where rows are in the order of events",
+            )
     unit = options.time_unit or "s"
     if "time" in chosen:
         in_file = chosen["time"] in names

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,10 @@ LATEST_SECOND = 32_503_680_000
 """The year 3000: a larger "second" is a millisecond or less."""
 EARLIEST = {"s": 10**8, "ms": 10**11, "us": 10**14, "ns": 10**17}
 """1973 in each unit: a number from here up to the next unit's looks like this unit."""
+NO_TIME = "none"
+"""What an option says in place of a column's name when the order of the rows is the order of events."""
+MOST_LOOKED_AT = 200
+"""Columns of which the first are looked at for times."""
 HEAD = 1000
 """Rows that are looked at before the whole column is."""
 
@@ -83,6 +88,35 @@ def _refusal(file: Path, column: str, rows: pl.DataFrame, problem: str, unit: st
         expected="one way of writing a time in every row",
         hint=f"looks like {WORDS[unit]}: use --time-unit {unit}" if unit else "bring the column to one form first",
     )
+
+
+def unused_times(file: Path, kind: Format, names: Sequence[str]) -> str | None:
+    """The first of some columns that looks like times: temporal, or text of dates, or numbers of seconds or a smaller
+    unit between 1985 and 2100 under a name that speaks of time."""
+    names = [name for name in names if name != "_row"][:MOST_LOOKED_AT]
+    if not names:
+        return None
+    try:
+        head = scan(file, kind, names).head(HEAD).select(names).collect()
+    except pl.exceptions.PolarsError:
+        return None  # reading the events says what is wrong with the file
+    for column in head:
+        if column.dtype.is_temporal():
+            return column.name
+        if not (column.dtype.is_numeric() or column.dtype == pl.String):
+            continue
+        filled = column.cast(pl.String).drop_nulls()
+        filled = filled.filter(filled.str.strip_chars() != "")
+        if filled.is_empty():
+            continue
+        seconds = [filled.cast(pl.Float64, strict=False) / a_second for a_second in A_SECOND.values()]
+        number = any(one.is_between(480_000_000, 4_102_444_800).fill_null(False).all() for one in seconds)
+        named = re.search(r"time|date|stamp|epoch|moment|when|_at$|At$|(^|_)(ts|day)$", column.name, re.IGNORECASE)
+        if filled.str.contains(r"^\s*(19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]([T ][0-9]{2}:.*)?$").all():
+            return column.name
+        if named and (number or filled.str.contains(_COMPACT).all()):
+            return column.name
+    return None
 
 
 def time_values(column: str, kind: pl.DataType, unit: str | None, file: Path) -> tuple[pl.Expr, pl.Expr]:
