@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 from mdrec_jax.config import RunConfig, load_preset, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.evaluate.compare import Difference, compare
+from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.results import BASELINES
 from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
 from mdrec_jax.objectives.denoise import DenoiseConfig
@@ -51,14 +52,14 @@ class Study:
     out: Path
     seeds: tuple[int, ...]
 
-    def run(self, share: float, setting: DenoiseConfig, seed: int) -> Path:
+    def run(self, share: float, setting: DenoiseConfig, seed: int, splits: Sequence[Split]) -> Path:
         """The folder of a run that is trained and evaluated."""
         name = f"noise-{share:g}/{setting.robust}-" + "-".join(
             f"{value:g}" for value in (setting.trim, setting.power, setting.reverse, setting.noise)
         )
         path = seed_folder(self.out / name, seed)
         config = replace(self.config, batching={"noise": {"share": share}}, loss={"denoise": setting}, seed=seed)
-        finish(config, self.dataset, path, ("validation", "test"), (PROTOCOL,))
+        finish(config, self.dataset, path, splits, (PROTOCOL,), by="benchmarks/noise.py")
         return path
 
     def value(self, paths: Sequence[Path], split: str) -> float:
@@ -74,9 +75,9 @@ class Study:
 
     def chosen(self, share: float, settings: Sequence[DenoiseConfig]) -> tuple[DenoiseConfig, list[Path]]:
         """The best setting on the validation split, and its runs."""
-        first = {setting: self.run(share, setting, self.seeds[0]) for setting in settings}
+        first = {setting: self.run(share, setting, self.seeds[0], ("validation",)) for setting in settings}
         best = max(first, key=lambda setting: self.value([first[setting]], "validation"))
-        return best, [self.run(share, best, seed) for seed in self.seeds]
+        return best, [self.run(share, best, seed, ("validation", "test")) for seed in self.seeds]
 
     def against(self, paths: Sequence[Path], plain: Sequence[Path]) -> Difference:
         """The paired difference on the test split."""
@@ -124,6 +125,7 @@ def main() -> None:
             gap = study.against(paths, plain)
             curves[way].append(study.value(paths, "test"))
             lead = "" if way == "plain" else f"{gap.difference:+.4f} ({gap.interval[0]:+.4f} {gap.interval[1]:+.4f})"
+            lead += " over users, one seed: no claim" if gap.one_seed and lead else ""
             shown = f"{study.value(paths, 'validation'):.4f} | {curves[way][-1]:.4f}"
             print(f"| {share:g} | {way} | {described(setting)} | {shown} | {lead} |", flush=True)
     if args.plot:

@@ -2,8 +2,9 @@
 
     python benchmarks/plot_ablations.py --out benchmarks/ablations.png TITLE=FOLDER ...
 
-A panel for each `mdrec ablate --out FOLDER`: test figures of the metric that checkpoints were chosen by, minus those of
-the full run. Left of the line, the full run is better. Needs the extra `report`.
+A panel for each `mdrec ablate --out FOLDER`: figures of the metric that checkpoints were chosen by (of the test split
+where the ablation was asked with --test, else of validation), minus those of the full run; coloured where the interval
+over users and seeds leaves 0 out. Left of the line, the full run is better. Needs the extra `report`.
 """
 
 import argparse
@@ -27,9 +28,9 @@ def panel(axes: Axes, title: str, table: dict) -> None:
     for one in table["tables"][0]["rows"][1:]:
         gap = next(d for d in one["minus_full"] if (d["where"], d["metric"]) == (where, metric))
         low, high = gap["interval"]
-        rows.append((one["variant"], gap["difference"], low, high))
-    for place, (_, value, low, high) in enumerate(reversed(rows)):
-        colour = UNCLEAR if low <= 0 <= high else CLEAR
+        clear = not gap["one_seed"] and not low <= 0 <= high
+        rows.append((one["variant"], gap["difference"], low, high, CLEAR if clear else UNCLEAR))
+    for place, (_, value, low, high, colour) in enumerate(reversed(rows)):
         axes.plot([low, high], [place, place], color=colour, linewidth=2)
         axes.plot([value], [place], "o", color=colour, markersize=5)
     axes.axvline(0, color="#20262b", linewidth=0.8)

@@ -23,6 +23,7 @@ from mdrec_jax.config import RunConfig, load_preset, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.queries import query_list
 from mdrec_jax.evaluate.compare import compare
+from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
 from mdrec_jax.train.inspect import summarise_run
@@ -36,7 +37,7 @@ class Study:
     out: Path
     seeds: tuple[int, ...]
 
-    def runs(self, dataset: Dataset, factor: float, seeds: Sequence[int]) -> list[Path]:
+    def runs(self, dataset: Dataset, factor: float, seeds: Sequence[int], split: Split = "validation") -> list[Path]:
         """Folders of runs of so many times the preset's passes, trained and evaluated where they are not yet."""
         train = self.config.train
         several = dataset.num_domains > 1
@@ -44,13 +45,13 @@ class Study:
         config = replace(self.config, train=length | {"metric": train.metric if several else place_of(train.metric)[1]})
         paths = [seed_folder(self.out / f"{dataset.path.name}-{factor:g}", seed) for seed in seeds]
         for path, seed in zip(paths, seeds, strict=True):
-            finish(replace(config, seed=seed), dataset, path, ("test",), (train.protocol,))
+            finish(replace(config, seed=seed), dataset, path, (split,), (train.protocol,), by="benchmarks/transfer.py")
         return paths
 
     def chosen(self, dataset: Dataset, factors: Sequence[float]) -> tuple[float, list[Ranks]]:
         """The factor that is best on validation with the first seed, and the test ranks of its runs, one a seed."""
         best = max(factors, key=lambda factor: validation_of(*self.runs(dataset, factor, self.seeds[:1])))
-        return best, ranks_of(self.runs(dataset, best, self.seeds), "test", self.config.train.protocol)[1]
+        return best, ranks_of(self.runs(dataset, best, self.seeds, "test"), "test", self.config.train.protocol)[1]
 
 
 def validation_of(run: Path) -> float:
@@ -108,6 +109,7 @@ def main() -> None:
         users, passes = len(np.unique(apart[0].user)), study.config.train.epochs * factor
         cells = f"{users:,} | {passes:g} | {gap.second:.4f} | {gap.first:.4f}"
         shown = f"{gap.difference:+.4f} ({gap.interval[0]:+.4f} {gap.interval[1]:+.4f})"
+        shown += " over users, one seed: no claim" if gap.one_seed else ""
         print(f"| {one.manifest.domains[0]} | {cells} | {shown} |", flush=True)
 
 

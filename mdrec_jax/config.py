@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -101,7 +103,8 @@ def load_preset(name: str, *, smoke: bool = False) -> RunConfig:
     function: Callable[[], Any] | None = getattr(module, wanted, None)
     if function is None:
         raise ConfigError(f"the preset has no function '{wanted}'", file=name, expected=f"def {wanted}() -> RunConfig")
-    run = function()
+    with _told_of_the_file(Path(str(module.__file__))):
+        run = function()
     if not isinstance(run, RunConfig):
         raise ConfigError(f"'{wanted}' returned something else", file=name, found=type(run), expected="a RunConfig")
     return run
@@ -133,8 +136,48 @@ def _load_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with _told_of_the_file(path):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _told_of_the_file(path: Path) -> Iterator[None]:
+    """What a preset's code raises, as an error that names its file and line."""
+    try:
+        yield
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        row = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+        if isinstance(error, ConfigError):
+            raise ConfigError(
+                error.problem, file=path, row=row, column=error.column, found=error.found, expected=error.expected
+            ) from None
+        found = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise ConfigError("the preset raised an exception", file=path, row=row, found=found) from error
+
+
+@contextmanager
+def field_names(config: RunConfig) -> Iterator[None]:
+    """Errors about fields inside name them as `config` has them: `model.encoder.heads`, where the encoder, which does
+    not know what it is part of, says `model.heads`."""
+    try:
+        yield
+    except ConfigError as error:
+        names = codec.flatten(config.to_plain())
+        group, _, last = (error.column or "").partition(".")
+        named = [name for name in names if name.startswith(f"{group}.") and name.endswith(f".{last}")]
+        if not last or error.column in names or len(named) != 1:
+            raise
+        raise ConfigError(
+            error.problem,
+            file=error.file,
+            row=error.row,
+            column=named[0],
+            found=error.found,
+            expected=error.expected,
+            hint=error.hint,
+        ) from None
 
 
 def read_config(path: Path) -> RunConfig:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 EXIT_OK = 0
+EXIT_UNEXPECTED = 1
 EXIT_BAD_INPUT = 2
 EXIT_DOES_NOT_FIT = 3
 EXIT_LOST_PROCESS = 4

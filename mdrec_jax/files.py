@@ -5,6 +5,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import socket
 import stat
@@ -54,11 +55,19 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
         part.replace(path)
-    except OSError as error:
+    except Exception as error:
+        if not of_the_system(error):
+            raise
         raise InputError("cannot be written", file=path, found=error, expected="room and the right to write") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def of_the_system(error: BaseException | None) -> bool:
+    """Whether the system refused something. Libraries underneath (Polars, Orbax) tell it as an error of their own, with
+    the system's number in its text."""
+    return isinstance(error, OSError) or bool(re.search(r"\(os error \d+\)|os_error_code=", str(error)))
 
 
 def _part_prefix(path: Path) -> str:

@@ -9,8 +9,9 @@ from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.terminal import say
 
 DESCRIPTION = """Train a run of mdrec as it is, without each of its parts, without all of them (sasrec), and three
-controls of equal cost, over seeds; evaluate them and write one table. Any field of the configuration can be set, as in
-`mdrec train`. The same command again goes on where it was stopped; runs that are finished are not repeated."""
+controls of equal cost, over seeds; evaluate them on the validation split (--test: on the test split too) and write one
+table. Any field of the configuration can be set, as in `mdrec train`. The same command again goes on where it was
+stopped; runs that are finished are not repeated."""
 
 
 def add_parser(commands: Any) -> None:
@@ -24,6 +25,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seeds", default="0,1,2", help="one run of each variant a seed (default: 0,1,2)")
     parser.add_argument("--only", metavar="NAMES", help="rows beside the full run, as in all-off,all-off-longer")
+    parser.add_argument(
+        "--test", action="store_true", help="show the test split too; every run records that it was looked at"
+    )
     parser.add_argument("--smoke", action="store_true", help="the preset's small form")
     parser.add_argument("--show", action="store_true", help="print what would be run, with its cost, and stop")
     parser.set_defaults(run=run, takes_overrides=True, resume=False)
@@ -47,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         show(plan_table(rows))
         return EXIT_OK
-    tables = ablate(rows, dataset, out, seeds)
+    splits = ("validation", "test") if args.test else ("validation",)
+    tables = ablate(rows, dataset, out, seeds, splits, by=args.command_line)
     texts = [ablation_table(table) for table in tables]
     write_json(out / "ablation.json", to_json(tables))
     write_text(out / "ablation.md", "\n".join(map(markdown, texts)))

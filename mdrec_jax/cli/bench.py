@@ -15,17 +15,18 @@ from mdrec_jax.terminal import console, say
 WHAT = ("input", "step", "train", "evaluate")
 DESCRIPTION = """Time a run's parts and write nothing: input (batches alone), step (the compiled step alone), train
 (both, as a run has them), evaluate (ranks over the whole catalogue). Any field of the configuration can be set, as in
-`mdrec train`. kernels: every operation of mdrec_kernels beside its naive form, each form's time, share of what the
-machine can do at most, and memory; no data set is read."""
+`mdrec train`. `mdrec bench kernels`: every operation of mdrec_kernels beside its naive form, each form's time, share of
+what the machine can do at most, and memory; no data set is read."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "bench", help="time input, step and evaluation", description=DESCRIPTION, allow_abbrev=False
     )
-    choices = (*WHAT, "all", "kernels")
-    parser.add_argument("what", nargs="?", choices=choices, default="all", metavar="WHAT", help="|".join(choices))
-    parser.add_argument("--preset", default="quickstart", help="a preset, or a .py file with config()")
+    parser.add_argument(
+        "preset", nargs="?", default="quickstart", help="a preset, or a .py file with config(), or kernels"
+    )
+    parser.add_argument("--part", choices=(*WHAT, "all"), default="all", help="what is timed (default: all)")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the synthetic world)")
     parser.add_argument("--smoke", action="store_true", help="the preset's small form")
     parser.add_argument("--rounds", type=int, default=40, help="batches that are timed (default: 40)")
@@ -46,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise InputError("nothing to time", column="--rounds", found=args.rounds, expected=">= 1")
     check_output(args.json)
-    if args.what == "kernels":
+    if args.preset == "kernels":
         return _kernels(args)
     setup = Setup.of(configure(args), open_dataset(args.data or synthetic_world()))
-    speeds = bench(setup, WHAT if args.what == "all" else (args.what,), args.rounds)
+    speeds = bench(setup, WHAT if args.part == "all" else (args.part,), args.rounds)
     record = {
         "config": setup.config.hash(),
         "dataset": setup.dataset.hash,

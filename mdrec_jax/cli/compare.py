@@ -10,16 +10,18 @@ from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
 
 DESCRIPTION = """Compare two models that were asked the same questions, by a paired bootstrap over seeds and users. Give
-the results files of the first model's runs (one a seed), then --with and those of the second's. Two models of one file
-are told apart with --model and --with-model."""
+the run folders (or results files) of the first model, one a seed, then --with and those of the second. Two models of
+one file are told apart with --model and --with-model. Of a run folder, what `mdrec evaluate` wrote there is read."""
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("compare", help="compare two models over seeds and users", description=DESCRIPTION)
-    parser.add_argument("first", type=Path, nargs="+", metavar="RESULTS", help="results files with ranks beside them")
     parser.add_argument(
-        "--with", type=Path, nargs="+", metavar="RESULTS", dest="second", help="default: the same files"
+        "first", type=Path, nargs="+", metavar="RUN", help="run folders, or results files with ranks beside them"
     )
+    parser.add_argument("--with", type=Path, nargs="+", metavar="RUN", dest="second", help="default: the same")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="of the results of run folders")
+    parser.add_argument("--protocol", default="full", metavar="NAME", help="the same (default: full)")
     parser.add_argument("--model", metavar="NAME", help="the first model's name in its files")
     parser.add_argument("--with-model", metavar="NAME", help="the second model's")
     parser.add_argument("--metrics", metavar="A,B", default="hr@10,ndcg@10,mrr")
@@ -35,6 +37,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.evaluate.compare import check_comparable, compare, load_runs
+    from mdrec_jax.evaluate.metrics import parse_metric
+    from mdrec_jax.evaluate.protocol import parse_protocol
+    from mdrec_jax.evaluate.results import BASELINES, results_file
     from mdrec_jax.files import write_json
 
     names = tuple(name.strip() for name in args.metrics.split(",") if name.strip())
@@ -42,13 +47,25 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "nothing to compare", column="--metrics", found=args.metrics, expected="names such as mrr,hr@10"
         )
+    for name in names:
+        parse_metric(name)
+    parse_protocol(args.protocol)
     check_output(args.json)
-    second_paths = args.second or args.first
-    first_name, first_results, first = load_runs(args.first, args.model)
+    first_paths, second_paths = (
+        [results_file(path, args.split, args.protocol) for path in paths]
+        for paths in (args.first, args.second or args.first)
+    )
+    first_name, first_results, first = load_runs(first_paths, args.model)
     second_name, second_results, second = load_runs(second_paths, args.with_model)
     check_comparable(first_results, second_results, second_paths[0])
     differences = compare(
-        first, second, names, domains=first_results.domains, slices=args.slices, paired_seeds=args.paired_seeds
+        first,
+        second,
+        names,
+        domains=first_results.domains,
+        slices=args.slices,
+        paired_seeds=args.paired_seeds,
+        counted=(first_name in BASELINES, second_name in BASELINES),
     )
     answer = {
         "first": {"model": first_name, "config": first_results.config, "runs": len(first)},
@@ -75,13 +92,16 @@ def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int
     table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("metric", no_wrap=True)
-    for name in ("queries", "first", "second", "difference", "95 %", "p"):
+    alone = any(one.one_seed for one in differences)
+    spread = "95 % over users" if alone else "95 %"
+    for name in ("queries", "first", "second", "difference", spread, "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in differences:
         means = (f"{value:.4f}".removeprefix("0") for value in (one.first, one.second))
         low, high = (f"{value:+.4f}" for value in one.interval)
         cells = (f"{one.queries:,}", *means, f"{one.difference:+.4f}", f"{low} {high}", f"{one.chance:.3f}")
         table.add_row(one.where, one.metric, *cells, style="bold" if one.clear else "")
+    told = "one seed: no claim" if alone else "95 % over users and seeds; bold: the interval leaves 0 out"
     shown = console()
     shown.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")
-    shown.print(describe(protocol), table, "bold: the interval leaves 0 out", sep="\n")
+    shown.print(describe(protocol), table, told, sep="\n")

@@ -11,8 +11,9 @@ from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
 
-DESCRIPTION = """Rank the held-out items with the best checkpoint of a run, as validation chose it. Several runs
-that differ in their seed are averaged."""
+DESCRIPTION = """Rank the held-out items of the test split with the best checkpoint of a run, as validation chose it.
+Several runs that differ in their seed are averaged. Each look at test is recorded in the run's folder
+(test_looks.jsonl; `mdrec inspect RUN` shows them)."""
 
 
 def add_parser(commands: Any) -> None:
@@ -36,17 +37,19 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.train.run import evaluate_runs, evaluation_file, load_run, with_counts, write_evaluation
+    from mdrec_jax.evaluate.protocol import parse_protocol
+    from mdrec_jax.train.run import evaluate_runs, evaluation_file, load_run, verdict_on, with_counts, write_evaluation
     from mdrec_jax.train.run_folder import RunFolder
 
     check_output(args.json)
+    parse_protocol(args.protocol, split=args.split, seed=args.seed)
     dataset = open_dataset(args.data) if args.data else None
     runs = [load_run(path, dataset) for path in args.runs]
     if args.counts_weight is not None:
         runs = [with_counts(one, args.counts_weight) for one in runs]
     if args.probes:
         return _probe(runs, args)
-    results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed)
+    results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed, by=args.command_line)
     if args.json == "-":
         say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     write_evaluation(folder, results, ranks, path)
     say(f"wrote {path}", file=sys.stderr)
     show_results([results], slices=args.slices)
+    say(verdict_on(runs, results, ranks))
     return EXIT_OK
 
 
@@ -68,7 +72,7 @@ def _probe(runs: list[Any], args: argparse.Namespace) -> int:
     from mdrec_jax.train.run import probe_run
     from mdrec_jax.train.run_folder import RunFolder
 
-    found = [probe_run(run, args.protocol, args.split, seed=args.seed) for run in runs]
+    found = [probe_run(run, args.protocol, args.split, seed=args.seed, by=args.command_line) for run in runs]
     values = [{"run": str(path), **one.to_json()} for path, one in zip(args.runs, found, strict=True)]
     if args.json == "-":
         say(json.dumps(values, indent=2, ensure_ascii=False))

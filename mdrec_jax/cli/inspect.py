@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         help="of a run: mean loops by layer, domain and history length, and the shares of mixers and experts by "
         "domain, behaviour type, time gap and history length, over the histories of evaluation queries",
     )
-    parser.add_argument("--split", choices=("test", "validation"), default="test", help="of the queries")
+    parser.add_argument("--split", choices=("test", "validation"), default="validation", help="of the queries")
     parser.add_argument("--at-most", type=int, default=10_000, metavar="N", help="queries; 0 = all (default: 10,000)")
     parser.add_argument("--json", metavar="FILE", help="write the figures, layer by layer; - = standard output")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw them")

@@ -71,13 +71,13 @@ def make_catalogue(
     placed = pairs.join(ids, on=["domain", "raw"])
     item_id[placed["code"].to_numpy()] = placed["id"].to_numpy()
     item_id[vocabulary.unknown_items] = UNKNOWN_ITEM
-    tables, unused = [], 0
-    for index, name in enumerate(vocabulary.domains):
-        table, left = _table(ids.filter(pl.col("domain") == index), log.items.get(name), old_tables.get(name))
-        tables.append(table)
-        unused += left
+    tables = tuple(
+        _table(ids.filter(pl.col("domain") == index), log.items.get(name), old_tables.get(name))
+        for index, name in enumerate(vocabulary.domains)
+    )
+    unused = _unused(ids, log, vocabulary.domains)
     dropped = {"item metadata without events": unused} if unused else {}
-    return Catalogue(ids=ids, item_id=item_id, count=len(numbered), tables=tuple(tables), dropped=dropped)
+    return Catalogue(ids=ids, item_id=item_id, count=len(numbered), tables=tables, dropped=dropped)
 
 
 def _occurring(events: Events, vocabulary: Vocabulary) -> pl.DataFrame:
@@ -114,13 +114,22 @@ def _check_metadata(log: RawLog, domains: tuple[str, ...]) -> None:
             )
 
 
-def _table(ids: pl.DataFrame, metadata: pl.DataFrame | None, old: pl.DataFrame | None) -> tuple[pl.DataFrame, int]:
-    """A domain's item table; new metadata goes before what the parent knew. Also: rows of metadata without an item."""
-    table, unused = ids.select("id", "raw"), 0
+def _unused(ids: pl.DataFrame, log: RawLog, domains: tuple[str, ...]) -> int:
+    """Rows of metadata that are about no item in any domain that they tell of; a frame may tell of several."""
+    unused = 0
+    for frame in {id(frame): frame for frame in log.items.values()}.values():
+        told = [index for index, name in enumerate(domains) if log.items.get(name) is frame]
+        here = ids.filter(pl.col("domain").is_in(told))
+        unused += len(frame.select(raw=pl.col("item").cast(pl.String)).join(here, on="raw", how="anti"))
+    return unused
+
+
+def _table(ids: pl.DataFrame, metadata: pl.DataFrame | None, old: pl.DataFrame | None) -> pl.DataFrame:
+    """A domain's item table; new metadata goes before what the parent knew."""
+    table = ids.select("id", "raw")
     frames = []
     if metadata is not None:
         metadata = metadata.rename({"item": "raw"}).with_columns(pl.col("raw").cast(pl.String))
-        unused = len(metadata.join(ids, on="raw", how="anti"))
         frames.append(metadata)
     if old is not None:
         frames.append(old.drop("id"))
@@ -130,4 +139,4 @@ def _table(ids: pl.DataFrame, metadata: pl.DataFrame | None, old: pl.DataFrame |
         choices = [column for column in (name, f"{name}:1") if column in table.columns]
         value = pl.coalesce(choices).cast(kind) if choices else pl.lit(None, kind)
         table = table.with_columns(value.alias(name))
-    return table.select(*ITEM_COLUMNS).sort("id"), unused
+    return table.select(*ITEM_COLUMNS).sort("id")

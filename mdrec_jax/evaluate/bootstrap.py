@@ -1,8 +1,16 @@
-"""The bootstrap over users: how far a figure might have come out otherwise with other users of the same kind.
+"""The bootstrap over users and seeds: how far a figure might have come out otherwise with other users of the same kind
+and other seeds of the training.
 
-Efron (1979), percentile form. A draw takes as many users as there are, with replacement, each with all of its
+Users: Efron (1979), percentile form. A draw takes as many users as there are, with replacement, each with all of its
 questions. Every figure of every row is a ratio of sums over users, so a draw is a vector of how often each user was
 taken, and all figures of all draws are one matrix product. Users are taken in chunks: memory does not grow with them.
+
+Seeds: S of them drawn with replacement have sqrt((S - 1) / S) of the spread that a mean of S has, and the spread of
+three values is known badly: such an interval holds the truth in 8 of 10 cases instead of 19 of 20. So a draw moves the
+mean over seeds by a normal variate of its full estimated spread, and users' and seeds' part together are divided by the
+root of a chi-square over its degrees of freedom, as many as the estimate of the sum of both variances has
+(Satterthwaite 1946): S - 1 where seeds are all of it, without end where users are. One seed tells nothing of others:
+its interval is over users alone.
 """
 
 from collections.abc import Sequence
@@ -12,6 +20,12 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 DRAWS = 1000
 CONFIDENCE = 0.95
+SEED_DRAWS = 8
+"""Draws of seeds for each draw of users: Student's tails need more of them."""
+FREEDOM_SHARE, MOST_FREEDOM = 0.6, 1e6
+"""Of Satterthwaite's degrees of freedom, but never fewer than the fewest seeds - 1. With three seeds that differ two to
+ten times as much as users do, .94 to .95 of the intervals hold the truth (normal variates, 40,000 cases); with all of
+his, .92 to .94."""
 USER_CHUNK = 16384
 DRAW_BLOCK = 128
 
@@ -74,6 +88,36 @@ def _drawn(
         times = np.bincount(taken, minlength=len(block) * size).reshape(len(block), size)
         parts.append(times.astype(np.float64) @ sums)
     return np.concatenate(parts)
+
+
+def draw_seeds(
+    parts: Sequence[Float64[np.ndarray, "B _ M"]], signs: Sequence[float], generator: np.random.Generator
+) -> Float64[np.ndarray, "B K M"]:
+    """Draws of a sum of models' means over their seeds, K draws of seeds for each of B draws of users.
+
+    Args:
+        parts: of each model, its figures in every draw of users, by seed ([B, S, M], S may differ).
+        signs: what each model counts in the sum: (1,) for one model, (1, -1) for a difference.
+        generator: of the draws of seeds.
+    """
+    total = sum(sign * part.mean(axis=1) for sign, part in zip(signs, parts, strict=True))
+    assert isinstance(total, np.ndarray)
+    total = total[:, None]
+    several = [part for part in parts if part.shape[1] > 1]
+    if not several:
+        return total
+    centre, variance, uncertain, moved = np.nanmean(total, axis=0), np.nanvar(total, axis=0), 0.0, total
+    for part in several:
+        by_seed, seeds = np.nanmean(part, axis=0), part.shape[1]
+        normal = generator.standard_normal((len(part), SEED_DRAWS, seeds))
+        normal -= normal.mean(axis=2, keepdims=True)
+        moved = moved + normal @ by_seed / np.sqrt(seeds * (seeds - 1))
+        own = by_seed.var(axis=0, ddof=1) / seeds
+        variance, uncertain = variance + own, uncertain + own**2 / (seeds - 1)
+    least = min(part.shape[1] for part in several) - 1
+    freedom = FREEDOM_SHARE * variance**2 / np.maximum(uncertain, np.finfo(float).tiny)
+    freedom = np.where(variance > 0, np.clip(freedom, least, MOST_FREEDOM), MOST_FREEDOM)
+    return centre + (moved - centre) / np.sqrt(generator.chisquare(freedom, moved.shape) / freedom)
 
 
 def ratio(sums: Float64[np.ndarray, "*B M"], counts: Float64[np.ndarray, "*B"]) -> Float64[np.ndarray, "*B M"]:

@@ -2,8 +2,9 @@
 
 Both models are asked the same questions, so a draw takes the same users for both. Each model's seeds are drawn on their
 own, since seed 0 of one model has nothing in common with seed 0 of another; but for runs that differ in their loss
-alone, which start from the same parameters and read the same batches, seed by seed: those may be drawn in pairs. With
-few seeds the spread between trainings is drawn from few values and the interval is on the narrow side.
+alone, which start from the same parameters and read the same batches, seed by seed: those may be drawn in pairs.
+`bootstrap.py` says how seeds are drawn. One training of a model says nothing of the next one: a comparison with one
+seed has an interval over users alone and makes no claim.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Difference:
     chance: float
     """Two-sided: twice the share of draws on the other side of 0, at least 1 / draws."""
     queries: int
+    one_seed: bool
+    """Whether a trained model is there with one seed alone: the interval is then over users (and the other's seeds)."""
 
     @property
     def difference(self) -> float:
@@ -42,13 +45,14 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        """Whether the interval, over users and seeds, leaves 0 out; never so where there is one seed."""
+        return not self.one_seed and (self.interval[0] > 0 or self.interval[1] < 0)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "where": self.where, "metric": self.metric, "first": self.first, "second": self.second,
             "difference": self.difference, "interval": list(self.interval), "p": self.chance, "queries": self.queries,
+            "one_seed": self.one_seed,
         }  # fmt: skip
 
 
@@ -60,6 +64,7 @@ def compare(
     domains: Sequence[str] = ("all",),
     slices: bool = False,
     paired_seeds: bool = False,
+    counted: tuple[bool, bool] = (False, False),
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
 ) -> list[Difference]:
@@ -71,6 +76,7 @@ def compare(
         domains: the data set's.
         slices: by slice instead of by domain.
         paired_seeds: a draw takes the same seeds of both models.
+        counted: which of the two no seed has made: it has one entry and would come out the same again.
         draws, seed: of the bootstrap.
 
     Raises:
@@ -86,21 +92,25 @@ def compare(
     sums, counts = bootstrap.resampled_sums(
         like.user, values, [group.member for group in groups], draws=draws, seed=seed
     )
-    shape = (draws, len(groups), len(first) + len(second), len(metrics))
-    drawn = bootstrap.ratio(sums, counts).reshape(shape)
+    drawn = bootstrap.ratio(sums, counts).reshape(draws, len(groups), len(first) + len(second), len(metrics))
     generator = np.random.default_rng(np.random.SeedSequence([seed, len(first), len(second)]))
-    ours = _seed_weights(draws, len(first), generator)
-    theirs = ours if paired_seeds else _seed_weights(draws, len(second), generator)
-    gap = np.einsum("bcsm,bs->bcm", drawn, np.concatenate([ours, -theirs], axis=1))
+    one_seed = any(len(parts) == 1 and not sure for parts, sure in zip((first, second), counted, strict=True))
     means = np.asarray(
         [[np.mean([p.values[group.member].mean(0) for p in parts], axis=0) for parts in measured] for group in groups]
     )
+
+    def differences(where: str, means: Any, drawn: Float64[np.ndarray, "B S M"], queries: int) -> list[Difference]:
+        ours, theirs = drawn[:, : len(first)], drawn[:, len(first) :]
+        parts = ((ours - theirs,), (1,)) if paired_seeds else ((ours, theirs), (1, -1))
+        gap = bootstrap.draw_seeds(*parts, generator)
+        return _differences(where, metrics, means, gap, queries, one_seed)
+
     out = []
     for at, group in enumerate(groups):
-        out += _differences(group.slice or group.domain, metrics, means[at], gap[:, at], int(group.member.sum()))
+        out += differences(group.slice or group.domain, means[at], drawn[:, at], int(group.member.sum()))
     if len(groups) > 1 and not slices:
         here = slice(len(groups) - 1)  # all but `all`
-        out += _differences("macro", metrics, means[here].mean(0), gap[:, here].mean(1), out[-1].queries)
+        out += differences("macro", means[here].mean(0), drawn[:, here].mean(1), out[-1].queries)
     return out
 
 
@@ -108,9 +118,11 @@ def _differences(
     where: str,
     metrics: Sequence[str],
     means: Float64[np.ndarray, "2 M"],
-    gap: Float64[np.ndarray, "B M"],
+    gap: Float64[np.ndarray, "B K M"],
     queries: int,
+    one_seed: bool,
 ) -> list[Difference]:
+    least, gap = 1 / len(gap), gap.reshape(-1, len(metrics))
     low, high = bootstrap.percentile_interval(gap)
     return [
         Difference(
@@ -119,26 +131,19 @@ def _differences(
             first=float(means[0, column]),
             second=float(means[1, column]),
             interval=(float(low[column]), float(high[column])),
-            chance=_two_sided(gap[:, column]),
+            chance=_two_sided(gap[:, column], least),
             queries=queries,
+            one_seed=one_seed,
         )
         for column, metric in enumerate(metrics)
     ]
 
 
-def _seed_weights(draws: int, seeds: int, generator: np.random.Generator) -> Float64[np.ndarray, "B S"]:
-    """The weights of each draw's mean over as many seeds as there are, drawn with replacement."""
-    taken = generator.integers(0, seeds, size=(draws, seeds))
-    weights = np.zeros((draws, seeds))
-    np.add.at(weights, (np.arange(draws)[:, None], taken), 1.0 / seeds)
-    return weights
-
-
-def _two_sided(gap: Float64[np.ndarray, "B"]) -> float:
+def _two_sided(gap: Float64[np.ndarray, "B"], least: float) -> float:
     """Twice the share of draws on the smaller side of 0; draws of exactly 0 lie on both."""
     gap = gap[~np.isnan(gap)]
     side = min((gap <= 0).mean(), (gap >= 0).mean())
-    return float(min(1.0, max(2 * side, 1 / len(gap))))
+    return float(min(1.0, max(2 * side, least)))
 
 
 def _check_same_questions(parts: Sequence[QuestionMetrics]) -> None:
@@ -159,17 +164,34 @@ def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Res
         model: its name in them; None = the only model that is no baseline, or the only one at all.
 
     Raises:
-        InputError: no such model or several, no ranks, or files of different protocols or data sets.
+        InputError: no such model or several, no ranks, files of different protocols or data sets, or runs that differ
+            in more than their seed.
     """
     found: list[Ranks] = []
     results = [read_results(path) for path in paths]
     name = model or _only_model(results[0], paths[0])
     for path, one in zip(paths, results, strict=True):
         check_comparable(results[0], one, path)
+        _check_same_model(results[0], one, path)
         if name not in one.ranks:
             raise InputError("no ranks of this model", file=path, found=name, expected=", ".join(one.ranks) or None)
         found.extend(load_ranks(path.parent / file) for file in one.ranks[name])
     return name, results[0], found
+
+
+def _check_same_model(one: Results, other: Results, path: Path) -> None:
+    """Refuses a mean over runs of different models, or of different lengths."""
+    for column in ("recipe", "length"):
+        mine, theirs = getattr(one, column), getattr(other, column)
+        if mine != theirs:
+            raise InputError(
+                "the runs of a mean differ in more than their seed",
+                file=path,
+                column=column,
+                found=theirs,
+                expected=str(mine),
+                hint="give the files of one model, then --with and those of the other",
+            )
 
 
 def _only_model(results: Results, path: Path) -> str:

@@ -38,6 +38,8 @@ def make_results(
     config: str | None,
     seeds: Sequence[int] = (),
     selection: str | None = None,
+    recipe: str | None = None,
+    length: Mapping[str, float] | None = None,
     metrics: Sequence[str] = (),
     counts: Mapping[str, int] | None = None,
     draws: int = bootstrap.DRAWS,
@@ -50,6 +52,8 @@ def make_results(
         config: hash of the run's config; None where there are only baselines.
         seeds: of the runs.
         selection: the validation metric that chose the checkpoints.
+        recipe: hash of the runs' config, its seed left out; None where nothing was trained.
+        length: what says where the runs end.
         metrics: empty = those that suit the data set.
         counts: more of what was left out or unknown, by reason.
         draws: of the bootstrap.
@@ -72,6 +76,8 @@ def make_results(
         slices=tuple(slices),
         seeds=tuple(seeds),
         selection=selection,
+        recipe=recipe,
+        length=dict(length or {}),
         source=dataset.manifest.source,
         domains=dataset.manifest.domains,
         counts={**asked.counts, **_without_history(asked), **(counts or {})},

@@ -1,7 +1,8 @@
 """Results files: the figures of one or several models under one protocol on one data set, with what they rest on.
 
     {"protocol": {...}, "dataset": HASH, "config": HASH or null, "split": "test", "seeds": [0], "selection": "ndcg@10",
-     "source": "s3rec", "domains": ["Beauty"], "counts": {...},
+     "recipe": HASH or null,
+     "length": {"epochs": 24.0, "steps": 0, "patience": 0}, "source": "s3rec", "domains": ["Beauty"], "counts": {...},
      "rows":   [{"model": "transitions", "domain": "all", "users": 22363, "queries": 22363,
                  "metrics": {"hr@10": 0.0821, ...}, "interval": {"ndcg@10": [lo, hi], ...},
                  "draw_sd": {"ndcg@10": 0.0009, ...} (of several draws of candidates)}, ...],
@@ -29,7 +30,7 @@ from jaxtyping import Float64
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate import bootstrap
 from mdrec_jax.evaluate.metrics import DEFAULT_METRICS, QuestionMetrics, draw_means, question_metrics
-from mdrec_jax.evaluate.protocol import Protocol, protocol_from_json
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol, protocol_from_json
 from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
 from mdrec_jax.files import check_writable, replacing, write_json
@@ -74,6 +75,8 @@ class Results:
         slices: rows about parts of the queries.
         seeds: of the training runs whose mean this is; empty for baselines.
         selection: the validation metric that chose the checkpoint; None for baselines.
+        recipe: hash of the runs' config, its seed left out; None for baselines.
+        length: the fields of `train` that say where the runs end, which `config` leaves out; empty for baselines.
         source: the data set's source.
         domains: the data set's domains, by number.
         counts: what was left out or unknown, by reason.
@@ -87,6 +90,8 @@ class Results:
     slices: tuple[Row, ...] = ()
     seeds: tuple[int, ...] = ()
     selection: str | None = None
+    recipe: str | None = None
+    length: dict[str, float] = field(default_factory=dict)
     source: str = ""
     domains: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
@@ -104,6 +109,8 @@ class Results:
             "split": self.split,
             "seeds": list(self.seeds),
             "selection": self.selection,
+            "recipe": self.recipe,
+            "length": self.length,
             "source": self.source,
             "domains": list(self.domains),
             "counts": self.counts,
@@ -129,24 +136,28 @@ def model_rows(
         ranks: of one run, or of runs that differ in their seed: metrics are means over them.
         domains: the data set's domains.
         metrics: their names.
-        draws, seed: of the bootstrap over users.
+        draws, seed: of the bootstrap: over users, and where there are several seeds over those too.
 
     Raises:
         InputError: no query at all, or runs that were asked different things.
     """
     if not ranks or not len(ranks[0]):
         raise InputError("nothing to evaluate", found="no query", expected="at least one target in the split")
-    questions = mean_over_seeds([question_metrics(part, metrics) for part in ranks])
+    by_seed = [question_metrics(part, metrics) for part in ranks]
+    questions = mean_over_seeds(by_seed)
     whole, parts = domain_groups(questions, domains), slice_groups(questions)
     groups = [*whole, *parts]
+    values = np.concatenate([part.values for part in by_seed], axis=1)
     sums, counts = bootstrap.resampled_sums(
-        questions.user, questions.values, [group.member for group in groups], draws=draws, seed=seed
+        questions.user, values, [group.member for group in groups], draws=draws, seed=seed
     )
-    drawn = bootstrap.ratio(sums, counts)
-    rows = [_row(model, group, questions, drawn[:, index]) for index, group in enumerate(groups)]
+    drawn = bootstrap.ratio(sums, counts).reshape(draws, len(groups), len(ranks), len(questions.names))
+    generator = np.random.default_rng(np.random.SeedSequence([seed, draws, len(ranks)]))
+    rows = [_row(model, group, questions, _ends(drawn[:, index], generator)) for index, group in enumerate(groups)]
     by_domain, by_slice = rows[: len(whole)], rows[len(whole) :]
     if len(whole) > 1:
-        by_domain.append(_macro(by_domain[:-1], by_domain[-1], drawn[:, : len(whole) - 1]))
+        ends = _ends(drawn[:, : len(whole) - 1].mean(axis=1), generator)
+        by_domain.append(_macro(by_domain[:-1], by_domain[-1], ends))
     if ranks[0].rank.shape[1] > 1:
         means = draw_means(ranks, metrics, [group.member for group in groups])
         macro = means[:, : len(whole) - 1].mean(axis=1, keepdims=True) if len(whole) > 1 else means[:, :0]
@@ -164,6 +175,12 @@ def _with_spread(rows: Sequence[Row], means: Float64[np.ndarray, "N C M"]) -> li
     ]
 
 
+def _ends(drawn: Float64[np.ndarray, "B S M"], generator: np.random.Generator) -> Float64[np.ndarray, "2 M"]:
+    """The 95 % interval of each metric's mean over seeds, users and seeds being drawn."""
+    both = bootstrap.draw_seeds((drawn,), (1,), generator)
+    return bootstrap.percentile_interval(both.reshape(-1, drawn.shape[2]))
+
+
 def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
     """The mean of runs that were asked the same questions.
 
@@ -177,9 +194,8 @@ def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
     return replace(parts[0], values=np.mean([part.values for part in parts], axis=0))
 
 
-def _row(model: str, group: Group, questions: QuestionMetrics, drawn: np.ndarray) -> Row:
-    mean = questions.values[group.member].mean(axis=0)
-    low, high = bootstrap.percentile_interval(drawn)
+def _row(model: str, group: Group, questions: QuestionMetrics, ends: Float64[np.ndarray, "2 M"]) -> Row:
+    mean, (low, high) = questions.values[group.member].mean(axis=0), ends
     users = len(np.unique(questions.user[group.member]))
     return Row(
         model=model,
@@ -192,10 +208,9 @@ def _row(model: str, group: Group, questions: QuestionMetrics, drawn: np.ndarray
     )
 
 
-def _macro(domains: Sequence[Row], everything: Row, drawn: np.ndarray) -> Row:
-    """The unweighted mean over the domains; `drawn` [B, domains, M] holds each draw's figures by domain."""
-    names = list(everything.metrics)
-    low, high = bootstrap.percentile_interval(drawn.mean(axis=1))
+def _macro(domains: Sequence[Row], everything: Row, ends: Float64[np.ndarray, "2 M"]) -> Row:
+    """The unweighted mean over the domains, with the ends of its intervals."""
+    names, (low, high) = list(everything.metrics), ends
     return replace(
         everything,
         domain="macro",
@@ -241,6 +256,33 @@ def _ranks_files(path: Path) -> set[str]:
     return {name for name in files if name == Path(name).name and name.startswith(f"{path.stem}.")}
 
 
+def results_name(split: str, protocol: str) -> str:
+    """The name of a run's results under a protocol, by its name, in the run's folder `evaluation`."""
+    name = parse_protocol(protocol, split="test" if split == "test" else "validation").name
+    return f"{split}-{name.replace(':', '-').replace('/', '-')}.json"
+
+
+def results_file(path: Path, split: str, protocol: str) -> Path:
+    """The results file that a path names: itself, or that of a run's folder (or of the folder of several seeds' runs).
+
+    Raises:
+        InputError: a folder without these results.
+    """
+    if not path.is_dir():
+        return path
+    file = path / "evaluation" / results_name(split, protocol)
+    if file.is_file():
+        return file
+    there = ", ".join(sorted(one.stem for one in file.parent.glob("*.json"))) if file.parent.is_dir() else ""
+    raise InputError(
+        "the folder holds no such results",
+        file=path,
+        found=there or "no results at all",
+        expected=f"evaluation/{file.name}",
+        hint=f"mdrec evaluate {path} --split {split} --protocol {protocol}; or name others with --split and --protocol",
+    )
+
+
 def read_results(path: Path) -> Results:
     """Reads a results file.
 
@@ -263,6 +305,8 @@ def read_results(path: Path) -> Results:
             slices=tuple(_read_row(row) for row in values.get("slices", [])),
             seeds=tuple(values.get("seeds", [])),
             selection=values.get("selection"),
+            recipe=values.get("recipe"),
+            length=values.get("length", {}),
             source=values.get("source", ""),
             domains=tuple(values.get("domains", [])),
             counts=values.get("counts", {}),

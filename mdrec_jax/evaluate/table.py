@@ -113,5 +113,8 @@ def _caption(results: Sequence[Results], spread: str) -> str:
         parts.extend(f"{number:,} {what}" for what, number in one.counts.items() if number)
     if results[0].protocol.draws > 1:
         parts.append(f"draws: standard deviation of {spread} over {results[0].protocol.draws} draws of candidates")
-    parts.append(f"95 % of {spread}: bootstrap over users; [baseline]: no network")
+    several = any(len(one.seeds) > 1 for one in results)
+    drawn = "users, and where a row is a mean over seeds, over those" if several else "users (one seed)"
+    drawn = drawn if any(one.config is not None for one in results) else "users"
+    parts.append(f"95 % of {spread}: bootstrap over {drawn}; [baseline]: no network")
     return "; ".join(dict.fromkeys(parts))

@@ -21,7 +21,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.compare import Difference, compare
-from mdrec_jax.evaluate.protocol import Protocol
+from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import BASELINES, Results, Row, model_rows
 from mdrec_jax.experiments.controls import deeper, longer, wider
@@ -30,7 +30,6 @@ from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, 
 from mdrec_jax.experiments.switches import all_off, switches_on, without
 from mdrec_jax.terminal import say
 
-SPLITS = ("validation", "test")
 COSTS = "costs.json"
 
 
@@ -105,7 +104,7 @@ class Measured:
     Args:
         steps, targets_per_second: means over its runs.
         rows: split -> the figures by domain.
-        differences: of the test figures from the full run's; empty for the full run.
+        differences: of the last split's figures from the full run's; empty for the full run.
     """
 
     variant: Variant
@@ -129,9 +128,23 @@ class Ablation:
     measured: tuple[Measured, ...]
 
 
-def ablate(rows: Sequence[Variant], dataset: Dataset, out: Path, seeds: Sequence[int]) -> list[Ablation]:
+def ablate(
+    rows: Sequence[Variant],
+    dataset: Dataset,
+    out: Path,
+    seeds: Sequence[int],
+    splits: Sequence[Split] = ("validation",),
+    *,
+    by: str = "ablate",
+) -> list[Ablation]:
     """Run every variant with every seed, or what is left of that to do, and put them together: full ranking, and the
     protocol that the checkpoints were chosen by where that is another.
+
+    Args:
+        rows: the variants, the full run first.
+        out: of the run folders.
+        splits: whose figures are shown, the last one's as differences too; with `test` every run records a look.
+        by: who asks, in the record of looks at test.
 
     Raises:
         InputError: a folder in `out` holds another run.
@@ -144,18 +157,20 @@ def ablate(rows: Sequence[Variant], dataset: Dataset, out: Path, seeds: Sequence
     for number, (row, seed) in enumerate(todo, 1):
         ((path, config),) = row.runs(out, (seed,)).items()
         say(f"[{number}/{len(todo)}] {row.name}, seed {seed}: {path}", file=sys.stderr)
-        if not finish(config, dataset, path, SPLITS, protocols):
+        if not finish(config, dataset, path, splits, protocols, by=by):
             say("  done before", file=sys.stderr)
-    return [_together(rows, out, tuple(seeds), protocol) for protocol in protocols]
+    return [_together(rows, out, tuple(seeds), splits, protocol) for protocol in protocols]
 
 
-def _together(rows: Sequence[Variant], out: Path, seeds: tuple[int, ...], protocol: str) -> Ablation:
+def _together(
+    rows: Sequence[Variant], out: Path, seeds: tuple[int, ...], splits: Sequence[Split], protocol: str
+) -> Ablation:
     full: list[Ranks] = []
     measured, baselines = [], {}
     for row in rows:
         paths = tuple(row.runs(out, seeds))
         figures, results, ranks = {}, None, []
-        for split in SPLITS:
+        for split in splits:
             results, ranks = ranks_of(paths, split, protocol)
             baselines[split] = tuple(one for one in results.rows if one.model in BASELINES)
             figures[split] = model_rows(row.name, ranks, results.domains, metrics=_metrics(row.config))[0]

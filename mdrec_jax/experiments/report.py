@@ -23,25 +23,22 @@ def plan_table(rows: Sequence[Variant]) -> TextTable:
 
 def ablation_table(table: Ablation) -> TextTable:
     """The figures of the metric that checkpoints are chosen by."""
-    metric = table.selection
-    columns = ("variant", *COSTS, "steps", "targets/s", f"validation {metric}", f"test {metric}", "test, minus full")
+    metric, splits = table.selection, tuple(table.baselines)
+    figures = (f"{split} {metric}" for split in splits)
+    columns = ("variant", *COSTS, "steps", "targets/s", *figures, f"{splits[-1]}, minus full")
     baselines = [
-        (
-            f"[{name}]",
-            *("" for _ in range(5)),
-            *(_figure(table.baselines[s], name, metric) for s in table.baselines),
-            "",
-        )
+        (f"[{name}]", *("" for _ in range(5)), *(_figure(table.baselines[s], name, metric) for s in splits), "")
         for name in BASELINES
-        if any(row.model == name for row in table.baselines["test"])
+        if any(row.model == name for row in table.baselines[splits[-1]])
     ]
     rows = [_row(one, metric) for one in table.measured]
     changes = [f"{one.variant.name}: {one.variant.change}" for one in table.measured if one.variant.change]
     seeds = ", ".join(map(str, table.seeds))
+    drawn = "users and seeds; * leaves 0 out" if len(table.seeds) > 1 else "users; one seed: no claim"
     notes = (
         *(("; ".join(changes),) if changes else ()),
         f"data set {table.dataset[:12]}, seeds {seeds}, checkpoints chosen by validation {metric}. Brackets: 95 %, "
-        "bootstrap over users; of differences, the paired bootstrap over seeds and users; * leaves 0 out.",
+        f"bootstrap over {drawn}.",
         _COST_NOTE,
     )
     return TextTable(describe(table.protocol), columns, (*baselines, *rows), notes)

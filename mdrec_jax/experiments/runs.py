@@ -15,7 +15,7 @@ from mdrec_jax.files import read_object
 from mdrec_jax.train.inspect import summarise_run
 from mdrec_jax.train.loop import Interrupted
 from mdrec_jax.train.run import evaluate_runs, evaluation_file, fit, load_run, write_evaluation
-from mdrec_jax.train.run_folder import RunFolder, differences
+from mdrec_jax.train.run_folder import RunFolder, differences, read_data
 
 MAY_DIFFER = ("hardware", "logging")
 """Fields in which a run that is there already may differ from the run that is asked for."""
@@ -38,8 +38,8 @@ def check_runs(runs: Mapping[Path, RunConfig], dataset: Dataset) -> None:
         record = read_object(folder.config, "config", "dataset")
         changed = differences(record["config"], config.to_plain())
         changed = {name: values for name, values in changed.items() if name.split(".")[0] not in MAY_DIFFER}
-        if record["dataset"]["hash"] != dataset.hash:
-            changed["dataset.hash"] = (record["dataset"]["hash"], dataset.hash)
+        if read_data(folder)[1] != dataset.hash:
+            changed["dataset.hash"] = (read_data(folder)[1], dataset.hash)
         for name, (old, new) in changed.items():
             raise InputError(
                 "the folder holds another run",
@@ -51,8 +51,17 @@ def check_runs(runs: Mapping[Path, RunConfig], dataset: Dataset) -> None:
             )
 
 
-def finish(config: RunConfig, dataset: Dataset, path: Path, splits: Sequence[Split], protocols: Sequence[str]) -> bool:
-    """Train a run and evaluate its best checkpoint, or what is left of that to do. Whether anything was.
+def finish(
+    config: RunConfig,
+    dataset: Dataset,
+    path: Path,
+    splits: Sequence[Split],
+    protocols: Sequence[str],
+    *,
+    by: str = "an experiment",
+) -> bool:
+    """Train a run and evaluate its best checkpoint, or what is left of that to do. Whether anything was. A look at the
+    test split is recorded in the run's folder as asked for `by` this one.
 
     Raises:
         Interrupted, NonFiniteError: as `fit`.
@@ -67,7 +76,7 @@ def finish(config: RunConfig, dataset: Dataset, path: Path, splits: Sequence[Spl
             raise Interrupted(f"{path}: interrupted; the same command again goes on from here") from stop
         run = load_run(path, dataset)
         for split, protocol in missing:
-            write_evaluation(folder, *evaluate_runs([run], protocol, split))
+            write_evaluation(folder, *evaluate_runs([run], protocol, split, by=by))
     return bool(missing)
 
 

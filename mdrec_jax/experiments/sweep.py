@@ -196,7 +196,10 @@ def sweep_table(tried: Sequence[Tried], seeds: Sequence[int], protocol: str) -> 
         )
         for one in tried
     )
-    note = f"seeds {', '.join(map(str, seeds))}. Brackets: 95 %, bootstrap over users. Nothing here saw the test split."
+    drawn = "users and seeds" if len(seeds) > 1 else "users"
+    note = (
+        f"seeds {', '.join(map(str, seeds))}. Brackets: 95 %, bootstrap over {drawn}. Nothing here saw the test split."
+    )
     return TextTable(f"{len(tried)} trials, validation, protocol {protocol}", columns, rows, (note,))
 
 

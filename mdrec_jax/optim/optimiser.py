@@ -49,6 +49,7 @@ class TableConfig:
     Args:
         rule: `adam` is lazy: the moments of a row move when the row is touched; `adagrad` keeps one sum a row; `sgd`.
         learning_rate: base rate; the schedule multiplies it.
+        beta1, beta2, epsilon: Adam's.
         weight_decay: decoupled, times the learning rate, on touched rows.
     """
 

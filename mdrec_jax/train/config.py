@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mdrec_jax.errors import ConfigError
+from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.evaluate.metrics import parse_metric
+from mdrec_jax.evaluate.protocol import parse_protocol
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class TrainConfig:
         metric: the validation metric that the best checkpoint is chosen by: a name of the results table, of the
             rows with `domain = all`; `macro/` in front takes the mean over domains.
         protocol: how targets are ranked when the validation split is looked at: `full`, `full-with-seen` where people
-            repeat themselves, or `uniformN` where a published table was made so. The test split is then ranked by it
-            too, beside `full`; `uniformN` means one draw at validation, and the mean of 30 at test.
+            repeat themselves, or `uniformN` where a published table was made so, which means one draw here and the mean
+            of 30 at test.
         accumulate: micro-batches that a step's rows are split into; it saves memory and changes no result.
         max_validation_queries: at most this many queries (the same ones each time); 0 takes all.
     """
@@ -38,6 +40,13 @@ class TrainConfig:
         _at_least("train.patience", self.patience, 0)
         _at_least("train.accumulate", self.accumulate, 1)
         _at_least("train.max_validation_queries", self.max_validation_queries, 0)
+        for field, check in (("metric", _check_metric), ("protocol", parse_protocol)):
+            try:
+                check(getattr(self, field))
+            except InputError as error:
+                raise ConfigError(
+                    error.problem, column=f"train.{field}", found=error.found, expected=error.expected, hint=error.hint
+                ) from None
         if not self.evaluate_every > 0:
             raise ConfigError("out of range", column="train.evaluate_every", found=self.evaluate_every, expected="> 0")
         if not self.epochs and not self.steps:
@@ -77,6 +86,10 @@ class PrecisionConfig:
     """
 
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+def _check_metric(name: str) -> None:
+    parse_metric(name.rpartition("/")[2])
 
 
 def _at_least(name: str, value: float, least: int) -> None:

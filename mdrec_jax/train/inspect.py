@@ -9,7 +9,8 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.files import read_object
 from mdrec_jax.train.journal import read_lines
-from mdrec_jax.train.run_folder import RunFolder, differences
+from mdrec_jax.train.looks import look_lines, read_looks
+from mdrec_jax.train.run_folder import RunFolder, differences, read_data
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class RunSummary:
     Args:
         data: path and hash of the data set.
         versions: of the libraries it ran with.
-        changed: fields of the configuration that are not `RunConfig`'s defaults: name -> value.
+        preset: that it was made from; None where it was made from `RunConfig`'s defaults.
+        changed: fields of the configuration that are not the preset's: name -> value.
         checkpoints: steps, ascending.
         step: the last step that the journal knows.
         loss: of the last window of steps; None before the first.
@@ -26,11 +28,13 @@ class RunSummary:
         validation: metric -> value at each look: (step, values).
         targets_per_second: at the end of the journal; None before the first window.
         results: the evaluations in the folder.
+        looks: at the test split (`looks.py`).
     """
 
     config: RunConfig
     data: dict[str, str]
     versions: dict[str, str]
+    preset: str | None
     changed: dict[str, Any]
     checkpoints: tuple[int, ...]
     step: int
@@ -39,12 +43,13 @@ class RunSummary:
     validation: tuple[tuple[int, dict[str, float]], ...]
     targets_per_second: float | None
     results: tuple[Results, ...]
+    looks: tuple[dict[str, Any], ...]
 
     @property
     def best(self) -> tuple[int, float] | None:
         """(step, value) of the best look by the run's metric; of equal ones the first."""
         metric = self.config.train.metric
-        looks = [(step, values[metric]) for step, values in self.validation]
+        looks = [(step, values[metric]) for step, values in self.validation if metric in values]
         return max(looks, key=lambda look: look[1]) if looks else None
 
 
@@ -58,18 +63,20 @@ def summarise_run(path: Path) -> RunSummary:
     if not folder.holds_a_run():
         raise InputError("no run here", file=path, expected=f"a folder with {folder.config.name}")
     config = read_config(folder.config)
-    record = read_object(folder.config)
+    record = read_object(folder.config, "config", "dataset", "versions")
+    data, digest = read_data(folder)
     lines = _lines(folder.metrics)
     looks = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
     last = next((_values(line) for line in reversed(lines) if line["kind"] == "train"), {})
-    rates = [line["targets_per_second"] for line in _lines(folder.timing) if line["kind"] == "train"]
+    rates = [line.get("targets_per_second") for line in _lines(folder.timing) if line["kind"] == "train"]
     steps = sorted(int(p.name) for p in folder.checkpoints.glob("*") if p.name.isdigit())
-    changed = differences(RunConfig().to_plain(), record["config"])
+    preset, changed = _origin(record)
     return RunSummary(
         config=config,
-        data=record["dataset"],
-        versions=record["versions"],
-        changed={name: new for name, (_, new) in changed.items()},
+        data={"path": str(data), "hash": digest},
+        versions=_versions(folder, record["versions"]),
+        preset=preset,
+        changed=changed,
         checkpoints=tuple(steps),
         step=max((line["step"] for line in lines), default=0),
         loss=last.get("loss"),
@@ -77,7 +84,26 @@ def summarise_run(path: Path) -> RunSummary:
         validation=looks,
         targets_per_second=rates[-1] if rates else None,
         results=tuple(read_results(file) for file in sorted(folder.evaluation.glob("*.json"))),
+        looks=tuple(read_looks(folder)),
     )
+
+
+def _versions(folder: RunFolder, versions: Any) -> dict[str, str]:
+    if not isinstance(versions, dict):
+        expected = "library: version"
+        raise InputError("a damaged file", file=folder.config, column="versions", found=versions, expected=expected)
+    return {name: str(version) for name, version in versions.items()}
+
+
+def _origin(record: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The preset that a run was made from, and its fields that are not the preset's."""
+    preset = record.get("preset")
+    if not (isinstance(preset, dict) and isinstance(preset.get("changed"), dict)):
+        changed = differences(RunConfig().to_plain(), record["config"])
+        return None, {name: new for name, (_, new) in changed.items()}
+    name = str(preset.get("name")) + (" --smoke" if preset.get("smoke") else "")
+    changed = preset["changed"].items()
+    return name, {field: values[-1] if isinstance(values, list) and values else values for field, values in changed}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -101,11 +127,19 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
     ]
     if summary.loss is not None and summary.targets_per_second is not None:
         lines.append(f"last loss {summary.loss:.4f}, {summary.targets_per_second:,.0f} targets/s")
+    if best is None and summary.validation:
+        there = ", ".join(summary.validation[-1][1])
+        lines.append(f"validation {metric}: in none of {len(summary.validation)} looks; there are {there}")
     if summary.told:
         lines.append("last means: " + ", ".join(f"{name} {value:.3f}" for name, value in summary.told.items()))
     if best is not None:
-        course = " ".join(f"{values[metric]:.4f}" for _, values in summary.validation)
+        course = " ".join(f"{values[metric]:.4f}" for _, values in summary.validation if metric in values)
         lines += [f"validation {metric}: best {best[1]:.4f} at step {best[0]:,}", f"  {course}"]
-    if summary.changed:
-        lines.append("not by default: " + ", ".join(f"{n}={v}" for n, v in summary.changed.items()))
-    return lines
+    changed = ", ".join(f"{name}={value}" for name, value in summary.changed.items())
+    if summary.preset is not None:
+        lines.append(
+            f"preset {summary.preset}; " + (f"set otherwise: {changed}" if changed else "nothing set otherwise")
+        )
+    elif changed:
+        lines.append(f"not by default: {changed}")
+    return [*lines, *look_lines(summary.looks)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mdrec_jax.errors import InputError
 from mdrec_jax.files import open_in_place, replacing
@@ -85,7 +85,13 @@ def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict) or not {"step", "kind"} <= record.keys():
-            expected = "a JSON object with step and kind"
+        if not _whole(record):
+            expected = "a JSON object with step (a whole number), kind (a word), and numbers"
             raise InputError("a damaged line", file=path, row=row, found=line, expected=expected)
         yield line, record
+
+
+def _whole(record: Any) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(record, dict) or type(record.get("step")) is not int or type(record.get("kind")) is not str:
+        return False
+    return all(type(value) in (int, float) for name, value in record.items() if name not in ("step", "kind"))

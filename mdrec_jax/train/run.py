@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdrec_jax.config import NOT_IDENTITY, RunConfig, read_config, replace
+from mdrec_jax.config import RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.asked import Asked, ask
@@ -21,14 +21,17 @@ from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.results import Results, write_results
+from mdrec_jax.evaluate.results import Results, results_name, write_results
 from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.files import read_object
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.terminal import say
+from mdrec_jax.train.alike import LENGTH, check_alike
 from mdrec_jax.train.checkpoint import Checkpoints, Progress, load_best
 from mdrec_jax.train.journal import Journal
+from mdrec_jax.train.looks import check_recordable, headline, record_look
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
 from mdrec_jax.train.refresh import make_refresh, standardising
@@ -41,6 +44,7 @@ from mdrec_jax.train.run_folder import (
     differences,
     filling,
     locked,
+    read_data,
     remove_unfinished,
     start,
 )
@@ -50,9 +54,24 @@ from mdrec_jax.types import Params
 
 
 def fit(
-    config: RunConfig, dataset: Dataset, folder: RunFolder, *, resume: bool = False, init_from: Path | None = None
+    config: RunConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    init_from: Path | None = None,
+    preset: Mapping[str, Any] | None = None,
 ) -> None:
     """Train until the end of the plan or until patience runs out; the run folder holds the outcome.
+
+    Args:
+        config: of the run.
+        dataset: what it learns from.
+        folder: of the run.
+        resume: whether the folder holds a run that is to go on.
+        init_from: a run whose best parameters this one starts from.
+        preset: name and changed fields of the preset that `config` was made from, to be recorded; a resumed run keeps
+            its own.
 
     Raises:
         InputError: the folder holds something else, is in use, cannot be written, or does not fit what is to be
@@ -68,13 +87,18 @@ def fit(
         check_new(folder)
     setup = Setup.of(config, dataset)
     validate = _validation(setup)
+    if not resume:
+        for line in setup.plan.notes(config, setup.batches.batches_per_epoch()):
+            say(line, file=sys.stderr)
     state = setup.initial_state(None if init_from is None else _params_of(init_from, setup))
     # Nothing is written before this: what is refused leaves no folder behind.
     with filling(folder), locked(folder):
         if not resume:
             check_new(folder)
         remove_unfinished(folder)
-        record, described = _record(config, dataset), shapes(state)
+        if resume:
+            preset = read_object(folder.config).get("preset")
+        record, described = _record(config, dataset, preset), shapes(state)
         if resume:
             for name, (old, new) in check_resumable(folder, record, described).items():
                 say(f"resuming with another {name}: {old} -> {new}", file=sys.stderr)
@@ -111,9 +135,10 @@ def _train(
         loop.run(state, progress, setup.batches_from(done))
 
 
-def _record(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What `config.json` says: the configuration, its hash, the data, and the versions that it ran with."""
+def _record(config: RunConfig, dataset: Dataset, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `config.json` says: the configuration, its preset, the data, and the versions that it ran with."""
     return {
+        **({} if preset is None else {"preset": preset}),
         "config": config.to_plain(),
         "dataset": {"path": str(dataset.path), "hash": dataset.hash},
         "versions": {name: version(name) for name in ("mdrec-jax", "jax", "flax", "optax", "orbax-checkpoint")},
@@ -192,6 +217,7 @@ class TrainedRun:
     setup: Setup
     params: Params
     step: int
+    path: Path
 
     @property
     def scorer(self) -> Scorer:
@@ -210,12 +236,12 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     """
     folder = RunFolder(path)
     config = read_config(folder.config)
-    dataset = open_dataset(_dataset_path(folder)) if dataset is None else dataset
+    dataset = open_dataset(read_data(folder)[0]) if dataset is None else dataset
     setup = Setup.of(config, dataset)
     state = setup.initial_state()
     check_shapes(folder, shapes(state))
     state, step = load_best(folder.checkpoints, abstract(state))
-    return TrainedRun(setup, state.params, step)
+    return TrainedRun(setup, state.params, step, path)
 
 
 def looking_at(run: TrainedRun, split: Split) -> TrainedRun:
@@ -237,20 +263,24 @@ def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
     return dataclasses.replace(run, setup=dataclasses.replace(run.setup, config=config))
 
 
-def _dataset_path(folder: RunFolder) -> Path:
-    return Path(read_object(folder.config, "dataset")["dataset"]["path"])
-
-
 def evaluate_runs(
-    runs: Sequence[TrainedRun], protocol_name: str = "full", split: Split = "test", *, seed: int = 0
+    runs: Sequence[TrainedRun],
+    protocol_name: str = "full",
+    split: Split = "test",
+    *,
+    seed: int = 0,
+    by: str = "Python",
 ) -> tuple[Results, dict[str, list[Ranks]]]:
-    """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of.
+    """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of. A
+    look at the test split is recorded in each run's folder, as asked for `by` this one.
 
     Raises:
-        InputError: runs that differ in more, or a protocol that the data set does not allow.
+        InputError: runs that differ in more, a protocol that the data set does not allow, or a look at test that cannot
+            be recorded.
     """
     setup = runs[0].setup
-    _check_alike([run.setup.config for run in runs])
+    check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
+    check_may_look(runs, split)
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
     models: dict[str, list[Ranks]] = {name: [one] for name, one in baseline_ranks(asked).items()}
     models[model_name(setup.config)] = [rank_queries(looking_at(run, split).scorer, asked) for run in runs]
@@ -260,29 +290,23 @@ def evaluate_runs(
         config=setup.config.hash(),
         seeds=[run.setup.config.seed for run in runs],
         selection=setup.config.train.metric,
+        recipe=dataclasses.replace(setup.config, seed=0).hash(),
+        length={name: getattr(setup.config.train, name) for name in LENGTH},
     )
+    if split == "test":
+        record_looks(runs, results.protocol, by, "ranking", headline(results, model_name(setup.config)))
     return results, models
 
 
-def _check_alike(configs: Sequence[RunConfig]) -> None:
-    """Refuses a mean over different models."""
-    first = dataclasses.replace(configs[0], seed=0)
-    for number, config in enumerate(configs, 1):
-        other = dataclasses.replace(config, seed=0)
-        if other.hash() == first.hash():
-            continue
-        changed = differences(first.to_plain(), other.to_plain())
-        name = next(name for name in changed if not name.startswith(NOT_IDENTITY))
-        raise InputError(
-            f"run {number} differs from the first in more than its seed",
-            column=name,
-            found=changed[name][1],
-            expected=str(changed[name][0]),
-            hint="evaluate them one by one, then see `mdrec compare`",
-        )
+def verdict_on(runs: Sequence[TrainedRun], results: Results, ranks: dict[str, list[Ranks]]) -> str:
+    """A sentence: whether runs that were evaluated are above the best counted baseline, by the metric that chose their
+    checkpoints."""
+    config = runs[0].setup.config
+    found = verdict(ranks, model_name(config), config.train.metric, results.split, results.domains)
+    return "no verdict: nothing was only counted" if found is None else found.sentence()
 
 
-def inspect_routing(path: Path, split: Split = "test", *, at_most: int = 0) -> Routing:
+def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0) -> Routing:
     """What the best parameters of a run do with the histories of a split's queries.
 
     Args:
@@ -303,11 +327,48 @@ def inspect_routing(path: Path, split: Split = "test", *, at_most: int = 0) -> R
     return measure_routing(run.scorer, asked, config.gates)
 
 
-def probe_run(run: TrainedRun, protocol_name: str = "full", split: Split = "test", *, seed: int = 0) -> Probes:
-    """What a disentangled run's codes give away and are worth. Raises InputError for a model without codes."""
+def probe_run(
+    run: TrainedRun, protocol_name: str = "full", split: Split = "test", *, seed: int = 0, by: str = "Python"
+) -> Probes:
+    """What a disentangled run's codes give away and are worth; on test that is a look, and is recorded.
+
+    Raises:
+        InputError: a model without codes, or a look at test that cannot be recorded.
+    """
     setup = run.setup
+    check_may_look([run], split)
     asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
-    return probe(looking_at(run, split).scorer, asked, config=setup.config.hash(), seed=seed)
+    found = probe(looking_at(run, split).scorer, asked, config=setup.config.hash(), seed=seed)
+    if split == "test":
+        record_looks([run], found.protocol, by, "probes", {"all": {"ndcg@10": found.codes["h"]["ndcg@10"].value}})
+    return found
+
+
+def check_may_look(runs: Sequence[TrainedRun], split: Split) -> None:
+    """Refuses a look at test that a run's folder could not record. Raises InputError."""
+    for run in runs if split == "test" else ():
+        check_recordable(RunFolder(run.path))
+
+
+def record_looks(
+    runs: Sequence[TrainedRun], protocol: Protocol, by: str, what: str, figures: dict[str, dict[str, float]]
+) -> None:
+    """Records one look at test in the folder of each run that was asked (`looks.py`)."""
+    for run in runs:
+        config = run.setup.config
+        look = {
+            "by": by,
+            "what": what,
+            "protocol": protocol.name,
+            "split": protocol.split,
+            "dataset": run.setup.dataset.hash,
+            "config": config.hash(),
+            "counts_weight": config.counts.weight,
+            "step": run.step,
+            "seeds": [one.setup.config.seed for one in runs],
+            "figures": figures,
+        }
+        record_look(RunFolder(run.path), look)
 
 
 def model_name(config: RunConfig) -> str:
@@ -318,8 +379,7 @@ def model_name(config: RunConfig) -> str:
 
 def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:
     """Where a run's results under a protocol, by its name, stand: `evaluation/SPLIT-PROTOCOL.json`."""
-    name = parse_protocol(protocol, split="test" if split == "test" else "validation").name
-    return folder.evaluation / f"{split}-{name.replace(':', '-').replace('/', '-')}.json"
+    return folder.evaluation / results_name(split, protocol)
 
 
 def write_evaluation(

@@ -12,7 +12,7 @@ from typing import Any
 from mdrec_jax.codec import flatten
 from mdrec_jax.config import NOT_IDENTITY
 from mdrec_jax.errors import InputError
-from mdrec_jax.files import PART, check_writable, open_in_place, read_object, write_json
+from mdrec_jax.files import PART, check_writable, of_the_system, open_in_place, read_object, write_json
 
 CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jsonl", "timing.jsonl", "lock"
 CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
@@ -54,6 +54,20 @@ class RunFolder:
 
     def holds_a_run(self) -> bool:
         return self.config.exists()
+
+
+def read_data(folder: RunFolder) -> tuple[Path, str]:
+    """The path and the hash of the data set that a run learns from, as its `config.json` has them.
+
+    Raises:
+        InputError: a file that is missing, or damaged.
+    """
+    data = read_object(folder.config, "dataset")["dataset"]
+    path, digest = (data.get("path"), data.get("hash")) if isinstance(data, dict) else (None, None)
+    if not (isinstance(path, str) and isinstance(digest, str)):
+        expected = "the path and the hash of a data set"
+        raise InputError("a damaged file", file=folder.config, column="dataset", found=data, expected=expected)
+    return Path(path), digest
 
 
 @contextmanager
@@ -98,7 +112,7 @@ def filling(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _of_the_disk(error):
+        if not of_the_system(error):
             raise
         raise InputError(
             "the run cannot be written",
@@ -111,12 +125,7 @@ def filling(folder: RunFolder) -> Iterator[None]:
 
 def _told_elsewhere(record: logging.LogRecord) -> bool:
     """False for what a thread that writes checkpoints met on a full disk: it comes to the main thread too."""
-    return not (record.exc_info and _of_the_disk(record.exc_info[1]))
-
-
-def _of_the_disk(error: BaseException | None) -> bool:
-    """Libraries underneath tell it as an error of their own, with the system's number in its text."""
-    return isinstance(error, OSError) or "os_error_code=" in str(error)
+    return not (record.exc_info and of_the_system(record.exc_info[1]))
 
 
 def check_new(folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mdrec_jax.config import RunConfig
+from mdrec_jax.config import RunConfig, field_names
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
@@ -23,6 +23,7 @@ from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.objectives.balance import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
+from mdrec_jax.train.memory import check_fits
 from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.train.step import StepConfig, StepFunction, initial_params, make_train_step, seed_key
@@ -44,8 +45,15 @@ class Setup:
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "Setup":
+        """Raises InputError, or ConfigError for a field that does not fit the data or the devices."""
+        with field_names(config):
+            return cls._of(config, dataset)
+
+    @classmethod
+    def _of(cls, config: RunConfig, dataset: Dataset) -> "Setup":
         mesh = make_mesh(config.hardware)
         model = make_model(config.model, dataset.spec)
+        check_fits(model, config.batching.rows * config.batching.row_length * config.model.dim)
         counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
         next_item = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
         views = getattr(config.model, "views", None)

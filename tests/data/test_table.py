@@ -203,6 +203,20 @@ def test_titles_and_categories_come_from_the_item_table(tmp_path, events, kind):
     }
 
 
+@pytest.mark.parametrize("extra", [0, 3])
+def test_an_item_table_without_domains_counts_each_of_its_rows_once(tmp_path, events, extra):
+    """Its rows tell of every domain; an item that one of them has is not left out."""
+    items = [f"i{number}" for number in range(20)] + ["nowhere"] * min(extra, 1) + ["i3"] * extra
+    table = write(pl.DataFrame({"item": items}), tmp_path, "csv").rename(tmp_path / "items.csv")
+    options = PrepareOptions(**NONE, source=SourceOptions(domain_column="domain", items_file=table))
+    dataset = prepare("csv", [write(events, tmp_path, "csv")], tmp_path / "d", options)
+    assert dataset.num_domains > 1
+    used = {raw for name in dataset.manifest.domains for raw in dataset.items(name)["raw"]}
+    expected = {"item metadata without events": 20 - len(used) + min(extra, 1)}
+    expected |= {"rows of the item table with a repeated id": extra}
+    assert dataset.manifest.counts.dropped == {reason: number for reason, number in expected.items() if number}
+
+
 def test_the_command_prepares_and_inspects(tmp_path, events, capsys):
     path = write(events.rename({"user": "who"}), tmp_path, "csv")
     arguments = ["prepare", "csv", str(path), "--out", str(tmp_path / "d"), "--user-column", "who"]

@@ -78,10 +78,28 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, capsys: pytest.C
     assert mdrec("compare", tmp_path / "none.json") == 2
     assert "no such results file" in capsys.readouterr().err
     assert mdrec("compare", tmp_path) == 2
-    assert "is a folder" in capsys.readouterr().err
+    assert "the folder holds no such results" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert mdrec("baselines", tmp_path / "file") == 2
     assert "file: is not a folder" in capsys.readouterr().err
+
+
+def test_run_folders_are_compared_by_the_results_in_them(
+    world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        file = tmp_path / name / "evaluation" / "test-uniform9x30.json"
+        assert mdrec("baselines", world.path, "--protocol", "uniform9", "--json", file) == 0
+    models = ("--model", "transitions", "--with-model", "popularity", "--metrics", "mrr")
+    given = ("compare", tmp_path / "a", "--with", tmp_path / "b" / "evaluation" / "test-uniform9x30.json", *models)
+    assert mdrec(*given, "--protocol", "uniform9") == 0
+    capsys.readouterr()
+    assert mdrec(*given) == 2
+    err = capsys.readouterr().err
+    assert "found:    test-uniform9x30" in err
+    assert "--split test --protocol full" in err
+    assert mdrec("compare", tmp_path / "a", "--metrics", "auc") == 2
+    assert "unknown metric" in capsys.readouterr().err
 
 
 def test_a_comparison_of_nothing_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

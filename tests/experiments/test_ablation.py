@@ -15,6 +15,8 @@ from mdrec_jax.experiments.costs import Cost
 from mdrec_jax.experiments.report import ablation_table
 from mdrec_jax.experiments.runs import ranks_of
 from mdrec_jax.experiments.tables import markdown
+from mdrec_jax.train.looks import LOOKS, read_looks
+from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
 
 
@@ -40,24 +42,34 @@ def test_runs_are_made_once_and_the_table_holds_their_results(
         patch.setattr(runs, "fit", stops)
         with pytest.raises(KeyboardInterrupt):
             ablate(rows, dataset, tmp_path, (0,))
-    before = (tmp_path / "full" / "seed-0" / "evaluation" / "test-full.json").stat().st_mtime_ns
+    before = (tmp_path / "full" / "seed-0" / "evaluation" / "validation-full.json").stat().st_mtime_ns
     (table,) = ablate(rows, dataset, tmp_path, (0,))
-    assert (tmp_path / "full" / "seed-0" / "evaluation" / "test-full.json").stat().st_mtime_ns == before
-    monkeypatch.setattr(runs, "fit", never)
-    assert ablate(rows, dataset, tmp_path, (0,)) == [table]
+    assert (tmp_path / "full" / "seed-0" / "evaluation" / "validation-full.json").stat().st_mtime_ns == before
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", never)
+        assert ablate(rows, dataset, tmp_path, (0,)) == [table]
+    assert not list(tmp_path.rglob(LOOKS))
 
     full, less = table.measured
     assert (full.steps, full.differences) == (4, ())
     paths = [tmp_path / folder / "seed-0" for folder in ("all-off", "full")]
-    ranks = [ranks_of([path], "test", "full")[1] for path in paths]
+    ranks = [ranks_of([path], "validation", "full")[1] for path in paths]
     assert less.differences == tuple(compare(*ranks, ("ndcg@10", "hr@10", "mrr"), domains=dataset.manifest.domains))
     by_name = {row["variant"]: row for row in to_json([table])["tables"][0]["rows"]}
-    written = json.loads((paths[0] / "evaluation" / "test-full.json").read_text())
-    assert by_name["all off"]["test"][-1]["metrics"]["mrr"] == pytest.approx(written["rows"][-1]["metrics"]["mrr"])
+    written = json.loads((paths[0] / "evaluation" / "validation-full.json").read_text())
+    shown = by_name["all off"]["validation"][-1]["metrics"]
+    assert shown["mrr"] == pytest.approx(written["rows"][-1]["metrics"]["mrr"])
     text = markdown(ablation_table(table))
     gap = next(one for one in less.differences if (one.where, one.metric) == ("macro", "ndcg@10"))
     assert f"| {gap.difference:+.4f}".replace("0.", ".") in text
     assert "[transitions]" in text
+    assert "one seed: no claim" in text
+    assert "*" not in text.replace("**", "")
+
+    (both,) = ablate(rows[:1], dataset, tmp_path, (0,), ("validation", "test"), by="a test")
+    assert "test macro/ndcg@10" in markdown(ablation_table(both))
+    (look,) = read_looks(RunFolder(tmp_path / "full" / "seed-0"))
+    assert (look["by"], look["protocol"]) == ("a test", "full")
 
     with pytest.raises(InputError, match=r"train\.steps"):
         ablate([replace_config(row, steps=5) for row in rows], dataset, tmp_path, (0,))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mdrec_jax.cli.main import parser
+from mdrec_jax.cli.main import parse
 from mdrec_jax.cli.train import configure
 from mdrec_jax.config import RunConfig, load_preset
 from mdrec_jax.data.dataset import open_dataset
@@ -102,8 +102,8 @@ def test_trials_are_all_combinations_or_some_of_them(short_run: RunConfig, small
 def test_flags_say_what_the_values_say() -> None:
     values = {"model.encoder.dim": 32, "model.encoder.remat": True, "model.views.projectors": False}
     values |= {"model.experts.multiples": [1.0, 2.0], "optim.schedule.kind": "cosine"}
-    args, rest = parser().parse_known_args(["train", "mdrec", *flags(values)])
-    args.overrides = rest
+    args = parse(["train", "mdrec", *flags(values)])
+    assert args is not None
     assert configure(args) == with_fields(load_preset("mdrec"), values)
 
 
@@ -128,8 +128,8 @@ def test_the_best_by_validation_comes_first_and_the_test_split_is_never_asked(
     assert {path.name for path in out.glob("trial-*/seed-0/evaluation/*.json")} == {"validation-full.json"}
     command = shown.strip().splitlines()[-1]
     assert command == record["command"]
-    args, rest = parser().parse_known_args(shlex.split(command)[1:])
-    args.overrides = rest
+    args = parse(shlex.split(command)[1:])
+    assert args is not None
     assert configure(args) == with_fields(short_run, good["values"])
 
     def fit(config: RunConfig, *given: Any, **named: Any) -> None:

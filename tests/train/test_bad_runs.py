@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mdrec_jax.errors import EXIT_BAD_INPUT
+from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_DOES_NOT_FIT
 from mdrec_jax.train.run import load_run
 from mdrec_jax.train.run_folder import RunFolder, locked
 from tests.command import mdrec
@@ -200,3 +200,71 @@ def test_a_disk_that_fills_up_with_lines_ends_a_run_too(small_world: Path, tmp_p
     assert mdrec(*train, "--resume") == 0
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dataset", {}, "config.json, column 'dataset': a damaged file"),
+        ("dataset", {"path": 3, "hash": "x"}, "config.json, column 'dataset': a damaged file"),
+        ("dataset", None, "config.json, column 'dataset': a damaged file"),
+        ("versions", ["jax"], "config.json, column 'versions': a damaged file"),
+    ],
+)
+def test_a_record_that_is_damaged_within_is_told(
+    field: str, value: object, message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((run / "config.json").read_text()) | {field: value}
+    (run / "config.json").write_text(json.dumps(record))
+    assert message in said(capsys, "inspect", run)
+    if field == "dataset":
+        assert message in said(capsys, "evaluate", run)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        '{"step": "7", "kind": "train"}',
+        '{"step": 7, "kind": 3}',
+        '{"step": 7, "kind": "train", "loss": []}',
+        "[7]",
+    ],
+)
+def test_a_damaged_line_of_the_journal_is_told_by_its_row(
+    line: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([rows[0], line, *rows[1:]]) + "\n")
+    assert "metrics.jsonl, row 2: a damaged line" in said(capsys, "inspect", run)
+
+
+def test_a_metric_that_no_look_holds_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["train"]["metric"] = "hr@7"
+    (run / "config.json").write_text(json.dumps(record))
+    assert mdrec("inspect", run) == 0
+    assert "validation hr@7: in none of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [("--model.dim", "1000000000"), ("--batching.rows=1000000000000",)])
+def test_sizes_that_fit_nowhere_are_refused(
+    more: tuple[str, ...], small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("train", "quickstart", "--data", small_world, "--run", tmp_path / "run", *more)
+    assert mdrec(*given) == EXIT_DOES_NOT_FIT
+    assert "does not fit into memory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_its_preset_and_its_fields(
+    run: Path, small_world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("train", "--data", small_world, "--run", run, "--resume")
+    assert "begun with another preset" in said(capsys, "train", "beauty", *given[1:])
+    text = said(capsys, *given, "--model.dim", "32")
+    assert "model.dim" in text
+    assert "Traceback" not in text
+    assert mdrec("train", "quickstart", *given[1:]) == 0
+    assert mdrec("inspect", run) == 0
+    assert "preset quickstart; set otherwise: batching.rows=8" in capsys.readouterr().out

@@ -17,7 +17,8 @@ def read_items(options: SourceOptions, domains: tuple[str, ...]) -> tuple[dict[s
     item of that id in every domain.
 
     Returns:
-        (domain -> item, title, category; rows left out because an earlier one has the same id, counted).
+        (domain -> item, title, category, one frame for all domains where it tells of all; rows left out because an
+        earlier one has the same id, counted).
 
     Raises:
         InputError: a missing column, an item without an id or a domain, a domain that the events do not have.
@@ -27,19 +28,23 @@ def read_items(options: SourceOptions, domains: tuple[str, ...]) -> tuple[dict[s
     kind = _format_of(path)
     frames = [_read_file(file, kind, options) for file in table_files(path, kind)]
     frame = pl.concat(frames)
-    result: dict[str, pl.DataFrame] = {}
-    repeated = 0
-    for name in domains:
-        own = frame.filter(pl.col("domain") == name) if "domain" in frame.columns else frame
-        once = own.unique("item", keep="first", maintain_order=True)
-        repeated += len(own) - len(once)
-        result[name] = once.select("item", "title", "category")
-    if "domain" in frame.columns:
+    if "domain" not in frame.columns:
+        once = _once(frame)
+        result, repeated = dict.fromkeys(domains, once), len(frame) - len(once)
+    else:
+        own = {name: frame.filter(pl.col("domain") == name) for name in domains}
+        result = {name: _once(rows) for name, rows in own.items()}
+        repeated = sum(len(rows) - len(result[name]) for name, rows in own.items())
         strange = frame.filter(~pl.col("domain").is_in(list(domains)))
         if len(strange):
             found, expected = strange["domain"][0], "one of " + ", ".join(domains)
             raise InputError("unknown domain", file=path, row=int(strange["_row"][0]), found=found, expected=expected)
     return result, ({"rows of the item table with a repeated id": repeated} if repeated else {})
+
+
+def _once(rows: pl.DataFrame) -> pl.DataFrame:
+    """What the first row of each item tells."""
+    return rows.unique("item", keep="first", maintain_order=True).select("item", "title", "category")
 
 
 def _format_of(path: Path) -> Format:
