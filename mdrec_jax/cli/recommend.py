@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.terminal import say
 
 DESCRIPTION = """Write the best items for users of the dataset, or for histories that it does not know. Items that
 are unknown are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
+
+
+COLUMNS = ("user", "item", "time", "domain", "event")
 
 
 def add_parser(commands: Any) -> None:
@@ -23,9 +26,12 @@ def add_parser(commands: Any) -> None:
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
     )
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
-    items = parser.add_mutually_exclusive_group()
-    items.add_argument("--allow", type=Path, metavar="FILE", help="recommend these items alone")
-    items.add_argument("--deny", type=Path, metavar="FILE", help="never recommend these items")
+    beside = "; with a column of users beside the items, to each their own"
+    parser.add_argument("--allow", type=Path, metavar="FILE", help=f"recommend these items alone{beside}")
+    parser.add_argument("--deny", type=Path, metavar="FILE", help=f"never recommend these items{beside}")
+    parser.add_argument(
+        "--append", action="store_true", help="read what the dataset has of its users before their --histories"
+    )
     parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
     parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
     parser.add_argument(
@@ -35,15 +41,31 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="a .csv, .jsonl or .parquet file; in a .csv what a spreadsheet would take for a formula begins with '",
     )
+    add_columns(parser)
     parser.set_defaults(run=run)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options that name the columns of a file."""
+    columns = parser.add_argument_group("columns of the files (default: as `mdrec prepare` was told, or as is usual)")
+    for what in COLUMNS:
+        columns.add_argument(f"--{what}-column", metavar="C")
+
+
+def given_columns(args: argparse.Namespace) -> dict[str, str]:
+    """What -> the name of its column, where one was given."""
+    named = {what: getattr(args, f"{what}_column") for what in COLUMNS}
+    return {what: name for what, name in named.items() if name is not None}
 
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.evaluate.recommendations import check_ending, recommend_files
+    from mdrec_jax.evaluate.recommendations import check_output, recommend_files
     from mdrec_jax.train.run import load_run
 
-    check_ending(args.out)
+    if args.append and args.histories is None:
+        raise InputError("nothing to append", column="--append", expected="with --histories")
+    check_output(args.out, args.users, args.histories, args.allow, args.deny)
     trained = load_run(args.run_folder, open_dataset(args.data) if args.data else None)
     counts = recommend_files(
         trained.scorer,
@@ -56,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         deny=args.deny,
         k=args.k,
         keep_seen=args.keep_seen,
+        append=args.append,
         time_unit=args.time_unit,
+        columns=given_columns(args),
     )
     for reason, number in counts.items():
         say(f"{reason}: {number:,}", file=sys.stderr)

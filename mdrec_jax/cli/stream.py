@@ -3,14 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mdrec_jax.cli.recommend import add_columns, given_columns
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.terminal import say
 
+if TYPE_CHECKING:
+    from mdrec_jax.data.dataset import Dataset
+
 DESCRIPTION = """Read new events, bring the states of their people up to date, and write the best items for them. With
---state a call goes on where the last one ended; what it costs depends on the new events alone. The model has to have
-rotary positions (--model.encoder.positions rotary) or none."""
+--state a call goes on where the last one ended; what it costs depends on the new events alone. Events that were read
+already change nothing, so that files may overlap and a call may be made again. The model has to have rotary positions
+(--model.encoder.positions rotary) or none."""
 
 
 def add_parser(commands: Any) -> None:
@@ -19,6 +24,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="new events of people, known or not")
     parser.add_argument("--state", type=Path, metavar="FILE", help="a .npz file of states, read and written anew")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
+    parser.add_argument(
+        "--from", dest="seed", type=Path, nargs="?", const=True, metavar="DATASET",
+        help="people of whom nothing was read start with what this dataset has of them (default: the run's, or --data)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--late", choices=("refuse", "skip"), default="refuse", help="new events that are older than what was read"
+    )
     parser.add_argument(
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
     )
@@ -29,20 +41,20 @@ def add_parser(commands: Any) -> None:
         "--tolerance", type=float, metavar="SHARE", help="a looping model stops a token with this share of weight left"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv, .jsonl or .parquet file")
+    add_columns(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.evaluate.recommendations import check_ending
+    from mdrec_jax.evaluate.recommendations import check_output
     from mdrec_jax.evaluate.streaming import stream_files
     from mdrec_jax.models.streaming import state_bytes
     from mdrec_jax.train.run import load_run
 
-    check_ending(args.out)
+    check_output(args.out, args.events, args.state)
     if args.tolerance is not None and not 0 <= args.tolerance < 1:
         raise InputError("option out of range", column="--tolerance", found=args.tolerance, expected="in [0, 1)")
-    trained = load_run(args.run_folder, open_dataset(args.data) if args.data else None)
+    trained = load_run(args.run_folder, _dataset(args.data, args.seed if isinstance(args.seed, Path) else None))
     setup = trained.setup
     counts = stream_files(
         trained.scorer,
@@ -51,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
         args.events,
         args.out,
         state=args.state,
+        seed=args.seed is not None,
+        late=args.late,
         domain=args.domain,
         k=args.k,
         keep_seen=args.keep_seen,
         time_unit=args.time_unit,
+        columns=given_columns(args),
         tolerance=args.tolerance,
     )
     for reason, number in counts.items():
@@ -65,3 +80,17 @@ def run(args: argparse.Namespace) -> int:
     written = [args.out] if args.state is None else [args.out, args.state]
     say(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return EXIT_OK
+
+
+def _dataset(data: Path | None, seeds: Path | None) -> "Dataset | None":
+    """The data set that is named by either option, or by both.
+
+    Raises:
+        InputError: they name two.
+    """
+    from mdrec_jax.data.dataset import open_dataset
+
+    opened = {option: open_dataset(path) for option, path in (("--data", data), ("--from", seeds)) if path is not None}
+    if len({dataset.hash for dataset in opened.values()}) > 1:
+        raise InputError("two data sets", column="--from", found=seeds, expected=f"the same as --data: {data}")
+    return next(iter(opened.values()), None)

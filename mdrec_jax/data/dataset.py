@@ -150,7 +150,7 @@ class Dataset:
         found = asked.join(known.unique(keys).select(*keys, "id"), on=keys, how="left", maintain_order="left")
         return found["id"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int32)
 
-    def lookup_users(self, raw: Sequence[str]) -> Int32[np.ndarray, " n"]:
+    def lookup_users(self, raw: Sequence[str | None]) -> Int32[np.ndarray, " n"]:
         """The numbers of raw users; -1 where the dataset does not have one."""
         known = self.users().with_row_index("id")
         asked = pl.DataFrame({"raw": raw}, schema={"raw": pl.String})

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Manifest:
         time_origin: seconds since the epoch of the first event (0 without times).
         parents: hashes of the datasets that this one extends, the oldest first: their ids mean the same here.
         hash: SHA-256 over the names and hashes of `files`, sorted.
+        columns: what (user, item, ...) -> the name of its column, where `prepare` was told one.
     """
 
     schema: int
@@ -97,6 +98,7 @@ class Manifest:
     time_origin: int
     parents: tuple[str, ...]
     hash: str
+    columns: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes `folder`/manifest.json, with a hash of itself as `seal`."""

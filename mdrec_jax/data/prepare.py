@@ -101,6 +101,7 @@ def _manifest(
         ordered=log.ordered,
         time_origin=_time_origin(made, parent),
         parents=_parents(parent),
+        columns=(parent.manifest.columns if parent else {}) | options.source.named_columns(),
         hash=combined_hash(files),
     )
 

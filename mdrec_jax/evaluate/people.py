@@ -1,7 +1,9 @@
-"""For whom to recommend: users of the data set by their raw ids, or histories from a file; and lists of items."""
+"""For whom to recommend: histories from a file; and what else a file may name people or items by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -14,10 +16,12 @@ from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.data.sources.columns import find_column, id_value
 from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
-from mdrec_jax.data.sources.times import bad_time, time_values, unit_of
-from mdrec_jax.data.streams import plain
+from mdrec_jax.data.sources.times import LATEST_SECOND, bad_time, time_values, unit_of
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.ragged import Ragged, from_lengths, spans
+from mdrec_jax.evaluate.ragged import Ragged, from_lengths
+
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+"""No column is named by the caller."""
 
 
 @dataclass(frozen=True)
@@ -34,58 +38,29 @@ class People:
     """What was unknown, by reason."""
 
 
-def read_users(path: Path, dataset: Dataset) -> People:
-    """Users of the data set, with all of their events. Of several sequences the last with the domain's events is read.
-
-    Args:
-        path: a text file with a raw id a line (.txt), or a table with a column `user`.
-        dataset: the data set that the model was trained on.
-
-    Raises:
-        InputError: a file that cannot be read, or that has no row.
-    """
-    names = _read_names(path, "user")
-    _refuse_nobody(len(names), path)
-    user = dataset.lookup_users(names)
-    offsets = plain(dataset.sequence_offsets)
-    chosen = _sequence_of(dataset)[np.maximum(user, 0)]
-    chosen[user < 0] = -1
-    needed, place = np.unique(chosen[chosen >= 0], return_inverse=True)
-    history = np.full(chosen.shape, -1, np.int64)
-    history[chosen >= 0] = place
-    events = spans(offsets[needed], offsets[needed + 1])
-    columns = {name: plain(getattr(dataset, name))[events.values] for name in ("item", "domain", "event", "time")}
-    unknown = int((user < 0).sum())
-    return People(names, Histories(events.offsets, **columns), history, {"unknown users": unknown} if unknown else {})
-
-
-def _sequence_of(dataset: Dataset) -> Int64[np.ndarray, "U G"]:
-    """For each user and domain the last sequence that has events of the domain, else the user's last one, else -1."""
-    user, offsets = plain(dataset.sequence_user).astype(np.int64), plain(dataset.sequence_offsets)
-    number = np.arange(len(user))
-    last = np.full(dataset.num_users, -1, np.int64)
-    np.maximum.at(last, user, number)
-    out = np.repeat(last[:, None], dataset.num_domains, axis=1)
-    sequence = np.repeat(number, np.diff(offsets))
-    for domain in range(dataset.num_domains):
-        mine = np.unique(sequence[plain(dataset.domain) == domain])
-        best = np.full(dataset.num_users, -1, np.int64)
-        np.maximum.at(best, user[mine], mine)
-        out[:, domain] = np.where(best >= 0, best, last)
-    return out
-
-
-def read_histories(path: Path, dataset: Dataset, *, time_unit: str | None = None) -> People:
+def read_histories(
+    path: Path,
+    dataset: Dataset,
+    *,
+    time_unit: str | None = None,
+    columns: Mapping[str, str] = NO_NAMES,
+    latest: int | None = None,
+) -> People:
     """Histories from a table with an event a row: `user`, `item`, and `domain`, `time`, `event` where there are any.
 
     Events are ordered by time where there is one, else as they stand. A row with an empty item says that its user
     exists. Items that the catalogue does not have become item 1 and are counted.
 
+    Args:
+        time_unit: s, ms or iso; None = seconds.
+        columns: the names of columns that the caller gives (see `read_columns`).
+        latest: no event may be later, in seconds since the epoch; None = no limit but the model's.
+
     Raises:
         InputError: a file that cannot be read or has no row, a missing column, an unknown domain or event type, a bad
             time.
     """
-    frame = _read_events(path, dataset, time_unit)
+    frame = _read_events(path, dataset, time_unit, columns, latest)
     named = frame.with_columns(pl.col("item").fill_null("")).filter(pl.col("item") != "")
     people = frame.select("user").unique(maintain_order=True).with_row_index("person")
     named = named.join(people, on="user", how="left", maintain_order="left")
@@ -103,23 +78,7 @@ def read_histories(path: Path, dataset: Dataset, *, time_unit: str | None = None
     )
     unknown = int((item == UNKNOWN_ITEM).sum())
     history = np.repeat(np.arange(len(people))[:, None], len(domains), axis=1)
-    return People(people["user"].to_list(), histories, history, {"unknown items": unknown} if unknown else {})
-
-
-def read_item_list(path: Path, dataset: Dataset, domain: int) -> tuple[Int32[np.ndarray, "n"], int]:
-    """(ids of the listed items that the catalogue has, how many it does not have).
-
-    Args:
-        path: a text file with a raw id a line (.txt), or a table with a column `item`.
-        domain: the domain that the ids are meant in.
-
-    Raises:
-        InputError: a file that cannot be read.
-    """
-    raw = _read_names(path, "item")
-    ids = dataset.lookup_items(raw, [dataset.manifest.domains[domain]] * len(raw))
-    known = ids != UNKNOWN_ITEM
-    return np.unique(ids[known]), int((~known).sum())
+    return People(people["user"].to_list(), histories, history, {"unknown items": unknown})
 
 
 def _codes(names: pl.Series, known: tuple[str, ...]) -> Int32[np.ndarray, "N"]:
@@ -127,35 +86,94 @@ def _codes(names: pl.Series, known: tuple[str, ...]) -> Int32[np.ndarray, "N"]:
     return code.to_numpy()
 
 
-def _read_names(path: Path, column: str) -> list[str]:
-    """The distinct values of a column, or the lines of a text file, in the order that they come in."""
-    require_file(path, f"a list of {column}s")
-    if path.name.lower().endswith(".txt"):
-        return list(dict.fromkeys(line.strip() for _, line in read_lines(path)))
+def read_columns(
+    names: list[str], needed: Mapping[str, bool], path: Path, dataset: Dataset, given: Mapping[str, str]
+) -> dict[str, str]:
+    """What each column of a file is called: as the caller says, else as `mdrec prepare` was told, else as is usual.
+
+    Args:
+        names: the file's columns.
+        needed: what is looked for (user, item, domain, time, event), and whether it must be there.
+        given: what -> the name that the caller gives.
+
+    Raises:
+        InputError: a column that is missing, two usual names at once, or one column for two things.
+    """
+    found = {}
+    for what, must in needed.items():
+        told, prepared = given.get(what), dataset.manifest.columns.get(what)
+        if told is None and prepared in names:
+            found[what] = prepared
+        elif (name := find_column(names, told, what, path, needed=must)) is not None:
+            found[what] = name
+    for name in found.values():
+        twice = [what for what, other in found.items() if other == name]
+        if len(twice) > 1:
+            raise InputError(
+                "one column for two things", file=path, row=1, column=name, found=" and ".join(twice),
+                expected="a column for each",
+            )  # fmt: skip
+    return found
+
+
+def read_names(path: Path, what: str, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> list[str]:
+    """The values of a column, or the lines of a text file, in the order that they come in.
+
+    Raises:
+        InputError: a file that cannot be read, or without the column.
+    """
+    require_file(path, f"a list of {what}s")
+    if is_text(path):
+        return [line.strip() for _, line in read_lines(path)]
     kind = _format_of(path)
-    names = column_names(path, kind)
-    found = find_column(names, None, column, path, needed=True, flag="")
-    assert found is not None
-    frame = _collect(path, kind, {column: id_value(found, _schema(path, kind, [found])[found], path)}, [found])
-    return frame[column].drop_nulls().unique(maintain_order=True).to_list()
+    found = read_columns(column_names(path, kind), {what: True}, path, dataset, columns)[what]
+    frame = _collect(path, kind, {what: id_value(found, _schema(path, kind, [found])[found], path)}, [found])
+    return frame[what].drop_nulls().to_list()
 
 
-def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.DataFrame:
+def is_text(path: Path) -> bool:
+    """Whether a file is a list with a line each, and no table."""
+    return path.name.lower().endswith(".txt")
+
+
+def read_pairs(path: Path, dataset: Dataset, columns: Mapping[str, str]) -> pl.DataFrame | None:
+    """The columns user and item of a table that has both; None for another file.
+
+    Raises:
+        InputError: a file that cannot be read, or a row with only one of the two.
+    """
+    require_file(path, "a list of items")
+    if is_text(path):
+        return None
+    kind = _format_of(path)
+    found = read_columns(column_names(path, kind), {"user": False, "item": True}, path, dataset, columns)
+    if "user" not in found:
+        return None
+    schema = _schema(path, kind, list(found.values()))
+    values = {what: id_value(name, schema[name], path) for what, name in found.items()}
+    frame = _collect(path, kind, {"_row": pl.col("_row"), **values}, list(found.values()))
+    for what in ("user", "item"):
+        _refuse(frame.filter(pl.col(what).is_null() | (pl.col(what) == "")), path, kind, found, what, f"a {what}'s id")
+    return frame.select("user", "item").unique(maintain_order=True)
+
+
+def _read_events(
+    path: Path, dataset: Dataset, time_unit: str | None, given: Mapping[str, str], latest: int | None
+) -> pl.DataFrame:
     """user, item, domain, event, and time where there is one; checked."""
     require_file(path, "a table of events")
     kind, manifest = _format_of(path), dataset.manifest
     names = column_names(path, kind)
     several = len(manifest.domains) > 1
     needed = {"user": True, "item": True, "domain": several, "event": len(manifest.event_types) > 1, "time": False}
-    columns = {what: find_column(names, None, what, path, needed=must, flag="") for what, must in needed.items()}
-    columns = {what: name for what, name in columns.items() if name is not None}
+    columns = read_columns(names, needed, path, dataset, given)
     schema = _schema(path, kind, list(columns.values()))
     values = {what: id_value(name, schema[name], path) for what, name in columns.items() if what != "time"}
     if "time" in columns:
         time_unit = unit_of(path, kind, columns["time"], time_unit)
         values["time"], values["fraction"] = time_values(columns["time"], schema[columns["time"]], time_unit, path)
     frame = _collect(path, kind, {"_row": pl.col("_row"), **values}, list(columns.values()))
-    _refuse_nobody(len(frame), path)
+    refuse_nobody(len(frame), path)
     for what, known in (("domain", manifest.domains), ("event", manifest.event_types)):
         if what not in columns:
             frame = frame.with_columns(pl.lit(known[0]).alias(what))
@@ -168,6 +186,7 @@ def _read_events(path: Path, dataset: Dataset, time_unit: str | None) -> pl.Data
         late = frame.filter(event & (pl.col("time").is_null() | (pl.col("time") < 0)))
         _refuse(late, path, kind, columns, "time", "", time_unit)
         _refuse_two_units(frame.filter(event), path, kind, columns["time"])
+        _refuse_far(frame.filter(event), path, kind, columns["time"], dataset, latest)
     return frame
 
 
@@ -180,7 +199,33 @@ def _refuse_two_units(events: pl.DataFrame, path: Path, kind: Format, column: st
         raise two_units(InputError("", file=path, row=row, column=column, found=found), time)
 
 
-def _refuse_nobody(number: int, path: Path) -> None:
+def _refuse_far(
+    events: pl.DataFrame, path: Path, kind: Format, column: str, dataset: Dataset, latest: int | None
+) -> None:
+    """Names the first event that is later than `latest`, or whose time a model of the data set cannot read."""
+    origin, limit = int(dataset.manifest.time_origin), np.iinfo(np.int32)
+    ends = (origin + int(limit.min), origin + int(limit.max)) if dataset.manifest.has_time else (0, LATEST_SECOND)
+    last = ends[1] if latest is None else min(latest, ends[1])
+    bad = events.filter(~pl.col("time").is_between(ends[0], last))
+    if len(bad):
+        row, record = record_at(path, kind, int(bad["_row"][0]))
+        raise InputError(
+            "a time that no event of these people can have",
+            file=path,
+            row=row,
+            column=column,
+            found=f"{record.get(column)} ({_date(int(bad['time'][0]))})",
+            expected=f"between {_date(ends[0])} and {_date(last)}",
+            hint="check the unit of the times: --time-unit",
+        )
+
+
+def _date(seconds: int) -> str:
+    return str(np.datetime64(seconds, "s"))
+
+
+def refuse_nobody(number: int, path: Path) -> None:
+    """Raises InputError where a file has no row."""
     if not number:
         raise InputError("the file names nobody", file=path, found="0 rows", expected="at least one")
 

@@ -114,8 +114,7 @@ def power_of_two(number: int) -> int:
 
 def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
     seen = asked.seen(block)
-    places = Ragged(seen.offsets, universe.place[seen.values])
-    left_out = widened(places.keep(places.values > 0))
+    left_out = widened(universe.places(seen))
     values = (x, universe.place[asked.queries.target[block]], left_out)
     if scorer.counted is not None:
         added = scorer.counted.added(asked.latest(block, STEPS))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Int32, Int64
+from jaxtyping import Array, Float, Int32, Int64
 from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.data.dataset import Dataset
@@ -18,7 +18,7 @@ from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
-from mdrec_jax.evaluate.ragged import Ragged
+from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 from mdrec_jax.evaluate.ranking import GATHERED, fill, power_of_two, split_queries, widened, widened_with, with_added
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.evaluate.transitions import STEPS
@@ -30,6 +30,8 @@ BLOCK = 1024
 NO_HISTORY = "no known item in the history"
 NOTHING_LEFT = "nothing left to recommend"
 """Why a person got the popularity list."""
+NOTHING_ALLOWED = "nothing that may be recommended"
+"""Why a person's list is empty."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,15 @@ class Choice:
         allow: only these items; None = all of the domain.
         deny: never these.
         keep_seen: also what the person had already.
+        allow_each, deny_each: the same for each of P people; who has an empty list of `allow_each` gets nothing.
     """
 
     k: int = 10
     allow: Int32[np.ndarray, "n"] | None = None
     deny: Int32[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int32))
     keep_seen: bool = False
+    allow_each: Ragged | None = None
+    deny_each: Ragged | None = None
 
     def universe(self, items: Int32[np.ndarray, "U"]) -> Int32[np.ndarray, "U"]:
         """The items of a domain that may be recommended.
@@ -71,7 +76,9 @@ class Lists:
     score: Float[np.ndarray, "P K"]
     """The model's, or the training count where `fallback` is set."""
     fallback: list[str]
-    """Why the person got the popularity list; empty where the model chose."""
+    """Why the person got the popularity list, or nothing; empty where the model chose."""
+    seen: int
+    """Items that were left out because the person had them, over all whom the model was asked about."""
 
 
 def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, choice: Choice) -> Lists:
@@ -130,15 +137,32 @@ def choose(
         raise ValueError("a scorer that counts needs the last items")
     universe = choice.universe(plain(dataset.domain_items[domain]))
     k = min(choice.k, len(universe))
-    item, score = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32)
+    item, score, had = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32), 0
     if len(asked):
         placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
         for some, state in answers:
-            left_out = None if choice.keep_seen else seen(some)
+            seen_places = None if choice.keep_seen else placed.places(seen(some))
+            had += 0 if seen_places is None else len(seen_places.values)
+            denied = None if choice.deny_each is None else placed.places(choice.deny_each.take(some))
+            allowed = None if choice.allow_each is None else placed.places(choice.allow_each.take(some))
             recent = None if latest is None else latest(some)
-            for part, ids, values in _best(scorer, placed, state, left_out, recent, k):
+            left_out = _together(len(some), seen_places, denied)
+            for part, ids, values in _best(scorer, placed, state, left_out, allowed, recent, k):
                 item[some[part]], score[some[part]] = ids, values
-    return _with_popularity(dataset, domain, universe, item, score, asked)
+    fallback = [NO_HISTORY] * people
+    for person in asked.tolist():
+        fallback[person] = "" if item[person, 0] else NOTHING_LEFT
+    _fill_with_popularity(dataset, domain, universe, choice, item, score, fallback)
+    return Lists(item, score, fallback, had)
+
+
+def _together(people: int, *lists: Ragged | None) -> Ragged:
+    """Each person's lists one behind the other."""
+    there = [one for one in lists if one is not None]
+    owner = np.concatenate([np.zeros(0, np.int64), *(one.owner for one in there)])
+    values = np.concatenate([np.zeros(0, np.int32), *(one.values for one in there)])
+    order = np.argsort(owner, kind="stable")
+    return Ragged(from_lengths(np.bincount(owner, minlength=people)), values[order])
 
 
 def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, domain: int) -> QueryBatches:
@@ -170,26 +194,28 @@ def _best(
     scorer: Scorer,
     universe: Universe,
     state: Any,
-    seen: Ragged | None,
+    left_out: Ragged,
+    allowed: Ragged | None,
     recent: Int32[np.ndarray, "B K"] | None,
     k: int,
 ) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
-    """(which people, their items, scores), block by block."""
+    """(which people, their items, scores), block by block; `left_out` and `allowed` are places in the universe."""
     size, counted = rows_for(scorer.mesh, BLOCK), scorer.counted
-    left_out = np.zeros((len(state), 0), np.int32)
-    if seen is not None:
-        places = Ragged(seen.offsets, universe.place[seen.values])
-        left_out = widened(places.keep(places.values > 0))
+    exclude = widened(left_out)
+    only = np.zeros((len(state), 0), np.int32) if allowed is None else widened(allowed)
     parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
     if counted is not None and recent is not None:
         parts = counted.blocks(recent, size)
     for part in parts:
-        number, rows, values, top = part.stop - part.start, size, (state[part], left_out[part]), _top
-        if counted is not None and recent is not None:
-            rows, top = rows_for(scorer.mesh, power_of_two(number)), _top_counted
-            values += widened_with(*counted.lists(counted.added(recent[part]), universe.place, number))
+        number, rows, values, top = part.stop - part.start, size, (state[part], exclude[part]), _top(scorer.mesh, k)
+        if allowed is not None or counted is not None:
+            added = np.zeros((number, 0), np.int32), np.zeros((number, 0), np.float32)
+            if counted is not None and recent is not None:
+                rows = rows_for(scorer.mesh, power_of_two(number))
+                added = widened_with(*counted.lists(counted.added(recent[part]), universe.place, number))
+            values, top = (*values, only[part], *added), _top_listed(scorer.mesh, k, allowed is not None)
         args = jax.device_put(tuple(fill(value, rows) for value in values), by_row(scorer.mesh))
-        scores, place = top(scorer.mesh, k)(universe.vectors, universe.count, *args)
+        scores, place = top(universe.vectors, universe.count, *args)
         yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
 
 
@@ -204,32 +230,52 @@ def _top(mesh: Mesh, k: int) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _top_counted(mesh: Mesh, k: int) -> Any:
-    """Compiled: (vectors, how many compete, states, left out, places, what is added there) -> (scores, rows)."""
+def _top_listed(mesh: Mesh, k: int, limited: bool) -> Any:
+    """Compiled: (vectors, how many compete, states, left out, allowed, places, what is added there) -> (scores, rows).
+
+    Args:
+        limited: nothing but what is allowed competes; else what is allowed is not looked at.
+    """
 
     def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, left_out, place, added = query
-        scores, allowed = with_added(vectors, x, place, added), competes.at[left_out].set(False)
-        best, rows = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), k)
-        return best, jnp.where(allowed[rows], rows, 0)
+        x, left_out, only, place, added = query
+        scores = with_added(vectors, x, place, added)
+        mine = competes & jnp.zeros_like(competes).at[only].set(True) if limited else competes
+        mine = mine.at[left_out].set(False)
+        best, rows = jax.lax.top_k(jnp.where(mine, scores, -jnp.inf), k)
+        return best, jnp.where(mine[rows], rows, 0)
 
     def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
         competes = competing(vectors, count)[0]
         return jax.lax.map(lambda query: one(vectors, competes, query), queries, batch_size=GATHERED)
 
-    return split_queries(mesh, local, 4)
+    return split_queries(mesh, local, 5)
 
 
-def _with_popularity(
-    dataset: Dataset, domain: int, universe: Int32[np.ndarray, "U"], item: Any, score: Any, asked: Int[np.ndarray, "A"]
-) -> Lists:
-    """Fills the lists of those for whom the model found nothing with the most popular items that may be recommended."""
+def _fill_with_popularity(
+    dataset: Dataset,
+    domain: int,
+    universe: Int32[np.ndarray, "U"],
+    choice: Choice,
+    item: Int32[np.ndarray, "P K"],
+    score: Float[np.ndarray, "P K"],
+    fallback: list[str],
+) -> None:
+    """Fills the lists of those with a reason in `fallback` with the most popular items that they may be recommended,
+    and says where that is none."""
+    empty = np.flatnonzero([reason != "" for reason in fallback])
     mine = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
     counts = item_counts(dataset, mine)[universe]
-    best = np.lexsort((universe, -counts))[: item.shape[1]]
-    fallback = [NO_HISTORY] * len(item)
-    for person in asked.tolist():
-        fallback[person] = "" if item[person, 0] else NOTHING_LEFT
-    empty = np.array([reason != "" for reason in fallback], bool)
-    item[empty], score[empty] = universe[best], counts[best]
-    return Lists(item, score, fallback)
+    best = np.lexsort((universe, -counts))
+    k = item.shape[1]
+    item[empty], score[empty] = universe[best[:k]], counts[best[:k]]
+    for person in empty.tolist() if choice.allow_each is not None or choice.deny_each is not None else ():
+        may = np.ones(len(universe), bool)
+        for lists, wanted in ((choice.allow_each, True), (choice.deny_each, False)):
+            if lists is not None:
+                listed = lists.values[lists.offsets[person] : lists.offsets[person + 1]]
+                may &= np.isin(universe, listed) == wanted
+        left = best[may[best]][:k]
+        item[person], score[person] = 0, 0
+        item[person, : len(left)], score[person, : len(left)] = universe[left], counts[left]
+        fallback[person] = fallback[person] if len(left) else NOTHING_ALLOWED

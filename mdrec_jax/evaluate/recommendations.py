@@ -1,17 +1,21 @@
 """Recommendations from files to a file: for users or histories, with titles and scores, everything unknown counted."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.people import People, read_histories, read_item_list, read_users
-from mdrec_jax.evaluate.recommend import Choice, Lists, recommend
+from mdrec_jax.evaluate.item_lists import ItemList, read_item_list
+from mdrec_jax.evaluate.people import NO_NAMES, People, read_histories
+from mdrec_jax.evaluate.recommend import NOTHING_ALLOWED, Choice, Lists, recommend
 from mdrec_jax.evaluate.scorer import Scorer
+from mdrec_jax.evaluate.users import after_known, read_users
 from mdrec_jax.files import check_writable, replacing
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -29,7 +33,9 @@ def recommend_files(
     deny: Path | None = None,
     k: int = 10,
     keep_seen: bool = False,
+    append: bool = False,
     time_unit: str | None = None,
+    columns: Mapping[str, str] = NO_NAMES,
 ) -> dict[str, int]:
     """Recommends for everyone in a file and writes `out` (.csv, .jsonl or .parquet; see `to_frame`).
 
@@ -39,38 +45,42 @@ def recommend_files(
         out: the file to write.
         users, histories: exactly one of them (`read_users`, `read_histories`).
         domain: recommend from this one; None = from each in turn.
-        allow, deny: at most one of them, a list of items (`read_item_list`).
+        allow, deny: lists of the items that may, that may not be recommended (`read_item_list`).
         k: items a person and domain.
         keep_seen: also recommend what the person had already.
+        append: what the data set has of its own users comes before what `histories` has; else it is not read.
         time_unit: of the histories (`read_histories`).
+        columns: the names of the files' columns that the caller gives (`people.read_columns`).
 
     Returns:
-        What was unknown, and who got the popularity list, counted by reason.
+        What was unknown or left out, and who got the popularity list or a short one, counted by reason.
 
     Raises:
         InputError: files that cannot be read, or options that leave nothing to recommend.
     """
-    check_ending(out)
+    check_output(out, users, histories, allow, deny)
     if (users is None) == (histories is None):
         raise InputError("for whom?", expected="either --users or --histories")
-    if allow is not None and deny is not None:
-        raise InputError("give at most one list of items", expected="either --allow or --deny")
-    if histories is not None:
-        people = read_histories(histories, dataset, time_unit=time_unit)
-    else:
-        people = read_users(_given(users), dataset)
     names = dataset.manifest.domains
     chosen = range(len(names)) if domain is None else [dataset.domain_index(domain)]
+    if histories is not None:
+        people = read_histories(histories, dataset, time_unit=time_unit, columns=columns)
+        people = after_known(people, dataset, histories) if append else _beside_known(people, dataset)
+    else:
+        people = read_users(_given(users), dataset, columns)
+    lists = {
+        option: read_item_list(path, dataset, columns)
+        for option, path in (("allow", allow), ("deny", deny))
+        if path is not None
+    }
     counts, frames = Counter(people.counts), []
+    for option, listed in lists.items():
+        counts[f"listed people who are not asked about ({option})"] = listed.strangers(people.names)
     for one in chosen:
-        choice = Choice(k=k, keep_seen=keep_seen)
-        if allow is not None or deny is not None:
-            ids, unknown = read_item_list(_given(allow or deny), dataset, one)
-            counts[f"listed items that {names[one]} does not have"] += unknown
-            choice = Choice(k, ids, keep_seen=keep_seen) if allow is not None else Choice(k, None, ids, keep_seen)
-        lists = recommend(scorer, dataset, people, one, choice)
-        counts.update(f"popularity lists in {names[one]}: {reason}" for reason in lists.fallback if reason)
-        frames.append(to_frame(dataset, people, one, lists))
+        choice = _choice(lists, dataset, one, people.names, counts, Choice(k=k, keep_seen=keep_seen))
+        found = recommend(scorer, dataset, people, one, choice)
+        counts.update(told(found, names[one], k))
+        frames.append(to_frame(dataset, people, one, found))
     write_recommendations(out, frames)
     return {what: number for what, number in counts.items() if number}
 
@@ -78,6 +88,41 @@ def recommend_files(
 def _given(path: Path | None) -> Path:
     assert path is not None
     return path
+
+
+def _beside_known(people: People, dataset: Dataset) -> People:
+    """Counts the data set's own users among the histories: what they did there is not read."""
+    number = int((dataset.lookup_users(people.names) >= 0).sum())
+    return replace(
+        people, counts=people.counts | {"users of the data set, read from the file alone (--append adds)": number}
+    )
+
+
+def _choice(
+    lists: Mapping[str, ItemList], dataset: Dataset, domain: int, names: list[str], counts: Counter[str], choice: Choice
+) -> Choice:
+    """`choice` with the lists of one domain; what it does not have is counted."""
+    for option, listed in lists.items():
+        ids, unknown = listed.ids(dataset, domain)
+        counts[f"listed items that {dataset.manifest.domains[domain]} does not have"] += unknown
+        if listed.users is None:
+            choice = replace(choice, **{option: np.unique(ids[ids != UNKNOWN_ITEM])})
+        else:
+            choice = replace(choice, **{f"{option}_each": listed.for_people(names, ids)})
+    return choice
+
+
+def told(lists: Lists, domain: str, k: int) -> dict[str, int]:
+    """What a person should know about the lists of a domain, counted."""
+    counts = Counter(
+        f"{'no list' if reason == NOTHING_ALLOWED else 'popularity lists'} in {domain}: {reason}"
+        for reason in lists.fallback
+        if reason
+    )
+    length = (lists.item > 0).sum(1)
+    counts[f"lists shorter than {k} in {domain}"] = int(((length > 0) & (length < k)).sum())
+    counts[f"items of {domain} left out as seen"] = lists.seen
+    return counts
 
 
 def to_frame(dataset: Dataset, people: People, domain: int, lists: Lists) -> pl.DataFrame:
@@ -106,7 +151,7 @@ def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
     """Writes CSV (`without_formulas`), JSONL or Parquet, as the name ends. The file appears whole or not at all.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or no room.
     """
     check_ending(path)
     frame = pl.concat(frames)
@@ -116,7 +161,26 @@ def write_recommendations(path: Path, frames: Sequence[pl.DataFrame]) -> None:
         elif path.suffix == ".jsonl":
             frame.write_ndjson(part)
         else:
-            frame.write_parquet(part)
+            _write_parquet(frame, part)
+
+
+def _write_parquet(frame: pl.DataFrame, part: Path) -> None:
+    try:
+        frame.write_parquet(part)
+    except pl.exceptions.PolarsError as error:  # what the system says of a full disk comes as this
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """`check_ending`, and refuses a file that is also read.
+
+    Raises:
+        InputError: as `check_ending`, or `path` is one of `inputs`.
+    """
+    check_ending(path)
+    for other in inputs:
+        if other is not None and other.resolve() == path.resolve():
+            raise InputError("would be written over", file=other, column="--out", expected="another file than is read")
 
 
 def check_ending(path: Path) -> None:

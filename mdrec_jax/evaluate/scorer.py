@@ -15,6 +15,7 @@ from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.histories import QueryBatches
 from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.counted import Counted
+from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
 from mdrec_jax.types import Batch, Encoded, Params, Queries, Rows
@@ -147,6 +148,11 @@ class Universe:
     """The row of every item of the catalogue; 0 where it does not compete."""
     vectors: Float[Array, "W D"]
     count: Int32[Array, ""]
+
+    def places(self, items: Ragged) -> Ragged:
+        """The rows of those items of each list that compete."""
+        rows = Ragged(items.offsets, self.place[items.values])
+        return rows.keep(rows.values > 0)
 
 
 def place_items(scorer: Scorer, items: Int[np.ndarray, "U"], num_items: int, *, domains: int = 1) -> Universe:

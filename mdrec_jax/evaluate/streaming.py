@@ -1,6 +1,9 @@
 """Recommendations from new events alone: a file keeps each person's state from call to call."""
 
+import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,18 +16,22 @@ from jaxtyping import Float, Int, Int32, Int64
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
-from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate.people import known_items, read_histories
+from mdrec_jax.data.streams import plain
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.news import Late, find_news
+from mdrec_jax.evaluate.people import NO_NAMES, read_histories
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranking import fill, power_of_two
 from mdrec_jax.evaluate.recommend import Choice, Lists, choose
-from mdrec_jax.evaluate.recommendations import check_ending, to_frame, write_recommendations
+from mdrec_jax.evaluate.recommendations import check_output, to_frame, told, write_recommendations
 from mdrec_jax.evaluate.scorer import Scorer
-from mdrec_jax.evaluate.states import States, read_states, write_states
+from mdrec_jax.evaluate.states import States, holding, read_states, write_states
 from mdrec_jax.models.api import Model
+from mdrec_jax.models.stream_state import streamable
 from mdrec_jax.models.streaming import Events, StreamState, stream_queries, stream_update
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
+DAY = 86_400
 PEOPLE = 256
 """People whose states are on the devices at once."""
 BLOCK = 32
@@ -39,98 +46,104 @@ def stream_files(
     out: Path,
     *,
     state: Path | None = None,
+    seed: bool = False,
+    late: Late = "refuse",
     domain: str | None = None,
     k: int = 10,
     keep_seen: bool = False,
     tolerance: float | None = None,
     time_unit: str | None = None,
+    columns: Mapping[str, str] = NO_NAMES,
 ) -> dict[str, int]:
     """Reads new events, recommends for everyone who is named in them, and writes `out` as `recommend_files` does.
 
+    Events that a state has read already change nothing (`overlap.find_overlap` says which those are), so a call may be
+    made again, and files may overlap.
+
     Args:
         scorer: the model.
-        dataset: the data set that it was trained on.
+        dataset: the data set that it is asked about.
         run: names the model's parameters: states of other ones are refused.
         events: as `read_histories` reads them; a row with an empty item asks for a person who has no new event.
         out: the file to write.
-        state: a file of everyone's states, read if it is there and written anew; None = everyone starts afresh, and
-            nothing is kept.
+        state: a file of everyone's states, read if it is there and written anew; no other call may change it until this
+            one ends. None = everyone starts afresh, and nothing is kept.
+        seed: people of whom nothing was read start with what the data set has of them; else they start with nothing.
+        late: what is done with events that are new, and older than what was read of their people.
         domain, k, keep_seen: as of `recommend_files`.
         tolerance: as of `stream_update`.
-        time_unit: of the events (`read_histories`).
+        time_unit, columns: of the events (`read_histories`).
 
     Returns:
-        What was unknown, who was new, and who got the popularity list, counted by reason.
+        What was unknown, known already or left out, who was new, and who got the popularity list or a short one,
+        counted by reason.
 
     Raises:
-        InputError: files that cannot be read, events older than what a state has read already, states of another run,
-            or options that leave nothing to recommend.
+        InputError: files that cannot be read, events that are late, or earlier or later than any can be, states of
+            another run or in use, or options that leave nothing to recommend.
         ConfigError: a model that cannot be streamed.
     """
-    check_ending(out)
-    if scorer.counted is not None:
-        raise ConfigError(
-            "a state holds no list of a person's last items",
-            column="counts.weight",
-            found=scorer.counted.config.weight,
-            expected="0 for streaming",
+    check_output(out, events, state)
+    if state is not None and state.resolve() == events.resolve():
+        raise InputError(
+            "would be written over", file=events, column="--state", expected="another file than the events"
         )
+    streamable(scorer.model)
     chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
-    before = States.none(scorer.model) if state is None else read_states(state, scorer.model, run)
-    people = read_histories(events, dataset, time_unit=time_unit)
-    person, after = before.including(people.names, scorer.model)
-    _check_order(after.time[person], people.histories, events)
-    after = _advanced(scorer, after, person, people.histories, int(dataset.manifest.time_origin or 0), tolerance)
-    counts, frames = Counter(people.counts), []
-    counts["new people"] = len(after.names) - len(before.names)
-    for one in chosen:
-        lists = _recommend(scorer, dataset, after, person, one, Choice(k=k, keep_seen=keep_seen))
-        reasons = (reason for reason in lists.fallback if reason)
-        counts.update(f"popularity lists in {dataset.manifest.domains[one]}: {reason}" for reason in reasons)
-        frames.append(to_frame(dataset, people, one, lists))
-    # In this order: a call that breaks off between the two can be made again.
-    write_recommendations(out, frames)
-    if state is not None:
-        write_states(state, after, run)
+    people = read_histories(events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset))
+    file = None if state is None else state.resolve()
+    with nullcontext() if file is None else holding(file):
+        before = States.none(scorer.model)
+        if file is not None:
+            before = read_states(file, scorer.model, run, dataset.num_items)
+        person, after = before.including(people.names, scorer.model)
+        news, counts = find_news(dataset, after, person, people, events, seed=seed, late=late)
+        counts = Counter(people.counts | {"new people": len(after.names) - len(before.names)} | counts)
+        after = news.noted(_advanced(scorer, dataset, after, person, news.histories, events, tolerance), person)
+        frames = []
+        for one in chosen:
+            lists = _recommend(scorer, dataset, after, person, one, Choice(k=k, keep_seen=keep_seen))
+            counts.update(told(lists, dataset.manifest.domains[one], k))
+            frames.append(to_frame(dataset, people, one, lists))
+        # In this order: a call that breaks off between the two can be made again.
+        write_recommendations(out, frames)
+        if file is not None:
+            write_states(file, after, run)
     return {what: number for what, number in counts.items() if number}
 
 
-def _check_order(time: Int64[np.ndarray, "P"], histories: Histories, path: Path) -> None:
-    """Refuses events that are older than the last one that a state has read."""
-    offsets = np.asarray(histories.offsets)
-    some = np.flatnonzero(np.diff(offsets))
-    if histories.time is None:
-        return
-    late = some[np.asarray(histories.time)[offsets[some]] < time[some]]
-    if len(late):
-        raise InputError(
-            "events are older than what the state has read",
-            file=path,
-            column="time",
-            found=f"events of {len(late):,} of {len(time):,} people",
-            expected="events that follow the last call's",
-            hint="a state cannot go back: start without the file of states, from everyone's whole history",
-        )
+def _latest(dataset: Dataset) -> int:
+    """No event is later than tomorrow, by this machine's clock; where those of the data set are, than the last one."""
+    return max(int(time.time()) + DAY, int(plain(dataset.time).max(initial=0)))
 
 
 def _advanced(
     scorer: Scorer,
+    dataset: Dataset,
     states: States,
     person: Int64[np.ndarray, "P"],
     histories: Histories,
-    origin: int,
+    file: Path,
     tolerance: float | None,
 ) -> States:
-    """The states after the histories; history p is that of person `person[p]`. Those handed in are written over.
+    """What the model keeps, after the histories; history p is that of person `person[p]`. Those handed in are written
+    over.
 
-    `origin` is the time, in seconds since the epoch, of the data set's first event.
+    Raises:
+        InputError: the model reads times, and the histories have none.
     """
+    config = getattr(scorer.model, "config", None)
+    timed = dataset.manifest.has_time and histories.time is not None
+    if dataset.manifest.has_time and not timed and len(histories.item) and getattr(config, "time_bias", False):
+        raise InputError("the model reads times, and the events have none", file=file, expected="a column time")
     offsets = np.asarray(histories.offsets, np.int64)
     length = np.diff(offsets)
     by_length = np.argsort(-length, kind="stable")
     by_length = by_length[length[by_length] > 0]
     columns = [np.asarray(getattr(histories, name), np.int32) for name in ("item", "domain", "event")]
-    times = np.zeros(len(columns[0]), np.int64) if histories.time is None else np.asarray(histories.time) - origin
+    times = np.zeros(len(columns[0]), np.int64)
+    if timed:
+        times = np.asarray(histories.time) - int(dataset.manifest.time_origin)
     columns.append(times.astype(np.int32))
     step = _update(scorer.model, scorer.mesh, tolerance)
     for low in range(0, len(by_length), PEOPLE):
@@ -146,9 +159,7 @@ def _advanced(
             done += width
         for kept, new in zip(jax.tree.leaves(states.state), jax.tree.leaves(now), strict=True):
             kept[person[some]] = np.asarray(new)[: len(some)]
-        if histories.time is not None:
-            states.time[person[some]] = np.asarray(histories.time)[offsets[some + 1] - 1]
-    return replace(states, seen=states.seen_with(person, known_items(histories)))
+    return states
 
 
 def _recommend(
@@ -168,7 +179,10 @@ def _recommend(
     def seen(some: Int[np.ndarray, "B"]) -> Ragged:
         return states.seen.take(person[some])
 
-    return choose(scorer, dataset, domain, choice, len(person), asked, answers(), seen)
+    def latest(some: Int[np.ndarray, "B"]) -> Int32[np.ndarray, "B STEPS"]:
+        return states.recent[person[some]]
+
+    return choose(scorer, dataset, domain, choice, len(person), asked, answers(), seen, latest)
 
 
 def _placed(scorer: Scorer, state: StreamState, person: Int64[np.ndarray, "P"]) -> StreamState:

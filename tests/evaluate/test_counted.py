@@ -18,12 +18,11 @@ from mdrec_jax.evaluate import counted, ranking
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted, CountsConfig
-from mdrec_jax.evaluate.people import read_users
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.recommend import Choice, recommend
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
-from mdrec_jax.evaluate.streaming import stream_files
+from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
@@ -150,11 +149,6 @@ def test_blocks_hold_no_more_entries_than_they_may(
     assert len(parts) > len(asked) / 7 + 1
     for found, wanted in zip(answers(), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
-
-
-def test_a_stream_of_events_refuses_it(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"counts\.weight"):
-        stream_files(scorer, world, "a run", tmp_path / "none.csv", tmp_path / "out.csv")
 
 
 def test_a_run_counts_what_it_trains_on_if_it_is_told_to(world: Dataset, scorer: Scorer) -> None:

@@ -10,10 +10,12 @@ import pytest
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.people import People, read_histories, read_item_list, read_users
+from mdrec_jax.evaluate.item_lists import read_item_list
+from mdrec_jax.evaluate.people import People, read_histories
 from mdrec_jax.evaluate.recommend import NO_HISTORY, NOTHING_LEFT, Choice, recommend
 from mdrec_jax.evaluate.recommendations import recommend_files, to_frame, write_recommendations
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.sasrec import SasrecConfig
 from tests.evaluate.worlds import two_domains
@@ -98,7 +100,7 @@ def popular(world: Dataset, domain: int) -> list[int]:
 
 def test_a_person_without_a_known_item_gets_what_is_popular(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     people = read_users(written(tmp_path, "users.txt", "nobody\nu1\n"), world)
-    assert people.counts == {"unknown users": 1}
+    assert people.counts["unknown users"] == 1
     lists = recommend(scorer, world, people, BOOKS, Choice(k=4))
     assert lists.fallback == [NO_HISTORY, ""]
     assert lists.item[0].tolist() == popular(world, BOOKS)[:4]
@@ -129,10 +131,10 @@ def test_a_person_with_little_left_gets_a_shorter_list(world: Dataset, scorer: S
 
 def test_lists_of_items_allow_and_deny(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     raw = raw_items(world, FILMS)
-    ids, unknown = read_item_list(
-        written(tmp_path, "list.csv", "item\n" + "\n".join([*raw[:6], "lost"]) + "\n"), world, FILMS
-    )
-    assert (len(ids), unknown) == (6, 1)
+    listed = read_item_list(written(tmp_path, "list.csv", "item\n" + "\n".join([*raw[:6], "lost"]) + "\n"), world)
+    ids, unknown = listed.ids(world, FILMS)
+    assert (len(ids), unknown) == (7, 1)
+    ids = ids[ids > 1]
     people = read_users(written(tmp_path, "users.txt", "u1\nu2\nu5\n"), world)
     allowed = recommend(scorer, world, people, FILMS, Choice(k=3, allow=ids, keep_seen=True)).item
     denied = recommend(scorer, world, people, FILMS, Choice(k=3, deny=ids, keep_seen=True)).item
@@ -203,10 +205,10 @@ def test_histories_in_two_units_are_refused(world: Dataset, tmp_path: Path, unit
     assert "use --time-unit" not in str(error.value)
 
 
-def test_a_missing_column_of_histories_is_not_blamed_on_an_option(world: Dataset, tmp_path: Path) -> None:
+def test_a_missing_column_of_histories_names_the_option_that_says_it(world: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read_histories(written(tmp_path, "h.csv", "user,domain\nx,books\n"), world)
-    assert error.value.expected == "a column item"
+    assert error.value.expected == "a column item, or --item-column NAME"
 
 
 @pytest.mark.parametrize(("name", "text"), [("users.csv", "user\n"), ("users.txt", ""), ("users.txt", "\n\n")])
@@ -232,7 +234,12 @@ def test_the_output_has_titles_scores_and_flags(world: Dataset, scorer: Scorer, 
     out = tmp_path / f"out.{ending}"
     counts = recommend_files(scorer, world, out, users=written(tmp_path, "users.txt", "u1\nnobody\n"), k=2)
     lists = {f"popularity lists in {domain}: {NO_HISTORY}": 1 for domain in world.manifest.domains}
-    assert counts == {"unknown users": 1, **lists}
+    seen = {
+        f"items of {domain} left out as seen": counts.get(f"items of {domain} left out as seen")
+        for domain in world.manifest.domains
+    }
+    assert counts == {"unknown users": 1, **lists, **seen}
+    assert all(seen.values())
     reader = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[ending]
     table = reader(out)
     assert table.columns == ["user", "domain", "rank", "item", "title", "score", "fallback"]
@@ -256,7 +263,6 @@ def test_unclear_options_are_refused(world: Dataset, scorer: Scorer, tmp_path: P
     for options, message in (
         ({}, "for whom"),
         ({"users": users, "histories": users}, "for whom"),
-        ({"users": users, "allow": users, "deny": users}, "at most one list"),
         ({"users": users, "domain": "songs"}, "unknown domain"),
         ({"users": users, "deny": written(tmp_path, "all.txt", "\n".join(raw_items(world, FILMS))), "domain": "films"},
          "leave no item"),

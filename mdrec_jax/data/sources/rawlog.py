@@ -50,6 +50,11 @@ class SourceOptions:
     title: str | None = None
     category: str | None = None
 
+    def named_columns(self) -> dict[str, str]:
+        """What a column holds -> the name that it was given."""
+        named = {name.removesuffix("_column"): getattr(self, name) for name in TABLE_OPTIONS}
+        return {what: name for what, name in named.items() if name is not None}
+
     def refuse(self, source: str, *names: str) -> None:
         """Refuses the named options where one was given: `source` would silently ignore it.
 
