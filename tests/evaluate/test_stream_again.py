@@ -147,7 +147,7 @@ def test_without_times_the_persons_last_events_are_known(world: Dataset, scorer:
 def test_a_time_that_would_shut_out_all_later_events_is_refused(
     world: Dataset, scorer: Scorer, tmp_path: Path, seconds: int
 ) -> None:
-    rows, state, out = log(world, ["a"], 3), tmp_path / "s.npz", tmp_path / "o.csv"
+    rows, state, out = log(world, ["a"], 3, start=1_500_000_000), tmp_path / "s.npz", tmp_path / "o.csv"
     file = written(tmp_path / "e.csv", [*rows, (*rows[0][:3], seconds)])
     with pytest.raises(InputError, match=r"row 5, column 'time'[\s\S]*expected: +between"):
         stream_files(scorer, world, "run", file, out, state=state)
