@@ -208,13 +208,13 @@ def _refuse_far(
     last = ends[1] if latest is None else min(latest, ends[1])
     bad = events.filter(~pl.col("time").is_between(ends[0], last))
     if len(bad):
-        row, record = record_at(path, kind, int(bad["_row"][0]))
+        row = int(bad["_row"][0])
         raise InputError(
             "a time that no event of these people can have",
             file=path,
             row=row,
             column=column,
-            found=f"{record.get(column)} ({_date(int(bad['time'][0]))})",
+            found=f"{record_at(path, kind, row).get(column)} ({_date(int(bad['time'][0]))})",
             expected=f"between {_date(ends[0])} and {_date(last)}",
             hint="check the unit of the times: --time-unit",
         )
