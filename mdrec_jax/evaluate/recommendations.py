@@ -197,8 +197,12 @@ def check_ending(path: Path) -> None:
 def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with ' before each text that a spreadsheet would take for a formula (OWASP, "CSV injection"): one that
     begins with = + - @, a tab or a line end and is no plain number."""
-    text = pl.col(pl.String)
-    formula = text.str.contains(r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]") & ~text.str.contains(
-        r"^[+-]?[0-9]+(?:\.[0-9]+)?$"
-    )
-    return frame.with_columns(pl.when(formula).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep())
+    formula = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
+    columns = []
+    for name in frame.columns:
+        text = pl.col(name)
+        if frame.schema[name] == pl.String:
+            marked = text.str.contains(formula) & ~text.str.contains(r"^[+-]?[0-9]+(?:\.[0-9]+)?$")
+            text = pl.when(marked).then(pl.concat_str(pl.lit("'"), text)).otherwise(text)
+        columns.append(text.alias(name))
+    return frame.select(columns)
