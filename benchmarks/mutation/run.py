@@ -1,13 +1,13 @@
 """How many small changes to the code do the tests notice? A seeded sample of them, each tried by the tests that run it.
 
     python benchmarks/mutation/run.py --out RESULT.json [--report benchmarks/MUTATION.md] [--seed 0] [--areas optim,...]
-        [--share 1.0] [--workers 1] [--again EARLIER.json]
+        [--share 1.0] [--workers 1] [--tests GLOB,...] [--again EARLIER.json,...]
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
 it until one fails: it is killed. Of many tests the quickest are taken, up to BUDGET seconds of their usual time, and
-those files come first that killed others before; a change that none of them noticed counts as survived. --again tries
-only those that survived an earlier result.
+those files come first that killed others before; a change that none of them noticed counts as survived. With
+--again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried.
 
 Changes that survive are explained in `known.json`: that they alter nothing (equivalent), or why no test is worth it.
 """
@@ -38,6 +38,7 @@ AREAS: dict[str, tuple[str, int]] = {
 }
 """Area -> (its files, changes in the sample)."""
 TESTS = "tests/**/test_*.py"
+"""Fewer of them (--tests) can only let more changes survive."""
 WITHOUT = ("tests/kernels/", "tests/benchmarks/")
 """Tests that do not reach the areas, or try this program."""
 BUDGET = 30.0
@@ -70,10 +71,11 @@ def sample(root: Path, areas: dict[str, tuple[str, int]], seed: int, share: floa
     return mutants
 
 
-def measure(cache: Path, files: list[str], workers: int) -> dict[str, Any]:
+def measure(cache: Path, files: list[str], workers: int, which: str = TESTS) -> dict[str, Any]:
     """{test: {passed, seconds, lines}} of every test, from the cache where neither it nor what it runs has changed."""
     cache.mkdir(parents=True, exist_ok=True)
-    tests = [p.as_posix() for p in sorted(Path().glob(TESTS)) if not p.as_posix().startswith(WITHOUT)]
+    found = {p.as_posix() for pattern in which.split(",") for p in Path().glob(pattern)}
+    tests = sorted(test for test in found if not test.startswith(WITHOUT))
     stale = [test for test in tests if not _fresh(cache / _flat(test), test)]
 
     def start(test: str) -> Process:
@@ -90,8 +92,8 @@ def measure(cache: Path, files: list[str], workers: int) -> dict[str, Any]:
         ran = sorted({file for record in records.values() for file in record["lines"]})
         shutil.rmtree(cache / f"tmp-{_flat(test)}", ignore_errors=True)
         place.write_text(json.dumps({"digest": digest(test, *ran), "ran": ran, "tests": records}))
-    found = [json.loads((cache / _flat(test)).read_text())["tests"] for test in tests]
-    return {name: record for part in found for name, record in part.items() if record["passed"]}
+    parts = [json.loads((cache / _flat(test)).read_text())["tests"] for test in tests]
+    return {name: record for part in parts for name, record in part.items() if record["passed"]}
 
 
 def _flat(test: str) -> str:
@@ -166,7 +168,10 @@ def run(mutants: list[Mutant], tests: dict[str, Any], workers: int, show: bool =
                 print(f"{now} {mutant.file}:{change.line} {change.before} -> {change.after}: {found}", flush=True)
     unreached = {"outcome": "unreached", "by": ""}
     return [
-        asdict(mutant) | {"tests": len(chosen[id(mutant)])} | results.get(id(mutant), unreached) | known(mutant)
+        asdict(mutant)
+        | {"source": digest(mutant.file), "tests": len(chosen[id(mutant)])}
+        | results.get(id(mutant), unreached)
+        | known(mutant)
         for mutant in mutants
     ]
 
@@ -187,6 +192,16 @@ def killer(log: Path) -> str:
     return next(named, lines[-1][:200] if lines else "")
 
 
+def carried(mutants: list[Mutant], earlier: list[Path]) -> tuple[list[dict[str, Any]], list[Mutant]]:
+    """What earlier results say of those that were killed in the same file, and the mutants that are left to try."""
+    key = lambda m: (m["file"], m["source"], m["change"]["node"], m["change"]["variant"])  # noqa: E731
+    records = [record for file in earlier for record in json.loads(file.read_text())["mutants"]]
+    done = {key(record): record for record in records if record["outcome"] in ("killed", "timeout")}
+    keys = [key(asdict(mutant) | {"source": digest(mutant.file)}) for mutant in mutants]
+    old = [done[own] for own in keys if own in done]
+    return old, [mutant for mutant, own in zip(mutants, keys, strict=True) if own not in done]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -195,7 +210,8 @@ def main() -> None:
     parser.add_argument("--areas", default=",".join(AREAS))
     parser.add_argument("--share", type=float, default=1.0, help="of each area's number of changes")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--again", type=Path)
+    parser.add_argument("--tests", default=TESTS)
+    parser.add_argument("--again", default="")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mutation")
     options = parser.parse_args()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(options.cache / "compiled"))
@@ -203,13 +219,11 @@ def main() -> None:
     warm_up()
     areas = {name: AREAS[name] for name in options.areas.split(",")}
     every = [path.as_posix() for pattern, _ in AREAS.values() for path in sorted(Path().glob(pattern))]
-    tests = measure(options.cache / "lines", every, options.workers)
+    tests = measure(options.cache / "lines", every, options.workers, options.tests)
     mutants = sample(Path(), areas, options.seed, options.share)
-    if options.again:
-        old = json.loads(options.again.read_text())["mutants"]
-        alive = {(m["file"], m["change"]["node"], m["change"]["variant"]) for m in old if m["outcome"] != "killed"}
-        mutants = [m for m in mutants if (m.file, m.change.node, m.change.variant) in alive]
-    records = run(mutants, tests, options.workers)
+    old, rest = carried(mutants, [Path(file) for file in options.again.split(",") if file])
+    print(f"{len(mutants)} changes, {len(old)} of them killed before", flush=True)
+    records = old + run(rest, tests, options.workers)
     result = {"seed": options.seed, "share": options.share, "tests": len(tests), "mutants": records}
     options.out.write_text(json.dumps(result, indent=1))
     if options.report:
