@@ -80,3 +80,15 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     first, again, other = (resampled_sums(*arguments, seed=seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_the_interval_leaves_equal_tails() -> None:
+    values = np.random.default_rng(0).permutation(1001.0 * np.ones(1001) - np.arange(1001.0) - 1)
+    np.testing.assert_allclose(percentile_interval(values), [25.0, 975.0])
+    np.testing.assert_allclose(percentile_interval(values, 0.5), [250.0, 750.0])
+    np.testing.assert_allclose(percentile_interval(np.append(values, [np.nan] * 9)), [25.0, 975.0])
+
+
+def test_means_are_sums_over_counts_and_nothing_where_nothing_is_counted() -> None:
+    found = ratio(np.asarray([[6.0, 3.0], [0.0, 0.0]]), np.asarray([2.0, 0.0]))
+    np.testing.assert_array_equal(found, [[3.0, 1.5], [np.nan, np.nan]])

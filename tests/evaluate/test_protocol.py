@@ -97,3 +97,39 @@ def test_an_unknown_field_is_refused() -> None:
 def test_a_sampled_protocol_cannot_be_mistaken_for_full_ranking() -> None:
     assert "SAMPLED" not in describe(parse_protocol("full"))
     assert all("SAMPLED" in describe(parse_protocol(name)) for name in ("uniform99", "fixed:test"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        (Protocol(), "test, full ranking among the items of its domain, seen items left out"),
+        (
+            Protocol(split="validation", universe="all", seen="train", query_time_visible=True),
+            "validation, full ranking among all items, training items left out, the query's time visible",
+        ),
+        (
+            Protocol(candidates="uniform", negatives=99, exclude="history", seed=3),
+            "test, SAMPLED: 99 of the items of its domain, drawn without replacement, never seen items, seed 3",
+        ),
+        (
+            Protocol(candidates="uniform", negatives=9, draws=2, replacement=True, exclude="target", universe="all"),
+            "test, SAMPLED: 9 of all items, drawn with replacement, never the target, seed 0, mean of 2 draws",
+        ),
+        (Protocol(candidates="fixed", file="mine"), "test, SAMPLED: the candidates of file 'mine'"),
+    ],
+)
+def test_a_protocol_is_described_whole(protocol: Protocol, said: str) -> None:
+    assert describe(protocol) == said
+
+
+def test_what_is_asked_of_a_protocol_is_what_its_name_stands_for() -> None:
+    named = parse_protocol("uniform99x4", split="validation", seed=5)
+    assert named == Protocol(
+        "uniform99x4", "validation", "uniform", negatives=99, draws=4, seen="none", seed=5, exclude=named.exclude
+    )
+    assert parse_protocol("full-with-seen", split="validation", seed=5) == Protocol(
+        "full-with-seen", "validation", seen="none", seed=5
+    )
+    assert parse_protocol("full", split="validation", seed=5) == Protocol("full", "validation", seed=5)
+    fixed = parse_protocol("fixed:mine", split="validation", seed=5)
+    assert fixed == Protocol("fixed:mine", "validation", "fixed", file="mine", seen="none", seed=5)

@@ -114,6 +114,26 @@ def test_the_file_of_states_holds_plain_arrays_of_one_size(world: Dataset, score
     assert sizes[0] == sizes[1]
 
 
+def test_a_state_has_read_the_events_of_its_own_person_alone(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    """Read side by side, in blocks as long as the longest history."""
+    rows, states = log(world, [40, 3, 17, 1], seed=2), tmp_path / "s.npz"
+    stream_files(scorer, world, "a run", written(tmp_path / "e.csv", rows), tmp_path / "o.jsonl", state=states)
+    with np.load(states, allow_pickle=False) as file:
+        arrays = dict(file)
+    domains = list(world.manifest.domains)
+    for name, events, time in zip(arrays["names"], arrays[".events"], arrays["time"], strict=True):
+        mine = [row for row in rows if row[0] == name]
+        assert events.tolist() == [sum(row[2] == domain for row in mine) for domain in domains]
+        assert time == max(row[3] for row in mine)
+    assert states.stat().st_mode & 0o077 == 0
+
+
+def test_the_tolerance_of_loops_reaches_the_model(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    events = written(tmp_path / "e.csv", log(world, [3]))
+    with pytest.raises(ValueError, match="tolerance"):
+        stream_files(scorer, world, "a run", events, tmp_path / "o.jsonl", tolerance=1.0)
+
+
 def test_states_that_do_not_fit_are_refused(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     rows, states, out = log(world, [9, 5]), tmp_path / "states.npz", tmp_path / "out.csv"
     events = written(tmp_path / "a.csv", rows)
