@@ -1,14 +1,19 @@
-"""The baselines: what counting alone reaches. No learning, no JAX.
+"""The baselines: what is reached without a network. No JAX.
 
     popularity         how often the item occurs in the training events of the query's domain
     transitions        5-step transition counts (`transitions.py`) over whole training sequences, domains mixed
     transitions-local  the same from each domain's own events alone, where that is something else
 
-A model that does not beat them has learned little.
+Beside these stand the linear ones, whose settings the validation split chooses (`methods.py`, `tuning.py`): they take
+minutes, so `mdrec baselines` works them out once and leaves them with the data set, where `mdrec evaluate` finds them.
+
+Whatever they count is counted in training events alone, as a model's parameters are; a history holds what the split may
+see (at test: training and validation events). A model that does not beat them has learned little.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
@@ -19,8 +24,8 @@ from mdrec_jax.evaluate.asked import Asked, ask, item_counts
 from mdrec_jax.evaluate.evaluation import make_results
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged
-from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
-from mdrec_jax.evaluate.results import Results
+from mdrec_jax.evaluate.ranks import Ranks, concatenate, load_ranks, rank_from_counts
+from mdrec_jax.evaluate.results import TUNED, Results, read_results
 from mdrec_jax.evaluate.transitions import (
     NOTHING_REACHED,
     STEPS,
@@ -33,6 +38,7 @@ from mdrec_jax.evaluate.transitions import (
     rank_among,
     reach,
 )
+from mdrec_jax.evaluate.tuning import Tuned, tuned_ranks
 
 BLOCK = 256
 """Queries that are scored at once."""
@@ -137,14 +143,51 @@ def _block_ranks(asked: Asked, baselines: dict[str, BaselineScores], some: Int64
 
 
 def baseline_results(
-    dataset: Dataset, protocol: Protocol, *, metrics: Sequence[str] = ()
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] = (),
+    tuned: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Results, dict[str, Ranks]]:
     """The baselines of a data set under a protocol, and their ranks.
+
+    Args:
+        tuned: also those whose settings the validation split chooses (`tuning.py`).
+        tell: is told what was chosen, one domain and baseline after the other.
 
     Raises:
         InputError: as `ask`.
     """
     asked = ask(dataset, protocol)
-    ranks = baseline_ranks(asked)
-    results = make_results(asked, {name: [one] for name, one in ranks.items()}, config=None, metrics=metrics)
-    return results, ranks
+    ranks, more = baseline_ranks(asked), Tuned({}, {}, {})
+    if tuned:
+        more = tuned_ranks(asked, tell)
+        ranks |= more.ranks
+    models = {name: [one] for name, one in ranks.items()}
+    results = make_results(asked, models, config=None, metrics=metrics, counts=more.counts)
+    return replace(results, settings=more.settings), ranks
+
+
+def baselines_file(dataset: Dataset, protocol: Protocol) -> Path:
+    """Where `mdrec baselines` leaves its results: in the data set's folder, so that they go when it is made anew."""
+    name = protocol.name.replace(":", "-").replace("/", "-")
+    seed = f"-seed-{protocol.seed}" if protocol.seed else ""
+    time = "-query-time" if protocol.query_time_visible else ""
+    return dataset.path / "baselines" / f"{protocol.split}-{name}{seed}{time}.json"
+
+
+def stored_ranks(asked: Asked) -> dict[str, Ranks]:
+    """The ranks of tuned baselines that `mdrec baselines` left about this data set and protocol; empty if it did not.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    path = baselines_file(asked.dataset, asked.protocol)
+    if not path.is_file():
+        return {}
+    results = read_results(path)
+    if results.dataset != asked.dataset.hash or results.protocol != asked.protocol:
+        return {}
+    found = {name: load_ranks(path.parent / results.ranks[name][0]) for name in TUNED if name in results.ranks}
+    return {name: ranks for name, ranks in found.items() if np.array_equal(ranks.query, asked.number)}

@@ -35,8 +35,12 @@ from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.evaluate.slices import Group, domain_groups, slice_groups
 from mdrec_jax.files import check_writable, replacing, write_json
 
-BASELINES = ("popularity", "transitions", "transitions-local")
-"""The rows that no learning made. Every table has them."""
+COUNTED = ("popularity", "transitions", "transitions-local")
+"""The rows that need no settings. Every table has them."""
+TUNED = ("date-popularity", "transitions-tuned", "itemknn", "ease", "next-ridge", "linear-blend")
+"""The rows of `mdrec baselines`, whose settings validation chooses. Tables have them once they were worked out."""
+BASELINES = COUNTED + TUNED
+"""The rows that no network made."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Results:
         domains: the data set's domains, by number.
         counts: what was left out or unknown, by reason.
         ranks: model -> files of ranks beside the results file, one a seed.
+        settings: baseline -> domain -> what validation chose.
     """
 
     protocol: Protocol
@@ -96,6 +101,7 @@ class Results:
     domains: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     ranks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -117,6 +123,7 @@ class Results:
             "rows": [row.to_json() for row in self.rows],
             "slices": [row.to_json() for row in self.slices],
             "ranks": {model: list(files) for model, files in self.ranks.items()},
+            **({"settings": self.settings} if self.settings else {}),
         }
 
 
@@ -311,6 +318,7 @@ def read_results(path: Path) -> Results:
             domains=tuple(values.get("domains", [])),
             counts=values.get("counts", {}),
             ranks={model: tuple(files) for model, files in values.get("ranks", {}).items()},
+            settings=values.get("settings", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -20,8 +20,8 @@ from mdrec_jax.evaluate.ragged import Ragged, from_lengths, spans
 
 STEPS = 5
 SMOOTHING = 5.0
-SHARES = 60
-"""1/k for k = 1 .. 5 in whole sixtieths: sums are exact, and equal counts tie whatever their order."""
+SHARES = 2520
+"""1/k for k = 1 .. 10 in whole parts: sums are exact, and equal counts tie whatever their order."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class TransitionCounts:
     """The sum of every row."""
 
 
-def count_transitions(item: Int[np.ndarray, "N"], sequence: Int[np.ndarray, "N"], num_items: int) -> TransitionCounts:
+def count_transitions(
+    item: Int[np.ndarray, "N"], sequence: Int[np.ndarray, "N"], num_items: int, steps: int = STEPS
+) -> TransitionCounts:
     """M of events that lie in order, those of one sequence one behind the other. An unknown item takes its place in
-    the sequence and counts for nothing."""
+    the sequence and counts for nothing. `steps`, up to 10, is how far an item may stand behind the other."""
     known = item >= FIRST_ITEM
     keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         together = (sequence[step:] == sequence[:-step]) & known[step:] & known[:-step]
         pairs = item[:-step][together].astype(np.int64) * num_items + item[step:][together]
         new, times = np.unique(pairs, return_counts=True)
@@ -84,7 +86,7 @@ class Reached:
 NOTHING_REACHED = Reached(np.zeros(0, np.int64), np.zeros(0))
 
 
-def reach(counts: TransitionCounts, recent: Int32[np.ndarray, "B K"]) -> Reached:
+def reach(counts: TransitionCounts, recent: Int32[np.ndarray, "B K"], smoothing: float = SMOOTHING) -> Reached:
     """The scores from the latest items of every query's history (0 = none), the latest first."""
     num_items = len(counts.total)
     starts, stops = counts.offsets[recent.ravel()], counts.offsets[recent.ravel() + 1]
@@ -92,7 +94,7 @@ def reach(counts: TransitionCounts, recent: Int32[np.ndarray, "B K"]) -> Reached
     query, back = np.divmod(taken.owner, recent.shape[1])
     source = recent.ravel()[taken.owner]
     key = query * num_items + counts.item[taken.values]
-    part = counts.value[taken.values] / (counts.total[source] + SMOOTHING) / (back + 1)
+    part = counts.value[taken.values] / (counts.total[source] + smoothing) / (back + 1)
     order = np.argsort(key, kind="stable")
     key, part = key[order], part[order]
     first = np.flatnonzero(np.diff(key, prepend=-1) != 0)

@@ -14,7 +14,7 @@ from mdrec_jax.config import RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.asked import Asked, ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
+from mdrec_jax.evaluate.baselines import baseline_ranks, stored_ranks
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.probes import Probes, probe
@@ -282,7 +282,8 @@ def evaluate_runs(
     check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
     check_may_look(runs, split)
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
-    models: dict[str, list[Ranks]] = {name: [one] for name, one in baseline_ranks(asked).items()}
+    baselines = baseline_ranks(asked) | stored_ranks(asked)
+    models: dict[str, list[Ranks]] = {name: [one] for name, one in baselines.items()}
     models[model_name(setup.config)] = [rank_queries(looking_at(run, split).scorer, asked) for run in runs]
     results = make_results(
         asked,

@@ -1,0 +1,139 @@
+"""The baselines whose settings are chosen on the validation split, each with its small grid.
+
+    date-popularity    training events before the moment that is asked about, each half as much after every half-life
+    transitions-tuned  transition counts (`transitions.py`) over other distances, histories and smoothing
+    itemknn, ease, next-ridge   `linear.py`
+
+All are counted from training events alone; a history holds what the protocol's split may see, as a model's does. The
+moment is the time of the query where the protocol lets it be seen, else that of the latest event of the history.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from mdrec_jax.data.streams import ROLE_TRAIN, plain
+from mdrec_jax.evaluate import linear
+from mdrec_jax.evaluate.asked import Asked, Some
+from mdrec_jax.evaluate.pool import Pool
+from mdrec_jax.evaluate.transitions import TransitionCounts, count_transitions, reach
+
+DAY = 24 * 3600
+
+type Settings = dict[str, float]
+type Scores = Float32[np.ndarray, "B W"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score a pool's items for some queries, with the settings that are tried."""
+
+    name: str
+    grid: tuple[Settings, ...]
+    """The first is what is taken where nothing can be chosen."""
+    scores: Callable[[Asked, Some, Settings], Scores]
+
+
+def _grid(**choices: tuple[float, ...]) -> tuple[Settings, ...]:
+    """All combinations; those that share the first choices stand side by side."""
+    return tuple(dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
+
+
+def methods_for(pool: Pool) -> list[Method]:
+    """Those that make sense on the data set."""
+    manifest, found = pool.dataset.manifest, []
+    if manifest.has_time:
+        found.append(_date_popularity(pool))
+    if manifest.ordered:
+        found.append(_transitions(pool))
+    decays = (2.0, 5.0, 0.0) if manifest.ordered else (0.0,)
+    found += [_item_knn(pool, decays), _ease(pool, decays)]
+    if manifest.ordered:
+        found.append(_next_ridge(pool))
+    return found
+
+
+def _date_popularity(pool: Pool) -> Method:
+    order = np.argsort(pool.time, kind="stable")
+    time, column = pool.time[order], pool.column[order]
+
+    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+        life = settings["half_life_days"] * DAY
+        moments, side = _moments(asked, some)
+        out, state = np.empty((len(some), len(pool.items)), np.float32), np.zeros(len(pool.items))
+        read, now = 0, int(moments.min(initial=0))
+        for query in np.argsort(moments, kind="stable"):
+            moment = int(moments[query])
+            upto = int(np.searchsorted(time, moment, side=side))
+            state *= 2.0 ** (-(moment - now) / life)
+            state += np.bincount(column[read:upto], 2.0 ** (-(moment - time[read:upto]) / life), len(state))
+            out[query], read, now = state, upto, moment
+        return out
+
+    return Method("date-popularity", _grid(half_life_days=(60.0, 15.0, 240.0, 960.0)), scores)
+
+
+def _moments(asked: Asked, some: Some) -> tuple[np.ndarray, Literal["left", "right"]]:
+    """Each query's moment, and the side on which events of that very moment lie: the query itself is never counted,
+    the history's latest event is."""
+    queries = asked.queries
+    if asked.protocol.query_time_visible:
+        return queries.time[some], "left"
+    latest = queries.visible[np.maximum(queries.history_end[some] - 1, 0)]
+    first = int(plain(asked.dataset.time).min())
+    return np.where(queries.history_length[some] > 0, plain(asked.dataset.time)[latest], first), "right"
+
+
+def _transitions(pool: Pool) -> Method:
+    dataset, held = pool.dataset, {}
+    place = np.flatnonzero(plain(dataset.role) == ROLE_TRAIN)
+    sequence = np.searchsorted(plain(dataset.sequence_offsets), place, side="right")
+
+    def counts(steps: int) -> TransitionCounts:
+        if steps not in held:
+            held.clear()
+            held[steps] = count_transitions(plain(dataset.item)[place], sequence, dataset.num_items, steps)
+        return held[steps]
+
+    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+        recent = asked.latest(some, int(settings["history"]))
+        reached = reach(counts(int(settings["steps"])), recent, settings["smoothing"])
+        query, item = np.divmod(reached.key, dataset.num_items)
+        column = pool.place[item]
+        there = column >= 0
+        out = np.tile(pool.tie_break, (len(some), 1))
+        out[query[there], column[there]] += reached.score[there].astype(np.float32)
+        return out
+
+    return Method("transitions-tuned", _grid(steps=(5, 3, 10), smoothing=(5.0, 20.0, 80.0), history=(5, 20)), scores)
+
+
+def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
+    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+        shrinkage = settings["shrinkage"]
+        matrix = pool.matrix("itemknn", shrinkage, lambda: linear.item_knn(*pool.together, shrinkage))
+        return pool.scores(asked, some, matrix, settings["decay"])
+
+    return Method("itemknn", _grid(shrinkage=(10.0, 30.0, 100.0), decay=decays), scores)
+
+
+def _ease(pool: Pool, decays: tuple[float, ...]) -> Method:
+    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+        l2 = settings["l2"]
+        matrix = pool.matrix("ease", l2, lambda: linear.ease(*pool.together, l2))
+        return pool.scores(asked, some, matrix, settings["decay"])
+
+    return Method("ease", _grid(l2=(100.0, 30.0, 400.0), decay=decays), scores)
+
+
+def _next_ridge(pool: Pool) -> Method:
+    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+        decay, l2 = settings["decay"], settings["l2"]
+        matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.next_ridge(pool.events, decay, l2))
+        return pool.scores(asked, some, matrix, decay)
+
+    return Method("next-ridge", _grid(decay=(2.0,), l2=(30.0, 10.0, 100.0)), scores)

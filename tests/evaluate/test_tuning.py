@@ -1,0 +1,148 @@
+"""Baselines whose settings validation chooses: what they may see, what they choose, and how they rank."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.evaluate import linear
+from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
+from mdrec_jax.evaluate.competition import competition
+from mdrec_jax.evaluate.methods import methods_for
+from mdrec_jax.evaluate.pool import Pool
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.results import TUNED
+from mdrec_jax.evaluate.tuning import Tuned, tuned_ranks
+from tests.command import mdrec
+from tests.evaluate.worlds import two_domains, without_order
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return two_domains(tmp_path_factory.mktemp("tuning") / "world")
+
+
+@pytest.fixture(scope="module")
+def tuned(world: Dataset) -> Tuned:
+    return tuned_ranks(ask(world, Protocol()))
+
+
+def some_of(asked: Asked, domain: int) -> np.ndarray:
+    return np.flatnonzero(asked.queries.domain == domain)
+
+
+@pytest.mark.parametrize("name", ["full", "full-with-seen", "uniform9x2"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_ranks_by_scores_are_the_sparse_ranks_of_the_same_scores(world: Dataset, name: str, split: str) -> None:
+    asked = ask(world, parse_protocol(name, source="fkcb", split=split))  # pyright: ignore[reportArgumentType]
+    expected = baseline_ranks(asked)["popularity"].rank
+    for domain in asked.domains():
+        some, pool = some_of(asked, domain), Pool.of(asked, domain)
+        popular = np.tile(pool.popularity.astype(np.float32), (len(some), 1))
+        found = competition(asked, some, pool.place).ranks(popular)
+        np.testing.assert_array_equal(found, expected[some])
+
+
+def test_published_settings_give_the_published_transitions(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    for domain in asked.domains():
+        some, pool = some_of(asked, domain), Pool.of(asked, domain)
+        method = next(one for one in methods_for(pool) if one.name == "transitions-tuned")
+        scores = method.scores(asked, some, {"steps": 5, "smoothing": 5.0, "history": 5})
+        found = competition(asked, some, pool.place).ranks(scores)[:, 0]
+        assert (found == baseline_ranks(asked)["transitions"].rank[some, 0]).mean() > 0.9, "but for ties"
+
+
+def test_every_method_has_a_row_and_chosen_settings(world: Dataset, tuned: Tuned) -> None:
+    assert set(tuned.ranks) == set(TUNED) == set(tuned.settings)
+    for name, by_domain in tuned.settings.items():
+        assert set(by_domain) == set(world.manifest.domains)
+        for domain in world.manifest.domains:
+            pool = Pool.of(ask(world, Protocol()), world.domain_index(domain))
+            grids = {method.name: method.grid for method in methods_for(pool)}
+            assert name == "linear-blend" or by_domain[domain] in grids[name]
+
+
+def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tuned) -> None:
+    asked = ask(world, Protocol(split="validation"))
+    for domain, name in enumerate(world.manifest.domains):
+        some, pool = some_of(asked, domain), Pool.of(asked, domain)
+        for method in methods_for(pool):
+            values = []
+            for settings in method.grid:
+                ranks = competition(asked, some, pool.place).ranks(method.scores(asked, some, settings))[:, 0]
+                values.append(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).mean())
+            assert tuned.settings[method.name][name] == method.grid[int(np.argmax(values))]
+
+
+def test_test_items_have_no_part_in_what_is_chosen_or_scored(world: Dataset, tuned: Tuned) -> None:
+    item, test = np.array(world.item), np.asarray(world.role) == 2
+    for domain, items in enumerate(world.domain_items):
+        mine = test & (np.asarray(world.domain) == domain)
+        item[mine] = items[(np.searchsorted(items, item[mine]) + 3) % len(items)]
+    other = replace(world, item=item)
+    assert tuned_ranks(ask(other, Protocol())).settings == tuned.settings
+    for domain in (0, 1):
+        for old, new in zip(
+            *(methods_for(Pool.of(ask(one, Protocol()), domain)) for one in (world, other)), strict=True
+        ):
+            some = some_of(ask(world, Protocol()), domain)
+            scores = [m.scores(ask(o, Protocol()), some, m.grid[0]) for m, o in ((old, world), (new, other))]
+            np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_date_popularity_counts_training_events_before_its_moment(world: Dataset, visible: bool) -> None:
+    asked = ask(world, Protocol(query_time_visible=visible))
+    some, pool = some_of(asked, 0), Pool.of(asked, 0)
+    method = next(one for one in methods_for(pool) if one.name == "date-popularity")
+    found = method.scores(asked, some, {"half_life_days": 2.0})
+    time, role, item = (np.asarray(getattr(world, name)) for name in ("time", "role", "item"))
+    for row, query in enumerate(some):
+        places = asked.queries.history_places(np.array([query]))[1]
+        moment = asked.queries.time[query] if visible else time[places[-1]]
+        before = (role == 0) & (time < moment if visible else time <= moment)
+        weight = 0.5 ** ((moment - time[before]) / (2 * 24 * 3600))
+        expected = np.bincount(item[before], weight, world.num_items)[pool.items]
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_catalogue_keeps_its_most_frequent_items_and_counts_the_rest(
+    world: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "LARGEST", 12)
+    asked = ask(world, Protocol())
+    pool = Pool.of(asked, 0)
+    kept, gone = pool.popularity[pool.known], np.delete(pool.popularity, pool.known)
+    assert len(kept) == 12
+    assert kept.min() >= gone.max()
+    assert pool.left_out == (gone > 0).sum()
+    assert sum(tuned_ranks(asked).counts.values()) == sum(Pool.of(asked, domain).left_out for domain in (0, 1))
+
+
+def test_without_an_order_or_validation_what_is_left_takes_the_first_settings(tmp_path: Path) -> None:
+    found = tuned_ranks(ask(without_order(tmp_path / "world"), Protocol(seen="train")))
+    assert set(found.ranks) == {"itemknn", "ease", "linear-blend"}
+    assert any("without validation" in reason for reason in found.counts)
+
+
+def test_the_command_leaves_its_rows_where_evaluations_find_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = two_domains(tmp_path / "world")
+    asked = ask(world, Protocol())
+    assert stored_ranks(asked) == {}
+    assert mdrec("baselines", world.path) == 0
+    told = capsys.readouterr()
+    assert "[linear-blend]" in told.out
+    assert "ease: l2" in told.err
+    assert baselines_file(world, Protocol()).is_file()
+    found = stored_ranks(asked)
+    assert set(found) == set(TUNED)
+    assert stored_ranks(ask(world, parse_protocol("uniform5"))) == {}
+    assert stored_ranks(ask(world, Protocol(query_time_visible=True))) == {}
+    assert stored_ranks(ask(world, Protocol(), at_most=7)) == {}
+    assert stored_ranks(ask(replace(world, manifest=replace(world.manifest, hash="0" * 64)), Protocol())) == {}
