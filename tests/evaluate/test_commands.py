@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_old_results(world: Dataset, tmp_path: Path) -> N
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     code = (
         "import resource, sys; from mdrec_jax.cli.main import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); sys.exit(main(sys.argv[1:]))"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); sys.exit(main(sys.argv[1:]))"
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
