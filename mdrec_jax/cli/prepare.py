@@ -32,6 +32,15 @@ def add_parser(subparsers: Any) -> None:
         choices=("s", "ms", "us", "ns", "iso"),
         help="how times are written (a table: s, or iso where every time is a date such as 20140723)",
     )
+    columns.add_argument("--separator", metavar="X", help="what stands between fields, one character (\\t for a tab)")
+    columns.add_argument("--no-header", action="store_true", help="the first line is data; columns are 1, 2, 3, ...")
+    columns.add_argument(
+        "--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be used"
+    )
+    for part in ("train", "validation", "test"):
+        columns.add_argument(
+            f"--{part}-file", action="append", default=[], type=Path, metavar="FILE", help=f"events given as {part}"
+        )
     columns.add_argument("--items", type=Path, metavar="FILE", help="a table of items: csv, tsv, parquet or jsonl")
     columns.add_argument("--item-id", metavar="C", help="its column of ids")
     columns.add_argument("--title", metavar="C", help="its column of titles")
@@ -108,6 +117,12 @@ def run(args: argparse.Namespace) -> int:
             item_id=args.item_id,
             title=args.title,
             category=args.category,
+            skip_bad_rows=args.bad_rows == "skip",
+            no_header=args.no_header,
+            separator=args.separator.replace("\\t", "\t") if args.separator is not None else None,
+            given=tuple(
+                (part, path) for part in ("train", "validation", "test") for path in getattr(args, f"{part}_file")
+            ),
         ),
     )
     start = time.perf_counter()

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.rawlog import MAX_NAME_BYTES, RawLog
 from mdrec_jax.errors import InputError
 
@@ -51,6 +52,18 @@ def check_values(log: RawLog, frame: pl.DataFrame) -> None:
         stray = strays(frame["time"].to_numpy())
         if stray is not None:
             raise two_units(error_at(log, int(order[stray].min()), "time"), frame["time"].to_numpy())
+
+
+def leave_out(log: RawLog, frame: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
+    """`frame` without the events that `check_values` would refuse, each counted once in `bad_rows`."""
+    keep = np.ones(len(frame), bool)
+    for name in frame.columns:
+        bad = _bad(frame[name])
+        if bad is not None and (count := int((bad & keep).sum())):
+            reason = f"rows without a usable {'rating' if name == BAD_RATING else name}"
+            bad_rows.add(first_file(log) or Path(), reason, count)
+            keep &= ~bad
+    return frame if keep.all() else frame.filter(pl.Series(keep))
 
 
 def _bad(column: pl.Series) -> Bool[np.ndarray, " N"] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int8, Int16, Int32, Int64, UInt32
 
-from mdrec_jax.data.checks import BAD_RATING, check_values, error_at, first_file
+from mdrec_jax.data.checks import BAD_RATING, check_values, error_at, first_file, leave_out
 from mdrec_jax.data.ids import dense_codes
 from mdrec_jax.data.sources.rawlog import RawLog
 from mdrec_jax.errors import InputError
@@ -83,10 +83,12 @@ def ingest(log: RawLog, *, items_across: str, min_rating: float | None) -> tuple
     """
     codes = {name: pl.Categories.random() for name in _string_columns(log)}
     frame = _collect(log, codes, min_rating)
+    if log.bad_rows is not None:
+        frame = leave_out(log, frame, log.bad_rows)
     if frame.is_empty():
         raise InputError("there are no events", file=first_file(log), found="0 rows", expected="at least one event")
     check_values(log, frame)
-    dropped = {}
+    dropped = log.bad_rows.by_reason() if log.bad_rows is not None else {}
     if "_keep" in frame.columns:
         kept = frame.filter("_keep")
         dropped["rating"] = len(frame) - len(kept)

@@ -172,6 +172,12 @@ def test_a_list_or_an_object_is_no_id_and_a_text_that_looks_like_one_is(tmp_path
         assert (caught.value.row, caught.value.column, caught.value.found) == (3, "item", found)
 
 
+def test_lists_in_columns_that_are_not_read_do_not_matter(tmp_path):
+    lines = [f'{{"tags": [1, {{"a": 2}}], "user": "u{n % 4}", "item": "i{n // 4}"}}\n' for n in range(20)]
+    path = write(tmp_path / "log.jsonl", "".join(lines).encode())
+    assert prepare("jsonl", [path], tmp_path / "d", NONE).manifest.counts.events == 20
+
+
 def test_json_that_is_too_deep_and_a_number_of_too_many_digits(tmp_path):
     path = tmp_path / "log.jsonl"
     for value in ("[" * 100_000 + "]" * 100_000, "9" * 5_000):

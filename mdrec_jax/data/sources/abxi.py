@@ -70,7 +70,7 @@ def _items(path: Path) -> dict[str, tuple[str, int]]:
             not asin
             or not isinstance(entry, list)
             or len(entry) != 2
-            or not isinstance(entry[0], int)
+            or [type(number) for number in entry] != [int, int]
             or entry[1] not in (0, 1)
         ):
             expected = "[item, domain] with domain 0 or 1"
@@ -84,7 +84,7 @@ def _items(path: Path) -> dict[str, tuple[str, int]]:
 
 def _users(path: Path) -> dict[str, str]:
     found = read_json(path)
-    if not isinstance(found, dict) or "" in found or not all(isinstance(number, int) for number in found.values()):
+    if not isinstance(found, dict) or "" in found or not all(type(number) is int for number in found.values()):
         raise InputError("not a map of users", file=path, found=type(found).__name__, expected="{reviewer: user}")
     users = {str(number): reviewer for reviewer, number in found.items()}
     if len(users) != len(found):

@@ -53,7 +53,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     Raises:
         InputError: no reviews, files of two releases, metadata of a domain without reviews, or a malformed line.
     """
-    options.refuse("amazon", *(name for name in OPTION_NAMES if name != "domains"))
+    options.refuse("amazon", *(name for name in OPTION_NAMES if name not in ("domains", "skip_bad_rows")))
     reviews, metadata = _files(paths, options)
     release = _release(reviews)
     table = SourceOptions(
@@ -63,6 +63,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         rating_column=release.rating,
         time_unit="ms" if release.unit == "ms" else "s",
         domains=tuple(reviews.items()),
+        skip_bad_rows=options.skip_bad_rows,
     )
     log = read_jsonl([], table)
     items, repeated = {}, 0

@@ -6,7 +6,7 @@ take separators and ends of lines for text, and lose rows without a word, even i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,19 +79,18 @@ def blocks(file: Path, form: TextForm, bad_rows: BadRows | None = None) -> Itera
         InputError: a file that cannot be unpacked, a quote that RFC 4180 does not have, a record with more fields than
             the first or of more than MAX_RECORD bytes, a lone carriage return among lines that end otherwise.
     """
-    rest, line, columns = b"", 1, None
+    first = first_record(file, form)
+    rest, line, columns = b"", 1, None if first is None else form.fields(first)
     for chunk, last in text_chunks(file, BLOCK_BYTES):
         buffer = rest + chunk
         place = _Place(file, form, line, columns, last)
         try:
             block, used = _whole_records(buffer, place)
         except InputError:
-            if bad_rows is None or columns is None:  # a file without a sound first record has no form at all
+            if bad_rows is None or columns is None:
                 raise
             data, lines, used = recover(buffer, line, form, columns, file, bad_rows, last=last, limit=MAX_RECORD)
             block = _indexed(data, lines)
-        if columns is None and len(block.starts):
-            columns = form.fields(block.record(0))
         line += buffer.count(b"\n", 0, used)
         rest = buffer[used:]
         refuse_long(rest, file, line)
@@ -141,19 +140,11 @@ def _whole_records(buffer: bytes, place: _Place) -> tuple[Block, int]:
     used = min(int(ends[-1]) + 1, len(buffer))
     lines = place.line + (np.arange(len(starts)) if outside is None else np.searchsorted(newlines, starts))
     if form.separator is not None:
-        if place.columns is None:
-            place = replace(place, columns=_first_fields(buffer, starts, ends, form))
         _refuse_lone_returns(buffer[:used], text[:used], quotes, place)
         if outside is not None and not outside.all():
             _refuse_swallowed(buffer, starts, newlines[~outside], used, place)
         _refuse_too_many(text[:used], quotes, starts, lines, place)
     return _without_blank(buffer[:used], text[:used], starts, ends, lines), used
-
-
-def _first_fields(buffer: bytes, starts: np.ndarray, ends: np.ndarray, form: TextForm) -> int | None:
-    """The fields of the first record that is not blank."""
-    records = (buffer[start:end] for start, end in zip(starts, ends, strict=True))
-    return next((form.fields(record) for record in records if record.strip(b"\r")), None)
 
 
 def _without_blank(

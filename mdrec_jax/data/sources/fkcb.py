@@ -25,7 +25,7 @@ from mdrec_jax.data.sources.reading import (
     read_text,
     require_folder,
 )
-from mdrec_jax.data.sources.safe_pickle import load_plain
+from mdrec_jax.data.sources.safe_pickle import load_plain, whole_numbers
 from mdrec_jax.errors import InputError
 
 _SPLITS = {"train": 0, "valid": 1, "test": 2}
@@ -158,7 +158,7 @@ def _entry(path: Path, number: int, entry: Any, row: list[int], num_items: int) 
     if entry[1] != row[-1] or inputs != row[1:-1][-len(entry[0]) :]:
         expected = f"inputs and target of row {number} of test_data.txt"
         raise InputError("entry of another row", file=path, row=number, found=entry[:2], expected=expected)
-    negatives = np.array(entry[2])
-    if negatives.size == 0 or negatives.dtype.kind != "i" or negatives.min() < 0 or negatives.max() >= num_items:
+    negatives = whole_numbers(entry[2])
+    if negatives is None or negatives.min() < 0 or negatives.max() >= num_items:
         raise InputError("negatives that are no items", file=path, row=number, expected=f"items 0 to {num_items - 1}")
     return negatives

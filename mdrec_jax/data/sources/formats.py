@@ -64,8 +64,11 @@ def partition_values(file: Path, root: Path) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
-def column_names(file: Path, kind: Format, form: TextForm | None = None) -> list[str]:
+def column_names(file: Path, kind: Format, form: TextForm | None = None, *, skip: bool = False) -> list[str]:
     """The names of a table's columns; those of a table without a header are 1, 2, 3, ...
+
+    Args:
+        skip: lines of JSON that cannot be read say nothing about keys; else the first is an error.
 
     Raises:
         InputError: a header with a name twice, or a file that is not of this format.
@@ -74,7 +77,7 @@ def column_names(file: Path, kind: Format, form: TextForm | None = None) -> list
         return parquet.column_names(file)
     form = form or FORMS[kind]
     if kind == "jsonl":
-        return _json_keys(file, form)
+        return _json_keys(file, form, skip=skip)
     header = first_record(file, form)
     if header is None:
         raise InputError("the file is empty", file=file, found="no line with text", expected=f"a {kind} file")
@@ -93,13 +96,17 @@ def column_names(file: Path, kind: Format, form: TextForm | None = None) -> list
     return names
 
 
-def _json_keys(file: Path, form: TextForm) -> list[str]:
+def _json_keys(file: Path, form: TextForm, *, skip: bool) -> list[str]:
     block = next(blocks(file, form), None)
     if block is None:
         raise InputError("the file is empty", file=file, found="no line with text", expected="a jsonl file")
     keys: dict[str, None] = {}
     for number, line in enumerate(block.lines[:KEY_LINES]):
-        keys.update(dict.fromkeys(json_object(block.record(number), file, int(line))))
+        try:
+            keys.update(dict.fromkeys(json_object(block.record(number), file, int(line))))
+        except InputError:
+            if not skip:
+                raise
     return list(keys)
 
 
@@ -111,6 +118,7 @@ def scan(
     form: TextForm | None = None,
     bad_rows: BadRows | None = None,
     types: Mapping[str, pl.DataType] | None = None,
+    lists: bool = False,
 ) -> pl.LazyFrame:
     """The named columns of a file, lazily, with "_row": the line that a record begins in, its number for Parquet.
 
@@ -121,6 +129,7 @@ def scan(
         form: how a text table is written; None = as usual for its format.
         bad_rows: None = the first record that cannot be read is an error.
         types: of columns of a JSONL file that are no plain values.
+        lists: lists and objects of a JSONL file are given as text; else they are bad rows.
     """
     if kind == "parquet":
         return parquet.scan(file, columns)
@@ -137,7 +146,7 @@ def scan(
             if number == 0 and kind != "jsonl" and form.header:
                 block = block.behind(1)
             if kind == "jsonl":
-                frame = parse_json(block, file, schema, bad_rows)
+                frame = parse_json(block, file, schema, bad_rows, lists=lists)
             else:
                 frame = _parse(block, form, file, names, columns, bad_rows)
             frame = frame.select(wanted) if wanted is not None else frame

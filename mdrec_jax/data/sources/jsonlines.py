@@ -40,8 +40,13 @@ def json_object(line: bytes, file: Path, row: int) -> dict[str, object]:
     return value
 
 
-def parse_json(block: Block, file: Path, schema: dict[str, pl.DataType], bad_rows: BadRows | None) -> pl.DataFrame:
+def parse_json(
+    block: Block, file: Path, schema: dict[str, pl.DataType], bad_rows: BadRows | None, *, lists: bool = False
+) -> pl.DataFrame:
     """The columns of `schema` from a block of lines; a key that a line does not have is null.
+
+    Args:
+        lists: lists and objects where the schema has a text are given as the text that they are written as.
 
     Raises:
         InputError: a line that is no JSON object, or that holds a list or an object where the schema has a text, when
@@ -58,7 +63,7 @@ def parse_json(block: Block, file: Path, schema: dict[str, pl.DataType], bad_row
     if frame is None:
         raise InputError("the lines cannot be read", file=file, row=int(block.lines[0]), expected="{...} in every line")
     frame = frame.with_columns(pl.Series("_row", block.lines))
-    texts = [name for name, kind in values.items() if kind == pl.String]
+    texts = [name for name, kind in values.items() if kind == pl.String and not lists]
     return _without_containers(frame, block, file, texts, bad_rows).select(list(schema))
 
 
@@ -106,9 +111,11 @@ def _without_containers(
     frame: pl.DataFrame, block: Block, file: Path, columns: list[str], bad_rows: BadRows | None
 ) -> pl.DataFrame:
     """`frame` without the rows that hold a list or an object where a text is meant; a text may look like one."""
+    if not columns:
+        return frame
     suspect = frame.with_row_index("_place").filter(pl.any_horizontal(pl.col(columns).str.contains(_CONTAINER)))
     wrong = []
-    for place in suspect["_place"] if columns else []:
+    for place in suspect["_place"]:
         row = int(block.lines[place])
         record = json_object(block.record(place), file, row)
         for name in columns:

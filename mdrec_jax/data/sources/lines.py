@@ -55,6 +55,8 @@ def _lines(path: Path, encoding: str) -> pl.DataFrame:
             row += len(parts[-1])
         if last:
             parts.append(pl.Series("line", [decode(rest, path, row, encoding)], dtype=pl.String))
+    if not parts:
+        raise InputError("the file is empty", file=path, found="0 bytes unpacked", expected="lines of text")
     return pl.concat(parts).str.strip_chars_end("\r").to_frame()
 
 

@@ -19,7 +19,7 @@ import polars as pl
 from mdrec_jax.data.sources.movielens import DOMAIN, read_movies
 from mdrec_jax.data.sources.rawlog import CANDIDATE_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, one_path, require_folder
-from mdrec_jax.data.sources.safe_pickle import load_plain
+from mdrec_jax.data.sources.safe_pickle import load_plain, whole_numbers
 from mdrec_jax.errors import InputError
 
 _ROLES = {"train": 0, "val": 1, "test": 2}
@@ -86,8 +86,8 @@ def _names(path: Path, name: str, found: Any) -> np.ndarray:
 
 
 def _integers(path: Path, name: str, found: Any) -> np.ndarray:
-    values = np.array(found) if isinstance(found, list) and found else np.array([None])
-    if values.dtype.kind != "i" or values.ndim != 1:
+    values = whole_numbers(found)
+    if values is None:
         raise InputError(
             "not whole numbers", file=path, column=name, found=type(found).__name__, expected="a list of ids"
         )

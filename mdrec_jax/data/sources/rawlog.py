@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.times import Unit
 from mdrec_jax.errors import InputError
 
@@ -35,6 +36,10 @@ class SourceOptions:
         time_unit: how times are written; None = the source's own unit (a table: seconds, or dates such as 20140723
             where every value is one).
         items_file, item_id, title, category: a table of items and its columns.
+        skip_bad_rows: rows that cannot be used are left out and counted; else the first one is refused.
+        no_header: the first line of a text table is data, and its columns are called 1, 2, 3, ...
+        separator: what stands between the fields of a text table, one character; None = as usual for the format.
+        given: (train, validation or test; path) pairs of a split made elsewhere, instead of paths.
     """
 
     user_column: str | None = None
@@ -49,6 +54,10 @@ class SourceOptions:
     item_id: str | None = None
     title: str | None = None
     category: str | None = None
+    skip_bad_rows: bool = False
+    no_header: bool = False
+    separator: str | None = None
+    given: tuple[tuple[str, Path], ...] = ()
 
     def named_columns(self) -> dict[str, str]:
         """What a column holds -> the name that it was given."""
@@ -63,7 +72,8 @@ class SourceOptions:
         """
         for name in names:
             if getattr(self, name):
-                flag = {"domains": "domain", "items_file": "items"}.get(name, name).replace("_", "-")
+                flags = {"domains": "domain", "items_file": "items", "skip_bad_rows": "bad-rows", "given": "train-file"}
+                flag = flags.get(name, name).replace("_", "-")
                 raise InputError(f"the source '{source}' has no use for --{flag}", found=getattr(self, name))
 
 
@@ -102,6 +112,7 @@ class RawLog:
         unknown_item: the raw id that marks an item outside the source's vocabulary: such an event is read as input,
             as item id 1, and is never a target, never in the catalogue, never counted as an item. None = no such mark.
         min_user, min_item: the k-core that the source needs when the user names none (1 = as published).
+        bad_rows: counts the rows that are left out because they cannot be used; None = the first one is refused.
         locate: makes the error for a bad event from its `order` and the column's name here; None = `prepare` says
             the order alone.
     """
@@ -122,4 +133,5 @@ class RawLog:
     unknown_item: str | None = None
     min_user: int = 1
     min_item: int = 1
+    bad_rows: BadRows | None = None
     locate: Callable[[int, str], InputError] | None = None

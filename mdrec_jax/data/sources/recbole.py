@@ -34,7 +34,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     Raises:
         InputError: no such file, a header without types, a missing field, or a malformed line.
     """
-    options.refuse("recbole", "items_file")
+    options.refuse("recbole", "items_file", "no_header", "separator", "given")
     files = _inter_files(paths, options)
     first = next(iter(files.values()))
     columns = {what: _column(first, what, getattr(options, f"{what}_column")) for what in _WANTED}
@@ -52,6 +52,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         event_column=columns["event"],
         domains=() if by_column else tuple(files.items()),
         time_unit=options.time_unit,
+        skip_bad_rows=options.skip_bad_rows,
     )
     log = read_tsv([*files.values()] if by_column else [], table)
     if columns["event"] is None:

@@ -41,6 +41,14 @@ def load_plain(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     return _load(path, {}, "plain containers only", max_bytes)
 
 
+def whole_numbers(values: Any) -> np.ndarray | None:
+    """A list of plain integers as an array [n]; None where it is empty, or anything else."""
+    if not isinstance(values, list) or not values or not all(type(value) is int for value in values):
+        return None
+    found = np.array(values)  # of another kind where one of them does not fit into 64 bits
+    return found if found.dtype.kind == "i" else None
+
+
 def load_coo(path: Path, *, max_bytes: int = MAX_BYTES) -> CooMatrix:
     """The scipy COO matrix in a pickle file, without scipy.
 

@@ -3,15 +3,17 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.columns import find_column, id_value, rating_value
-from mdrec_jax.data.sources.formats import Format, column_names, partition_values, record_at, scan, table_files
+from mdrec_jax.data.sources.formats import FORMS, Format, column_names, partition_values, record_at, scan, table_files
 from mdrec_jax.data.sources.item_table import read_items
 from mdrec_jax.data.sources.rawlog import MAX_NAME_BYTES, RawLog, SourceOptions
+from mdrec_jax.data.sources.textform import TextForm
 from mdrec_jax.data.sources.times import NO_TIME, bad_time, time_values, unit_of, unused_times
 from mdrec_jax.errors import InputError
 
@@ -21,6 +23,7 @@ ONLY_EVENT = "event"
 ROW_BITS = 40
 """`order` is the file's number shifted by this, plus the row that the record begins in."""
 CORE = 5
+_ROLES = {"train": 0, "validation": 1, "test": 2}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class TablePart:
     domain: str | None
     columns: dict[str, str]
     fixed: dict[str, str]
+    form: TextForm | None
+    role: int | None
     unit: str
 
 
@@ -56,14 +61,15 @@ def read_jsonl(paths: Sequence[Path], options: SourceOptions) -> RawLog:
 
 
 def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog:
-    parts = _parts(kind, paths, options)
+    bad_rows = BadRows() if options.skip_bad_rows else None
+    parts = _parts(kind, paths, options, bad_rows)
     has_time = "time" in parts[0].columns or "time" in parts[0].fixed
     for part in parts[1:]:
         if part.columns.keys() | part.fixed.keys() != parts[0].columns.keys() | parts[0].fixed.keys():
             expected = ", ".join([*parts[0].columns, *parts[0].fixed]) + f", as in {parts[0].file.name}"
             found = ", ".join([*part.columns, *part.fixed])
             raise InputError("other columns than in the first file", file=part.file, found=found, expected=expected)
-    events = pl.concat([_events(part, number, kind) for number, part in enumerate(parts)])
+    events = pl.concat([_events(part, number, kind, bad_rows) for number, part in enumerate(parts)])
     domains = tuple(name for name, _ in options.domains)
     if not domains and "domain" not in parts[0].columns and "domain" not in parts[0].fixed:
         domains = (ONLY_DOMAIN,)
@@ -82,28 +88,61 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
         items_across="separate",
         dropped=dropped,
         domains=domains,
-        min_user=CORE,
-        min_item=CORE,
+        default_split="given" if options.given else "loo",
+        min_user=1 if options.given else CORE,
+        min_item=1 if options.given else CORE,
+        bad_rows=bad_rows,
         locate=lambda order, column: _locate(parts, kind, order, column),
     )
 
 
-def _parts(kind: Format, paths: Sequence[Path], options: SourceOptions) -> list[TablePart]:
+def _parts(kind: Format, paths: Sequence[Path], options: SourceOptions, bad_rows: BadRows | None) -> list[TablePart]:
+    if options.given and (paths or options.domains):
+        found = ", ".join(str(path) for path in paths) or "--domain"
+        raise InputError("give either --train-file and its like, or other files", found=found)
     if options.domains and paths:
         raise InputError("give either paths or --domain NAME=PATH", found=", ".join(str(path) for path in paths))
     if options.domains and options.domain_column:
         raise InputError("give either --domain NAME=PATH or --domain-column", found=options.domain_column)
     named: list[tuple[str | None, Path]] = [*options.domains] or [(None, path) for path in paths]
-    if not named:
+    if not named and not options.given:
         raise InputError("no input", expected="a path, or --domain NAME=PATH")
     for place, (name, _) in enumerate(named):
         if name == "" or (name is not None and name in [other for other, _ in named[:place]]):
             raise InputError("a domain's name is empty or given twice", column="--domain", found=name)
-    return [_part(file, path, kind, name, options) for name, path in named for file in table_files(path, kind)]
+    form = _form(kind, options)
+    return [
+        _part(file, path, kind, name, options, form, role, bad_rows)
+        for name, path, role in [
+            *((name, path, None) for name, path in named),
+            *((None, path, _ROLES[role]) for role, path in options.given),
+        ]
+        for file in table_files(path, kind)
+    ]
 
 
-def _part(file: Path, root: Path, kind: Format, domain: str | None, options: SourceOptions) -> TablePart:
-    names, fixed = column_names(file, kind), partition_values(file, root)
+def _form(kind: Format, options: SourceOptions) -> TextForm | None:
+    """How a text table is written; None for Parquet."""
+    if kind in ("parquet", "jsonl"):
+        options.refuse(kind, "no_header", "separator")
+        return FORMS.get(kind)
+    separator = options.separator or FORMS[kind].separator
+    if separator is None or len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
+        raise InputError("not a separator", column="--separator", found=separator, expected="one character, such as ;")
+    return replace(FORMS[kind], separator=separator, header=not options.no_header)
+
+
+def _part(
+    file: Path,
+    root: Path,
+    kind: Format,
+    domain: str | None,
+    options: SourceOptions,
+    form: TextForm | None,
+    role: int | None,
+    bad_rows: BadRows | None,
+) -> TablePart:
+    names, fixed = column_names(file, kind, form, skip=bad_rows is not None), partition_values(file, root)
     everything = [*names, *(name for name in fixed if name not in names)]
     chosen: dict[str, str] = {}
     for what in ("user", "item", "time", "domain", "event", "rating"):
@@ -117,7 +156,7 @@ def _part(file: Path, root: Path, kind: Format, domain: str | None, options: Sou
             chosen[what] = column
     if "time" not in chosen and options.time_column is None:
         others = [name for name in names if name not in chosen.values()]
-        unused = unused_times(file, kind, others) or next(
+        unused = unused_times(file, kind, others, form) or next(
             (name for name in fixed if re.search("date|time", name)), None
         )
         if unused is not None:
@@ -132,19 +171,23 @@ def _part(file: Path, root: Path, kind: Format, domain: str | None, options: Sou
     unit = options.time_unit or "s"
     if "time" in chosen:
         in_file = chosen["time"] in names
-        unit = unit_of(file, kind, chosen["time"], options.time_unit) if in_file else options.time_unit or "iso"
+        unit = options.time_unit or "iso"
+        if in_file:
+            unit = unit_of(file, kind, chosen["time"], options.time_unit, form=form, bad_rows=bad_rows)
     return TablePart(
         file=file,
         domain=domain,
         columns={what: column for what, column in chosen.items() if column in names},
         fixed={what: fixed[column] for what, column in chosen.items() if column not in names},
         unit=unit,
+        form=form,
+        role=role,
     )
 
 
-def _events(part: TablePart, number: int, kind: Format) -> pl.LazyFrame:
+def _events(part: TablePart, number: int, kind: Format, bad_rows: BadRows | None) -> pl.LazyFrame:
     columns = list(dict.fromkeys(part.columns.values()))
-    frame = scan(part.file, kind, columns)
+    frame = scan(part.file, kind, columns, form=part.form, bad_rows=bad_rows)
     schema = frame.collect_schema()
     values = {}
     for what, column in part.columns.items():
@@ -160,6 +203,8 @@ def _events(part: TablePart, number: int, kind: Format) -> pl.LazyFrame:
         values["time"], values["fraction"] = time_values("_time", pl.String(), part.unit, part.file)
     values.setdefault("domain", pl.lit(part.domain or ONLY_DOMAIN))
     values.setdefault("event", pl.lit(ONLY_EVENT))
+    if part.role is not None:
+        values["role"] = pl.lit(part.role, pl.Int8)
     values["order"] = pl.col("_row").cast(pl.Int64) + (number << ROW_BITS)
     return frame.select(**{name: values[name] for name in sorted(values)})
 
@@ -168,7 +213,7 @@ def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> In
     """The error for a bad value, found again by reading its file record by record."""
     part, row = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
     name = part.columns.get(column, column)
-    record = record_at(part.file, kind, row)
+    record = record_at(part.file, kind, row, part.form)
     value = record.get(name, part.fixed.get(column))
     text = "" if value is None else str(value)
     if kind in ("csv", "tsv") and column in part.columns and name not in record:
@@ -179,7 +224,7 @@ def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> In
         problem = "an item without a domain" if column == "domain" else "missing value"
         return InputError(problem, file=part.file, row=row, column=name, found="nothing", expected=what)
     if column == "time" and column in part.columns:
-        return bad_time(part.file, kind, name, row, text, part.unit)
+        return bad_time(part.file, kind, name, row, text, part.unit, form=part.form)
     if column == "rating":
         expected = "a number, 0 or more"
         problem = "unparsable number" if not _is_number(text) else "negative, NaN or infinite value"

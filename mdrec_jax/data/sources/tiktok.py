@@ -5,6 +5,7 @@
 Source: Jiang et al., "DiffMM" (ACM MM 2024).
 """
 
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _features(path: Path, num_items: int) -> Float32[np.ndarray, "items width"]:
     require_file(path, "a numpy array")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, tokenize.TokenError) as error:  # of the header
         raise InputError("not a whole numpy array", file=path, found=error, expected="a .npy file of floats") from None
     if values.ndim != 2 or values.shape[0] != num_items or values.dtype.kind != "f":
         expected = f"floats [{num_items}, width]"

@@ -8,7 +8,9 @@ from typing import Literal
 
 import polars as pl
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.formats import Format, scan
+from mdrec_jax.data.sources.textform import TextForm
 from mdrec_jax.errors import InputError
 
 type Unit = Literal["s", "ms", "us", "ns", "iso"]
@@ -38,7 +40,15 @@ _ISO = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H
 _ISO_ZONED = ("%Y-%m-%dT%H:%M:%S%#z", "%Y-%m-%d %H:%M:%S%#z", "%Y-%m-%d %H:%M:%S %#z")
 
 
-def unit_of(file: Path, kind: Format, column: str, asked: str | None) -> str:
+def unit_of(
+    file: Path,
+    kind: Format,
+    column: str,
+    asked: str | None,
+    *,
+    form: TextForm | None = None,
+    bad_rows: BadRows | None = None,
+) -> str:
     """How a column writes its times: as `asked`; else dates without separators (YYYYMMDD, YYYYMMDDhhmmss) where every
     value is one, else seconds.
 
@@ -46,7 +56,7 @@ def unit_of(file: Path, kind: Format, column: str, asked: str | None) -> str:
         InputError: the unit that was asked for is not the one that the values are in, or some values are dates without
             separators and others are not.
     """
-    frame = scan(file, kind, [column])
+    frame = scan(file, kind, [column], form=form, bad_rows=bad_rows)
     type_of = frame.collect_schema()[column]
     if asked == "iso" or not (type_of.is_integer() or type_of.is_float() or type_of == pl.String):
         return asked or "s"
@@ -90,16 +100,15 @@ def _refusal(file: Path, column: str, rows: pl.DataFrame, problem: str, unit: st
     )
 
 
-def unused_times(file: Path, kind: Format, names: Sequence[str]) -> str | None:
+def unused_times(file: Path, kind: Format, names: Sequence[str], form: TextForm | None = None) -> str | None:
     """The first of some columns that looks like times: temporal, or text of dates, or numbers of seconds or a smaller
     unit between 1985 and 2100 under a name that speaks of time."""
     names = [name for name in names if name != "_row"][:MOST_LOOKED_AT]
     if not names:
         return None
-    try:
-        head = scan(file, kind, names).head(HEAD).select(names).collect()
-    except pl.exceptions.PolarsError:
-        return None  # reading the events says what is wrong with the file
+    # what is wrong with the rows is said, or counted, when the events are read
+    looked_at = scan(file, kind, names, form=form, bad_rows=BadRows(), lists=True)
+    head = looked_at.head(HEAD).select(names).collect()
     for column in head:
         if column.dtype.is_temporal():
             return column.name
@@ -225,21 +234,25 @@ def explain_time(text: str, unit: str | None) -> tuple[str, str, str | None]:
     return "a time of another unit", expected, likely if likely != (unit or "s") else None
 
 
-def bad_time(file: Path, kind: Format, column: str, row: int, text: str, unit: str | None) -> InputError:
+def bad_time(
+    file: Path, kind: Format, column: str, row: int, text: str, unit: str | None, *, form: TextForm | None = None
+) -> InputError:
     """The error for a value that is no time in `unit`. A unit is only advised where the whole column is in it."""
     problem, expected, likely = explain_time(text, unit)
     hint = None
     if likely is not None:
         hint = f"looks like {WORDS[likely]}: use --time-unit {likely}"
-        other = _others(file, kind, column, likely)
+        other = _others(file, kind, column, likely, form)
         if other:
             hint = f"looks like {WORDS[likely]}, but {other:,} other values do not: bring the column to one unit first"
     return InputError(problem, file=file, row=row, column=column, found=text, expected=expected, hint=hint)
 
 
-def _others(file: Path, kind: Format, column: str, unit: str) -> int:
+def _others(file: Path, kind: Format, column: str, unit: str, form: TextForm | None) -> int:
     """How many values of a column do not look like `unit`."""
-    text = scan(file, kind, [column]).select(text=pl.col(column).cast(pl.String)).filter(pl.col("text") != "")
+    text = (
+        scan(file, kind, [column], form=form).select(text=pl.col(column).cast(pl.String)).filter(pl.col("text") != "")
+    )
     number = pl.col("text").cast(pl.Float64, strict=False)
     if unit == "iso":
         looks = pl.col("text").str.contains(_COMPACT) | pl.col("text").str.contains(r"^\s*[0-9]{4}[-/.]")
