@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.train.run import evaluate_runs, evaluation_file, load_run, verdict_on, with_counts, write_evaluation
-    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.run_folder import RunFolder, read_data
 
     check_output(args.json)
     parse_protocol(args.protocol, split=args.split, seed=args.seed)
@@ -57,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
     if not args.json and args.counts_weight is not None:
         path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
+    if dataset is not None and dataset.hash != read_data(folder)[1]:
+        say("this is not the data set of the run: it may have been trained on some of the targets", file=sys.stderr)
+        path = path if args.json else path.with_stem(f"{path.stem}-data-{dataset.hash[:12]}")
     write_evaluation(folder, results, ranks, path)
     say(f"wrote {path}", file=sys.stderr)
     show_results([results], slices=args.slices)

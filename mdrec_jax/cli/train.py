@@ -24,7 +24,11 @@ def add_parser(commands: Any) -> None:
         "train", help="train a model on a prepared dataset", description=DESCRIPTION, allow_abbrev=False
     )
     parser.add_argument("preset", nargs="?", help="a preset, or a .py file with config() (default: mdrec)")
-    parser.add_argument("--data", type=Path, help=f"a prepared dataset (default: the synthetic world in {SYNTHETIC})")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help=f"a prepared dataset (default: the synthetic world in {SYNTHETIC}; with --resume, the run's own)",
+    )
     parser.add_argument(
         "--run", type=Path, dest="run_folder", help="the run's folder (default: the next free runs/PRESET-N)"
     )
@@ -43,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     config = configure(args)
     if args.show:
         return _show(config)
-    data = args.data or synthetic_world()
-    folder = args.run_folder or _next_free(Path("runs"), Path(args.preset or DEFAULT).stem)
     if args.resume and args.run_folder is None:
         raise InputError("--resume needs to know which run", column="--run", expected="the folder of the run")
+    data = args.data or (_data_of(_resumed(args)) if args.resume else synthetic_world())
+    folder = args.run_folder or _next_free(Path("runs"), Path(args.preset or DEFAULT).stem)
     if not args.seeds:
         return _train({folder: config}, data, args)
     seeds = parse_seeds(args.seeds)
@@ -128,6 +132,13 @@ def _resumed(args: argparse.Namespace) -> Path:
             hint="a resumed run keeps its own configuration: leave the preset out",
         )
     return folder
+
+
+def _data_of(folder: Path) -> Path:
+    """The data set of the run that is resumed."""
+    from mdrec_jax.train.run_folder import RunFolder, read_data
+
+    return read_data(RunFolder(folder))[0]
 
 
 def synthetic_world() -> Path:

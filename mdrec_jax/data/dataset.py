@@ -1,5 +1,6 @@
 """The prepared dataset: memory-mapped columns and item tables, the read side."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,7 @@ class Dataset:
         time: [N], seconds since the epoch, zeros without times.
         role: [N].
         domain_items: for each domain its items' ids, ascending.
+        first_items: how many of the items count (`with_first_items`); None = all.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Dataset:
     time: Int64[np.ndarray, " N"]
     role: Int8[np.ndarray, " N"]
     domain_items: tuple[Int32[np.ndarray, " I"], ...]
+    first_items: int | None = None
 
     @property
     def hash(self) -> str:
@@ -75,7 +78,22 @@ class Dataset:
     @property
     def num_items(self) -> int:
         """Ids run from 0 to num_items - 1 (0 padding, 1 unknown)."""
-        return self.manifest.counts.items + FIRST_ITEM
+        items = self.manifest.counts.items if self.first_items is None else self.first_items
+        return items + FIRST_ITEM
+
+    def with_first_items(self, items: int) -> "Dataset":
+        """This dataset, of which the first `items` items count: events of others are of the unknown item, and read
+        only. So a dataset that extends another is seen with the eyes of the other."""
+        if items == self.manifest.counts.items:
+            return self
+        known = np.asarray(self.item) < items + FIRST_ITEM
+        return dataclasses.replace(
+            self,
+            item=np.where(known, self.item, np.int32(UNKNOWN_ITEM)),
+            role=np.where(known, self.role, np.int8(ROLES.index("context"))),
+            domain_items=tuple(ids[ids < items + FIRST_ITEM] for ids in self.domain_items),
+            first_items=items,
+        )
 
     @property
     def num_domains(self) -> int:
@@ -148,7 +166,8 @@ class Dataset:
         known = pl.concat([self.items(name).select("raw", "id", domain=pl.lit(name)) for name in self.manifest.domains])
         keys = ["raw"] if self.manifest.items_across == "shared" else ["raw", "domain"]
         found = asked.join(known.unique(keys).select(*keys, "id"), on=keys, how="left", maintain_order="left")
-        return found["id"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int32)
+        ids = found["id"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int32)
+        return np.where(ids < self.num_items, ids, np.int32(UNKNOWN_ITEM))
 
     def lookup_users(self, raw: Sequence[str | None]) -> Int32[np.ndarray, " n"]:
         """The numbers of raw users; -1 where the dataset does not have one."""
@@ -171,7 +190,8 @@ class Dataset:
 
     def candidates(self, name: str) -> pl.DataFrame:
         """Fixed candidates: sequence Int64, domain String, negatives List[Int32] (ids)."""
-        return pl.read_parquet(self.path / "candidates" / f"{name}.parquet")
+        frame = pl.read_parquet(self.path / "candidates" / f"{name}.parquet")
+        return frame.with_columns(pl.col("negatives").list.filter(pl.element() < self.num_items))
 
 
 def _stems(manifest: Manifest, prefix: str, suffix: str) -> list[str]:

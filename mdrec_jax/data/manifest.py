@@ -57,6 +57,14 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A data set that was extended: its hash, and how many items it has. Those have the same ids in its descendants."""
+
+    hash: str
+    items: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The facts of a prepared dataset.
 
@@ -75,7 +83,7 @@ class Manifest:
         items_across: whether equal raw ids in two domains are one item ("shared") or two ("separate").
         has_time, ordered: whether the source knew times, an order.
         time_origin: seconds since the epoch of the first event (0 without times).
-        parents: hashes of the datasets that this one extends, the oldest first: their ids mean the same here.
+        parents: the datasets that this one extends, the oldest first.
         hash: SHA-256 over the names and hashes of `files`, sorted.
         columns: what (user, item, ...) -> the name of its column, where `prepare` was told one.
     """
@@ -96,7 +104,7 @@ class Manifest:
     has_time: bool
     ordered: bool
     time_origin: int
-    parents: tuple[str, ...]
+    parents: tuple[Parent, ...]
     hash: str
     columns: dict[str, str] = field(default_factory=dict)
 
@@ -105,9 +113,10 @@ class Manifest:
         value = json.loads(json.dumps(asdict(self)))
         (folder / MANIFEST).write_text(_text({**value, "seal": _seal(value)}), encoding="utf-8")
 
-    def knows(self, other: str) -> bool:
-        """Whether ids of the dataset with the hash `other` mean the same in this one."""
-        return other == self.hash or other in self.parents
+    def items_of(self, other: str) -> int | None:
+        """How many items the dataset with the hash `other` has, where its ids mean the same in this one."""
+        known = {parent.hash: parent.items for parent in self.parents} | {self.hash: self.counts.items}
+        return known.get(other)
 
 
 def combined_hash(files: Mapping[str, StoredFile]) -> str:

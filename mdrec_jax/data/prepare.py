@@ -8,7 +8,7 @@ from mdrec_jax.data.assemble import Assembled, assemble
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.extras import write_candidates, write_features
 from mdrec_jax.data.integrity import file_hash
-from mdrec_jax.data.manifest import SCHEMA, Manifest, SourceFile, combined_hash
+from mdrec_jax.data.manifest import SCHEMA, Manifest, Parent, SourceFile, combined_hash
 from mdrec_jax.data.options import PrepareOptions
 from mdrec_jax.data.sources import find_source
 from mdrec_jax.data.sources.rawlog import RawLog
@@ -106,9 +106,11 @@ def _manifest(
     )
 
 
-def _parents(parent: Dataset | None) -> tuple[str, ...]:
+def _parents(parent: Dataset | None) -> tuple[Parent, ...]:
     """The chain of datasets that this one extends."""
-    return () if parent is None else (*parent.manifest.parents, parent.hash)
+    if parent is None:
+        return ()
+    return (*parent.manifest.parents, Parent(parent.hash, parent.manifest.counts.items))
 
 
 def _program() -> str:

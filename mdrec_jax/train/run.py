@@ -48,9 +48,10 @@ from mdrec_jax.train.run_folder import (
     remove_unfinished,
     start,
 )
+from mdrec_jax.train.same_data import as_the_run_knows
 from mdrec_jax.train.setup import Setup, compute_dtype
 from mdrec_jax.train.state import TrainState, abstract, shapes
-from mdrec_jax.types import Params
+from mdrec_jax.types import FIRST_ITEM, Params
 
 
 def fit(
@@ -191,23 +192,24 @@ def _protocol(name: str, dataset: Dataset, model: Any, split: Any, seed: int = 0
 
 
 def _params_of(path: Path, setup: Setup) -> Params:
-    """The best parameters of another run, for the same model; its item table may be shorter."""
+    """The best parameters of another run of the same model, on this data set or one that it extends; rows of new items
+    are fresh."""
     other = load_run(path, setup.dataset)
     mine = setup.initial_state().params
     before, after = (shapes((params.dense, params.statistics)) for params in (other.params, mine))
     for name, (old, new) in differences(before, after).items():
         raise InputError("the other run's model differs", file=path, column=name, found=old, expected=str(new))
-    tables = {}
+    known, tables = other.setup.dataset.num_items, {}
     for name, table in mine.tables.items():
         old = other.params.tables[name]
-        if old.shape[0] > table.shape[0] or old.shape[1:] != table.shape[1:]:
+        if old.shape[1:] != table.shape[1:]:
             raise InputError(
                 "the other run's table does not fit", file=path, column=name, found=old.shape, expected=str(table.shape)
             )
-        tables[name] = np.concatenate([np.asarray(old), np.asarray(table)[old.shape[0] :]])
-        added = table.shape[0] - old.shape[0]
-        say(f"table '{name}': {old.shape[0]} rows from {path}, {added} new", file=sys.stderr)
-    return jax.tree.map(jax.numpy.asarray, Params(other.params.dense, tables, other.params.statistics))
+        tables[name] = np.concatenate([np.asarray(old)[:known], np.asarray(table)[known:]])
+        new = setup.dataset.num_items - known
+        say(f"table '{name}': {known - FIRST_ITEM:,} items from {path}, {new:,} new", file=sys.stderr)
+    return jax.tree.map(jax.numpy.asarray, dataclasses.replace(other.params, tables=tables))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,15 +231,16 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
 
     Args:
         path: a run folder.
-        dataset: the data set to ask it about; by default the one it was trained on.
+        dataset: the data set to ask it about; by default the one it was trained on. What one that extends it has
+            besides is to the run the unknown item.
 
     Raises:
-        InputError: no run, no checkpoint, or a data set whose items the run does not know.
+        InputError: no run, no whole checkpoint, or a data set whose ids mean something else.
     """
     folder = RunFolder(path)
     config = read_config(folder.config)
     dataset = open_dataset(read_data(folder)[0]) if dataset is None else dataset
-    setup = Setup.of(config, dataset)
+    setup = Setup.of(config, as_the_run_knows(folder, dataset))
     state = setup.initial_state()
     check_shapes(folder, shapes(state))
     state, step = load_best(folder.checkpoints, abstract(state))

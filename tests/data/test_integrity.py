@@ -17,7 +17,7 @@ from tests.data.make import make_dataset, make_log, numbered
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    return make_dataset(tmp_path / "d", numbered(12, 6, 20, ("a/b", "c")))
+    return make_dataset(tmp_path / "d", numbered(12, 6, 20, ("a", "c")))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def write_manifest(folder: Path, **fields: object) -> None:
     ("fields", "column"),
     [
         ({"domains": "ab"}, "domains"),
-        ({"domains": ["a/b", 3]}, "domains[1]"),
+        ({"domains": ["a", 3]}, "domains[1]"),
         ({"seed": "0"}, "seed"),
         ({"time_origin": 0.5}, "time_origin"),
         ({"has_time": 1}, "has_time"),
@@ -112,7 +112,7 @@ def test_a_link_out_of_the_folder_is_not_followed(dataset: Dataset) -> None:
 def test_of_a_large_dataset_values_out_of_range_or_order_are_found(
     quick: None, tmp_path: Path, name: str, value: int
 ) -> None:
-    make_dataset(tmp_path / "d", numbered(200, 6, 20, ("a/b", "c")))
+    make_dataset(tmp_path / "d", numbered(200, 6, 20, ("a", "c")))
     file = tmp_path / "d" / "columns" / f"{name}.npy"
     column = np.load(file)
     at = 128 + len(column) // 2 * column.itemsize
@@ -144,7 +144,29 @@ def test_a_chain_of_extensions_is_known(tmp_path: Path) -> None:
     for number in (1, 2):
         log = make_log(numbered(12 + number, 6, 20 + number))
         chain.append(write_log(log, "rows", tmp_path / str(number), PrepareOptions(), parent=chain[-1]))
-    hashes = [one.hash for one in chain]
-    assert open_dataset(tmp_path / "2").manifest.parents == tuple(hashes[:2])
-    assert [chain[2].manifest.knows(one) for one in hashes] == [True, True, True]
-    assert [chain[1].manifest.knows(one) for one in hashes] == [True, True, False]
+    hashes, items = [one.hash for one in chain], [one.manifest.counts.items for one in chain]
+    assert items[0] < items[1] < items[2]
+    assert [parent.hash for parent in open_dataset(tmp_path / "2").manifest.parents] == hashes[:2]
+    assert [chain[2].manifest.items_of(one) for one in hashes] == items
+    assert [chain[1].manifest.items_of(one) for one in hashes] == [*items[:2], None]
+
+
+def test_an_extended_dataset_seen_with_its_parents_items(tmp_path: Path) -> None:
+    old = make_dataset(tmp_path / "old", numbered(12, 6, 20))
+    log = make_log(numbered(14, 7, 30))
+    new = write_log(log, "rows", tmp_path / "new", PrepareOptions(), parent=old)
+    seen = new.with_first_items(old.manifest.counts.items)
+    assert seen.num_items == old.num_items < new.num_items
+    assert [ids.tolist() for ids in seen.domain_items] == [ids.tolist() for ids in old.domain_items]
+    unknown = np.asarray(new.item) >= old.num_items
+    assert unknown.any()
+    assert set(seen.item[unknown].tolist()) == {1}
+    assert set(seen.role[unknown].tolist()) == {3}
+    np.testing.assert_array_equal(seen.item[~unknown], new.item[~unknown])
+    np.testing.assert_array_equal(seen.role[~unknown], new.role[~unknown])
+    names = new.items(0)["raw"].to_list()
+    ids = seen.lookup_items(names, [new.manifest.domains[0]] * len(names))
+    assert sorted(ids.tolist()) == sorted(
+        [*old.domain_items[0].tolist(), *[1] * (len(names) - len(old.domain_items[0]))]
+    )
+    assert new.with_first_items(new.manifest.counts.items) is new

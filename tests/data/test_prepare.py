@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mdrec_jax.data import ids
 from mdrec_jax.data.filters import k_core
+from mdrec_jax.data.manifest import Parent
 from mdrec_jax.data.prepare import PrepareOptions, prepare, write_log
 from mdrec_jax.errors import InputError
 from tests.data.make import DAY, make_dataset, make_log, numbered
@@ -286,7 +287,7 @@ def test_extending_keeps_known_numbers_and_appends_new_ones(tmp_path):
     rows = numbered(30, 9, 40, ("a", "b", "c"))[90:]
     log = make_log(rows, items_across="separate")
     new = write_log(log, "rows", tmp_path / "new", PrepareOptions(), parent=old)
-    assert new.manifest.parents == (old.hash,)
+    assert new.manifest.parents == (Parent(old.hash, old.manifest.counts.items),)
     assert new.manifest.domains == ("b", "c", "a")
     assert new.users()["raw"].to_list()[:20] == old.users()["raw"].to_list()
     for name in old.manifest.domains:

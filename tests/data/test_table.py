@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.data.manifest import Parent
 from mdrec_jax.data.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from tests.command import mdrec
@@ -239,7 +240,7 @@ def test_a_dataset_can_be_extended_in_place(tmp_path, events, capsys):
     users, items = old.users()["raw"].to_list(), dict(old.items("a").select("raw", "id").iter_rows())
     assert mdrec("prepare", "csv", str(write(events, tmp_path, "csv")), *options, "--extend", out) == 0
     new = open_dataset(out, verify=True)
-    assert new.manifest.parents == (old.hash,)
+    assert new.manifest.parents == (Parent(old.hash, old.manifest.counts.items),)
     assert new.users()["raw"].to_list()[: len(users)] == users
     assert new.num_users == 12
     assert items.items() <= dict(new.items("a").select("raw", "id").iter_rows()).items()
