@@ -101,6 +101,8 @@ def test_new_items_of_a_descendant_are_left_out_and_told(
     theirs = load_run(run, last)
     np.testing.assert_array_equal(mine.params.tables["item"], theirs.params.tables["item"])
     assert mdrec("evaluate", run, "--data", data / "last") == 0
+    assert "may have been trained on some of the targets" in capsys.readouterr().err
+    assert [path.name for path in (run / "evaluation").glob("*.json")] == [f"test-full-data-{last.hash[:12]}.json"]
 
 
 def test_weights_are_taken_over_by_a_longer_table(
