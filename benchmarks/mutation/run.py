@@ -1,11 +1,11 @@
 """How many small changes to the code do the tests notice? A seeded sample of them, each tried by the tests that run it.
 
     python benchmarks/mutation/run.py --out RESULT.json [--report benchmarks/MUTATION.md] [--seed 0] [--areas optim,...]
-        [--share 1.0] [--workers 1] [--tests GLOB,...] [--again EARLIER.json,...]
+        [--share 1.0] [--workers 1] [--tests GLOB,...] [--budget 30] [--again EARLIER.json,...]
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
-it until one fails: it is killed. Of many tests the quickest are taken, up to BUDGET seconds of their usual time, and
+it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of their usual time, and
 those files come first that killed others before; a change that none of them noticed counts as survived. With
 --again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried.
 
@@ -41,8 +41,6 @@ TESTS = "tests/**/test_*.py"
 """Fewer of them (--tests) can only let more changes survive."""
 WITHOUT = ("tests/kernels/", "tests/benchmarks/")
 """Tests that do not reach the areas, or try this program."""
-BUDGET = 30.0
-"""Seconds of tests that a change is tried by, as they usually take."""
 KNOWN = Path(__file__).with_name("known.json")
 
 
@@ -72,7 +70,7 @@ def sample(root: Path, areas: dict[str, tuple[str, int]], seed: int, share: floa
 
 
 def measure(cache: Path, files: list[str], workers: int, which: str = TESTS) -> dict[str, Any]:
-    """{test: {passed, seconds, lines}} of every test that passes without any change, from the cache where neither it nor
+    """{test: {passed, seconds, lines}} of the tests that pass as things are; from the cache where neither the file nor
     what it runs has changed."""
     cache.mkdir(parents=True, exist_ok=True)
     found = {p.as_posix() for pattern in which.split(",") for p in Path().glob(pattern)}
@@ -108,7 +106,7 @@ def _fresh(place: Path, test: str) -> bool:
     return "digest" in record and record["digest"] == digest(test, *record["ran"])
 
 
-def tests_for(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
+def tests_for(mutant: Mutant, tests: dict[str, Any], budget: float) -> list[str]:
     """The tests that run the changed lines, quickest first, as far as the budget goes."""
     change, chosen, spent = mutant.change, [], 0.0
     reached = {
@@ -118,7 +116,7 @@ def tests_for(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
     }
     for name, seconds in sorted(reached.items(), key=lambda item: item[1]):
         spent += seconds
-        if chosen and spent > BUDGET:
+        if chosen and spent > budget:
             break
         chosen.append(name)
     return chosen
@@ -143,9 +141,11 @@ def outcome(code: int | str, log: Path) -> str:
     return "killed"
 
 
-def run(mutants: list[Mutant], tests: dict[str, Any], workers: int, show: bool = True) -> list[dict[str, Any]]:
+def run(
+    mutants: list[Mutant], tests: dict[str, Any], workers: int, budget: float = 30.0, show: bool = True
+) -> list[dict[str, Any]]:
     """Each mutant's record: what it is, its outcome, and how many tests it was tried by."""
-    chosen = {id(mutant): tests_for(mutant, tests) for mutant in mutants}
+    chosen = {id(mutant): tests_for(mutant, tests, budget) for mutant in mutants}
     killers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -211,6 +211,9 @@ def main() -> None:
     parser.add_argument("--areas", default=",".join(AREAS))
     parser.add_argument("--share", type=float, default=1.0, help="of each area's number of changes")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--budget", type=float, default=30.0, help="seconds of tests, as they usually take, for a change"
+    )
     parser.add_argument("--tests", default=TESTS)
     parser.add_argument("--again", default="")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mutation")
@@ -224,7 +227,7 @@ def main() -> None:
     mutants = sample(Path(), areas, options.seed, options.share)
     old, rest = carried(mutants, [Path(file) for file in options.again.split(",") if file])
     print(f"{len(mutants)} changes, {len(old)} of them killed before", flush=True)
-    records = old + run(rest, tests, options.workers)
+    records = old + run(rest, tests, options.workers, options.budget)
     result = {"seed": options.seed, "share": options.share, "tests": len(tests), "mutants": records}
     options.out.write_text(json.dumps(result, indent=1))
     if options.report:
