@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json == "-":
         say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
-    folder = RunFolder(args.runs[0])
+    folder = RunFolder(_home(args.runs))
     path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
     if not args.json and args.counts_weight is not None:
         path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
@@ -65,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     show_results([results], slices=args.slices)
     say(verdict_on(runs, results, ranks))
     return EXIT_OK
+
+
+def _home(runs: list[Path]) -> Path:
+    """Whose folder `evaluation` holds the results: the run's, or that of the folder that several runs stand in."""
+    parents = {path.resolve().parent for path in runs}
+    return runs[0].parent if len(runs) > 1 and len(parents) == 1 else runs[0]
 
 
 def _probe(runs: list[Any], args: argparse.Namespace) -> int:

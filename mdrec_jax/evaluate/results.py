@@ -281,12 +281,13 @@ def results_file(path: Path, split: str, protocol: str) -> Path:
     if file.is_file():
         return file
     there = ", ".join(sorted(one.stem for one in file.parent.glob("*.json"))) if file.parent.is_dir() else ""
+    seeds = "" if (path / "config.json").exists() else "/seed-*"
     raise InputError(
         "the folder holds no such results",
         file=path,
         found=there or "no results at all",
         expected=f"evaluation/{file.name}",
-        hint=f"mdrec evaluate {path} --split {split} --protocol {protocol}; or name others with --split and --protocol",
+        hint=f"mdrec evaluate {path}{seeds} --split {split} --protocol {protocol}; or name what there is by the two",
     )
 
 

@@ -10,6 +10,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.verdict import verdict
+from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.train.alike import check_alike
 from mdrec_jax.train.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
 from mdrec_jax.train.run_folder import RunFolder
@@ -64,6 +65,8 @@ def test_runs_of_other_lengths_data_or_one_seed_make_no_mean(small_run: RunConfi
             check_alike(configs(**{field: value}), ["a", "a"])
     with pytest.raises(InputError, match="dataset"):
         check_alike(configs(), ["a", "b"])
+    with pytest.raises(InputError, match=r"model\.class"):
+        check_alike([small_run, replace(small_run, seed=1, model=HstuConfig())], ["a", "a"])
     with pytest.raises(InputError, match="two runs of one seed"):
         check_alike([small_run, small_run], ["a", "a"])
 
