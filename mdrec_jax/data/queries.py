@@ -119,6 +119,32 @@ def query_list(dataset: "Dataset", split: Literal["validation", "test"]) -> Quer
     )
 
 
+def training_ends(dataset: "Dataset") -> QueryList:
+    """Where each sequence's training ends: its history up to and with its last training event, asked for no target.
+
+    No next item was ever learned from there, and nothing of validation or test is read.
+    """
+    offsets = plain(dataset.sequence_offsets).astype(np.int64)
+    train = np.flatnonzero(plain(dataset.role) == ROLE_TRAIN)
+    last = np.searchsorted(train, offsets[1:])
+    sequence = np.flatnonzero(np.searchsorted(train, offsets[:-1]) < last)
+    place = train[last[sequence] - 1]
+    visible = visible_events(dataset, "train")
+    return QueryList(
+        dataset=dataset,
+        split="validation",
+        place=place,
+        sequence=sequence.astype(np.int32),
+        user=plain(dataset.sequence_user)[sequence].astype(np.int32),
+        domain=plain(dataset.domain)[place].astype(np.int32),
+        target=np.zeros(len(place), np.int32),
+        time=plain(dataset.time)[place].astype(np.int64),
+        visible=visible,
+        history_begin=np.searchsorted(visible, offsets[sequence]),
+        history_end=np.searchsorted(visible, place, side="right"),
+    )
+
+
 def query_batches(
     dataset: "Dataset", queries: QueryList, config: BatchingConfig, *, rows: int, query_time: bool = False
 ) -> QueryBatches:

@@ -2,10 +2,9 @@
 
 Every history that a split asks about is asked for its last event's own domain, so that the mixed and the in-domain view
 stand at the same event. From each code a logistic regression and a multilayer perceptron guess that domain; a shared
-code should leave them at chance. (One that is standardised is read before it is told the target's domain; its
-statistics are of half of the users then, and the readers learn and are asked in the other half.) An empty code does
-that too, so each code also ranks the split's targets by itself. On a planted world, ridge regressions read
-the user's true factors out of each code.
+code should leave them at chance. (One that is standardised is read before it is told the target's domain, with the
+statistics that the checkpoint holds.) An empty code does that too, so each code also ranks the split's targets by
+itself. On a planted world, ridge regressions read the user's true factors out of each code.
 """
 
 import dataclasses
@@ -31,7 +30,6 @@ from mdrec_jax.evaluate.protocol import Protocol, describe
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.readout import Figure, balanced_accuracy, explained, share_of
 from mdrec_jax.evaluate.scorer import Scorer
-from mdrec_jax.models import standard
 
 CODES = ("shared", "specific", "h")
 REMOVED = "specific, domain embedding removed"
@@ -89,13 +87,9 @@ def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes
     codes: dict[str, dict[str, Figure]] = {}
     factors, standardised = planted(asked.dataset, histories), "standard" in scorer.params.statistics.get("fusion", {})
     for code in CODES:
-        if code == "shared" and standardised:
-            y = codes_at(scorer, asked.dataset, histories, "plain")
-            codes[code] = read(*held_out(y, domain, user, asked.dataset.spec.num_domains, seed), seed)
-            x = codes_at(scorer, asked.dataset, histories, "standard")
-        else:
-            x = codes_at(scorer, asked.dataset, histories, code)
-            codes[code] = read(x, domain, user, seed)
+        name = "standard" if code == "shared" and standardised else code
+        x = codes_at(scorer, asked.dataset, histories, name)
+        codes[code] = read(x, domain, user, seed)
         for name, (values, group) in factors.items():
             codes[code][name] = explained(x, values, user, group, seed=seed)
     embedded = scorer.params.dense["inputs"].get("domain") is not None
@@ -125,16 +119,6 @@ def read(
         "logistic": balanced_accuracy(x, domain, user, seed=seed),
         "mlp": balanced_accuracy(x, domain, user, hidden=HIDDEN, seed=seed),
     }
-
-
-def held_out(
-    y: Float32[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], user: Int[np.ndarray, " N"], domains: int, seed: int
-) -> tuple[Float32[np.ndarray, "M D"], Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
-    """The codes of half of the users, standardised by the statistics of the others' codes, their domains and users."""
-    users = np.unique(user)
-    fitted = np.isin(user, np.random.default_rng(seed).permutation(users)[: len(users) // 2])
-    maps = standard.closed_form(y[fitted], domain[fitted], domains)
-    return standard.standardised(y[~fitted], domain[~fitted], maps), domain[~fitted], user[~fitted]
 
 
 def planted(

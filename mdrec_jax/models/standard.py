@@ -6,10 +6,11 @@ and what it takes to score a domain's items is kept beside the domain, like a he
 re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with statistics of a domain's own (Chang et
 al. 2019, arXiv 1906.03950).
 
-The statistics are constants that are worked out before each look, of the states that are looked at, on validation as on
-test (train/refresh.py), like those of a batch norm that meets new data (Li et al. 2016, arXiv 1603.04779); until the
-first look z is y. They read histories alone, never a target. A state that a target was learned from, or whose last
-event was learned, is not like those that are asked for later: with statistics of such states a reader finds more.
+The statistics are constants. They are worked out before each look at the validation split (train/refresh.py), of the
+states where the users' training histories end, and kept in the checkpoint: the same ones rank validation and test, are
+probed, and serve. So a user's scores hang on no other user who is asked about, and nothing of validation or test is in
+them. Until the first look z is y. They are not of training positions, from which the next item was learned: such states
+differ from those that are asked for later, and with their statistics a reader finds more of the domain.
 """
 
 import jax
@@ -54,17 +55,6 @@ def _of_domain(
     maps = jax.lax.stop_gradient(maps).astype(x.dtype)
     every = jnp.einsum("rtd,gde->grte", x, maps, precision="highest")
     return jnp.take_along_axis(every, domain[None, :, :, None], axis=0)[0]
-
-
-def standardised(
-    y: Float[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], maps: dict[str, Float32[np.ndarray, "G ..."]]
-) -> Float32[np.ndarray, "N D"]:
-    """z of codes y, as a module that holds these maps gives it."""
-    z = np.empty(y.shape, np.float32)
-    for number, (mean, white) in enumerate(zip(maps["mean"], maps["white"], strict=True)):
-        mine = domain == number
-        z[mine] = (y[mine] - mean) @ white
-    return z
 
 
 def closed_form(

@@ -104,7 +104,8 @@ class Loop:
                 self._read(*pending, window, clock)
                 pending = None
                 if self.plan.evaluates_at(step):
-                    with clock.paused():
+                    with clock.paused(), self._naming_what_is_kept():
+                        check_finite(state, step)
                         state = self.refresh(state)
                 with self._naming_what_is_kept():
                     self._due(step, state, progress, window, clock)

@@ -1,4 +1,7 @@
-"""What a model holds that is worked out from histories in closed form, before each look."""
+"""What a model holds that is worked out in closed form from training histories, before each look.
+
+What was worked out is part of the state: it is validated, kept in the checkpoint, and asked, served and streamed with.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.data.queries import query_list
+from mdrec_jax.data.queries import training_ends
 from mdrec_jax.evaluate.codes import codes_at, last_events
-from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models import erasure, standard
 from mdrec_jax.models.api import encode_batch
@@ -39,8 +41,7 @@ def make_refresh(setup: Setup) -> Refresh:
     if isinstance(config, MdrecConfig) and config.disentangle.erase:
         parts.append(_erasing(setup, config.disentangle.shared_rank))
     if isinstance(config, MdrecConfig) and config.disentangle.standardise:
-        standardise = standardising(setup, "validation")
-        parts.append(lambda state: _at(state, standardise(state.params)))
+        parts.append(_standardising(setup))
 
     def refresh(state: TrainState) -> TrainState:
         for part in parts:
@@ -63,7 +64,7 @@ def _erasing(setup: Setup, rank: int) -> Refresh:
 
     def refresh(state: TrainState) -> TrainState:
         found = erasure.covariance([jax.device_get(moments(state.params, batch)) for batch in batches])
-        # Parameters that are not finite are for the loop to find.
+        # Codes may be too large for their squares where parameters are not: the look finds them.
         if not np.isfinite(found).all():
             return state
         return _at(
@@ -73,19 +74,16 @@ def _erasing(setup: Setup, rank: int) -> Refresh:
     return refresh
 
 
-def standardising(setup: Setup, split: Split) -> Callable[[Params], Params]:
-    """Puts the standard code's statistics into parameters: those of the states where the histories that a split asks
-    about end. None of its targets is read."""
-    histories = last_events(query_list(setup.dataset, split))
+def _standardising(setup: Setup) -> Refresh:
+    """The standard code's statistics: those of the states where training histories end (models/standard.py)."""
+    histories = last_events(training_ends(setup.dataset))
     dtype = compute_dtype(setup.config.precision.compute)
 
-    def refresh(params: Params) -> Params:
-        scorer = make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+    def refresh(state: TrainState) -> TrainState:
+        scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
         code = codes_at(scorer, setup.dataset, histories, "plain")
-        if not np.isfinite(code).all():
-            return params
         maps = standard.closed_form(code, histories.domain, setup.dataset.spec.num_domains)
-        return _with(params, "statistics", {"standard": maps})
+        return _at(state, _with(state.params, "statistics", {"standard": maps}))
 
     return refresh
 

@@ -34,7 +34,7 @@ from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.looks import check_recordable, headline, record_look
 from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
-from mdrec_jax.train.refresh import make_refresh, standardising
+from mdrec_jax.train.refresh import make_refresh
 from mdrec_jax.train.run_folder import (
     RunFolder,
     check_free,
@@ -247,15 +247,6 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     return TrainedRun(setup, state.params, step, path)
 
 
-def looking_at(run: TrainedRun, split: Split) -> TrainedRun:
-    """The same run, with the statistics of a standard code (models/standard.py) worked out from the histories of this
-    split, as before each look of the training."""
-    model = run.setup.config.model
-    if not isinstance(model, MdrecConfig) or not model.disentangle.standardise:
-        return run
-    return dataclasses.replace(run, params=standardising(run.setup, split)(run.params))
-
-
 def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
     """The same run with another weight of what counting adds.
 
@@ -287,7 +278,7 @@ def evaluate_runs(
     asked: Asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
     baselines = baseline_ranks(asked) | stored_ranks(asked)
     models: dict[str, list[Ranks]] = {name: [one] for name, one in baselines.items()}
-    models[model_name(setup.config)] = [rank_queries(looking_at(run, split).scorer, asked) for run in runs]
+    models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
     results = make_results(
         asked,
         models,
@@ -342,7 +333,7 @@ def probe_run(
     setup = run.setup
     check_may_look([run], split)
     asked = ask(setup.dataset, _protocol(protocol_name, setup.dataset, setup.model, split, seed))
-    found = probe(looking_at(run, split).scorer, asked, config=setup.config.hash(), seed=seed)
+    found = probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
     if split == "test":
         record_looks([run], found.protocol, by, "probes", {"all": {"ndcg@10": found.codes["h"]["ndcg@10"].value}})
     return found

@@ -1,5 +1,6 @@
 """What a query may see, where it stands in its batch, and that every query is asked once."""
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -11,7 +12,7 @@ from mdrec_jax.data.batching import BatchingConfig, TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories, history_batches
 from mdrec_jax.data.loader import grain_loader
-from mdrec_jax.data.queries import query_batches, query_list
+from mdrec_jax.data.queries import query_batches, query_list, training_ends
 from mdrec_jax.errors import InputError
 from mdrec_jax.types import UNKNOWN_ITEM
 from tests.data.logs import (
@@ -42,6 +43,22 @@ def expected_histories(dataset: Dataset, split: str) -> list[tuple[int, int, lis
         for place in places
         if dataset.role[place] == ROLE[split]
     ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(dataset=datasets((TRAIN, TRAIN, VALIDATION, TEST, CONTEXT)))
+def test_a_training_end_is_the_whole_of_what_training_reads_of_a_sequence(dataset: Dataset) -> None:
+    expected = []
+    for user, places in sequences_of(dataset):
+        trained = [place for place in places if dataset.role[place] == TRAIN]
+        if trained:
+            seen = [place for place in places if place <= trained[-1] and dataset.role[place] in (TRAIN, CONTEXT)]
+            expected.append((user, dataset.domain[trained[-1]], seen))
+    ends = training_ends(dataset)
+    offsets, places = ends.history_places(np.arange(len(ends)))
+    histories = [places[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    assert list(zip(ends.user, ends.domain, histories, strict=True)) == expected
+    assert not ends.target.any()
 
 
 @pytest.mark.parametrize("query_time", [False, True])

@@ -8,17 +8,21 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.data.queries import query_list
+from mdrec_jax.data.queries import query_list, training_ends
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.evaluate import readout
+from mdrec_jax.evaluate.asked import ask
 from mdrec_jax.evaluate.codes import codes_at, last_events
-from mdrec_jax.evaluate.probes import REMOVED, held_out, without_domain_embedding
+from mdrec_jax.evaluate.metrics import question_metrics
+from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
+from mdrec_jax.evaluate.protocol import Split, parse_protocol
+from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
-from mdrec_jax.train.run import fit, load_run, looking_at, probe_run
+from mdrec_jax.train.run import TrainedRun, evaluate_runs, fit, load_run, probe_run
 from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
 
@@ -165,34 +169,43 @@ def test_a_standardised_code_is_read_before_it_is_told_the_targets_domain(traine
     run, histories = load_run(trained), last_events(query_list(world, "test"))
     z, told = (codes_at(run.scorer, world, histories, code) for code in ("standard", "shared"))
     assert (z.shape[1], told.shape[1]) == (4, 8)
-    y = codes_at(run.scorer, world, histories, "plain")
-    half = held_out(y, histories.domain, histories.user, world.spec.num_domains, 0)
-    assert half[0].shape == (len(half[1]), 4)
-    assert probe_run(run).codes["shared"]["logistic"] == readout.balanced_accuracy(*half)
-    assert readout.balanced_accuracy(*half) != readout.balanced_accuracy(told, histories.domain, histories.user)
+    found = readout.balanced_accuracy(z, histories.domain, histories.user)
+    assert probe_run(run).codes["shared"]["logistic"] == found
+    assert found != readout.balanced_accuracy(told, histories.domain, histories.user)
 
 
-def test_readers_see_no_user_whose_code_the_statistics_are_of() -> None:
-    rng, user = np.random.default_rng(0), np.repeat(np.arange(50), 2)
-    y, domain = rng.normal(size=(100, 3)).astype(np.float32), rng.integers(0, 2, 100)
-    z, _, left = held_out(y, domain, user, 2, 0)
-    assert (np.bincount(left, minlength=50) % 2 == 0).all()
-    assert len(np.unique(left)) == 25
-    y[np.isin(user, left)] *= 7.0
-    moved, _, _ = held_out(y, domain, user, 2, 0)
-    assert (moved.std(0) > 5 * z.std(0)).all()
+def others_held_out(world: Dataset, run: TrainedRun) -> TrainedRun:
+    """The run on a data set in which every second user has neither a validation nor a test event."""
+    role = np.asarray(world.role).copy()
+    user = np.repeat(np.asarray(world.sequence_user), np.diff(world.sequence_offsets))
+    role[(user % 2 == 1) & (role > 0)] = 0
+    fewer = replace(world, role=role)
+    return replace(run, setup=replace(run.setup, dataset=fewer))
 
 
-def test_a_run_looks_with_the_statistics_of_the_split_that_it_is_asked_about(trained: Path, world: Dataset) -> None:
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_users_rank_does_not_hang_on_the_other_users_that_are_asked_about(
+    trained: Path, world: Dataset, split: Split
+) -> None:
     run = load_run(trained)
-    for split, same in (("validation", True), ("test", False)):
-        found = looking_at(run, split)
-        kept, worked_out = (one.params.statistics["fusion"]["standard"]["mean"] for one in (run, found))
-        assert np.allclose(kept, worked_out, atol=1e-6) == same
-        histories = last_events(query_list(world, split))
-        z = codes_at(found.scorer, world, histories, "standard")
-        for domain in range(world.spec.num_domains):
-            np.testing.assert_allclose(z[histories.domain == domain].mean(0), 0, atol=1e-3)
+    every, few = (evaluate_runs([one], split=split)[1]["mdrec"][0] for one in (run, others_held_out(world, run)))
+    even = every.user % 2 == 0
+    assert 0 < even.sum() < len(even)
+    np.testing.assert_array_equal(few.user, every.user[even])
+    np.testing.assert_array_equal(few.rank, every.rank[even])
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_what_is_evaluated_and_probed_is_what_the_checkpoint_holds(trained: Path, world: Dataset, split: Split) -> None:
+    run, asked = load_run(trained), ask(world, parse_protocol("full", split=split))
+    np.testing.assert_array_equal(
+        evaluate_runs([run], split=split)[1]["mdrec"][0].rank, rank_queries(run.scorer, asked).rank
+    )
+    alone = question_metrics(rank_queries(replace(run.scorer, counted=None), asked, "shared"), ("ndcg@10",))
+    assert probe_run(run, split=split).codes["shared"]["ndcg@10"].value == pytest.approx(alone.values.mean())
+    z = codes_at(run.scorer, world, last_events(training_ends(world)), "standard")
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
+    assert np.abs(codes_at(run.scorer, world, last_events(query_list(world, "test")), "standard").mean(0)).max() > 1e-3
 
 
 def test_a_model_without_codes_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

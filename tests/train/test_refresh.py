@@ -13,7 +13,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.data.queries import query_list
+from mdrec_jax.data.queries import training_ends
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import encode_batch
@@ -89,7 +89,7 @@ def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, Tr
 
 def test_the_standard_code_has_the_same_moments_in_every_domain(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
-    histories = last_events(query_list(setup.dataset, "validation"))
+    histories = last_events(training_ends(setup.dataset))
 
     def code(state: TrainState, name: str) -> np.ndarray:
         scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh)
