@@ -109,7 +109,9 @@ def _transitions(pool: Pool) -> Method:
         out[query[there], column[there]] += reached.score[there].astype(np.float32)
         return out
 
-    return Method("transitions-tuned", _grid(steps=(5, 3, 10), smoothing=(5.0, 20.0, 80.0), history=(5, 20)), scores)
+    return Method(
+        "transitions-tuned", _grid(steps=(5, 3, 10), smoothing=(5.0, 20.0, 80.0, 320.0), history=(5, 20)), scores
+    )
 
 
 def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
@@ -118,7 +120,7 @@ def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
         matrix = pool.matrix("itemknn", shrinkage, lambda: linear.item_knn(*pool.together, shrinkage))
         return pool.scores(asked, some, matrix, settings["decay"])
 
-    return Method("itemknn", _grid(shrinkage=(10.0, 30.0, 100.0), decay=decays), scores)
+    return Method("itemknn", _grid(shrinkage=(10.0, 30.0, 100.0, 300.0), decay=decays), scores)
 
 
 def _ease(pool: Pool, decays: tuple[float, ...]) -> Method:
@@ -136,4 +138,4 @@ def _next_ridge(pool: Pool) -> Method:
         matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.next_ridge(pool.events, decay, l2))
         return pool.scores(asked, some, matrix, decay)
 
-    return Method("next-ridge", _grid(decay=(2.0,), l2=(30.0, 10.0, 100.0)), scores)
+    return Method("next-ridge", _grid(decay=(2.0,), l2=(100.0, 30.0, 300.0)), scores)
