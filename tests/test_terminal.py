@@ -102,6 +102,8 @@ def test_no_spreadsheet_takes_an_id_or_a_title_for_a_formula(tmp_path: Path) -> 
     safe = without_formulas(frame)
     assert safe["item"].to_list() == [f"'{text}" for text in raw[:7]] + raw[7:]
     assert safe["score"].equals(frame["score"])
+    two = without_formulas(frame.with_columns(title=pl.col("item").reverse()))
+    assert two["title"].to_list() == safe["item"].to_list()[::-1]
     for ending in ("csv", "jsonl", "parquet"):
         write_recommendations(tmp_path / f"a.{ending}", [frame])
     assert pl.read_csv(tmp_path / "a.csv")["item"][0] == "'=1+1"
