@@ -4,7 +4,7 @@ Where candidates are drawn, a query's scores are worked out for them alone; wher
 the whole universe, in which each draw then looks them up: 30 draws cost little more than one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,8 @@ CHUNK = 1 << 17
 """Queries whose states are held in memory before they are ranked."""
 BLOCK = 2048
 """Queries of one call on the devices."""
+LEFT_OUT = 1 << 21
+"""Numbers of left-out items that a block may hold, those that fill its shorter lists up included."""
 GATHERED = 32
 """Queries whose candidates' vectors are gathered at once."""
 GATHERING = 4
@@ -95,9 +97,12 @@ def _rank_domain(
         rank = _rank_draws if _many_draws(asked.protocol, len(items)) else _rank_among
     if rank is _rank_draws:
         size = rows_for(scorer.mesh, max(GATHERED, size // power_of_two(asked.protocol.draws)))
-    for part in _blocks(scorer, asked, some[mine], size):
+    listed = not asked.protocol.sampled and asked.protocol.seen != "none"
+    lengths = asked.queries.history_length[some[mine]] * listed
+    for part in short_enough(_blocks(scorer, asked, some[mine], size), lengths):
         at = mine[part]
-        rows = size if scorer.counted is None else rows_for(scorer.mesh, power_of_two(len(at)))
+        whole = scorer.counted is None and size * lengths[part].max(initial=0) <= LEFT_OUT
+        rows = size if whole else rows_for(scorer.mesh, power_of_two(len(at)))
         yield asked.ranks(some[at], rank(scorer, asked, universe, some[at], state[at], rows))
 
 
@@ -174,7 +179,23 @@ def widened_with(
 
 def _width(lists: Ragged) -> int:
     longest = int(lists.lengths.max(initial=0))
-    return next((width for width in WIDTHS if width >= longest), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
+    return next((width for width in WIDTHS if width >= longest), power_of_two(longest))
+
+
+def short_enough(parts: Iterable[slice], lengths: Int64[np.ndarray, "Q"]) -> Iterator[slice]:
+    """The parts, cut further where their longest list would make a matrix of more than `LEFT_OUT` numbers.
+
+    Args:
+        lengths: of the queries' lists, ascending within each part: the long ones come to stand by themselves.
+    """
+    for part in parts:
+        low = part.start
+        while low < part.stop:
+            wide = np.maximum.accumulate(lengths[low : part.stop])
+            rows = int(np.searchsorted(wide * np.arange(1, len(wide) + 1), LEFT_OUT, side="right"))
+            high = min(part.stop, low + max(1, rows))
+            yield slice(low, high)
+            low = high
 
 
 def fill(value: np.ndarray, size: int) -> np.ndarray:

@@ -19,7 +19,17 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import item_counts
 from mdrec_jax.evaluate.people import People, known_items
 from mdrec_jax.evaluate.ragged import Ragged, from_lengths
-from mdrec_jax.evaluate.ranking import GATHERED, fill, power_of_two, split_queries, widened, widened_with, with_added
+from mdrec_jax.evaluate.ranking import (
+    GATHERED,
+    LEFT_OUT,
+    fill,
+    power_of_two,
+    short_enough,
+    split_queries,
+    widened,
+    widened_with,
+    with_added,
+)
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.evaluate.transitions import STEPS
 from mdrec_jax.parallel.mesh import by_row, rows_for
@@ -198,22 +208,25 @@ def _best(
     allowed: Ragged | None,
     recent: Int32[np.ndarray, "B K"] | None,
     k: int,
-) -> Iterator[tuple[slice, Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
+) -> Iterator[tuple[Int64[np.ndarray, "B"], Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
     """(which people, their items, scores), block by block; `left_out` and `allowed` are places in the universe."""
     size, counted = rows_for(scorer.mesh, BLOCK), scorer.counted
-    exclude = widened(left_out)
-    only = np.zeros((len(state), 0), np.int32) if allowed is None else widened(allowed)
+    lengths = left_out.lengths if allowed is None else np.maximum(left_out.lengths, allowed.lengths)
+    order = np.argsort(lengths, kind="stable")  # few long lists must not fill everybody's up
     parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
     if counted is not None and recent is not None:
-        parts = counted.blocks(recent, size)
-    for part in parts:
-        number, rows, values, top = part.stop - part.start, size, (state[part], exclude[part]), _top(scorer.mesh, k)
+        parts = counted.blocks(recent[order], size)
+    for block in short_enough(parts, lengths[order]):
+        part = order[block]
+        number, values, top = len(part), (state[part], widened(left_out.take(part))), _top(scorer.mesh, k)
+        whole = counted is None and size * lengths[part].max(initial=0) <= LEFT_OUT
+        rows = size if whole else rows_for(scorer.mesh, power_of_two(number))
         if allowed is not None or counted is not None:
             added = np.zeros((number, 0), np.int32), np.zeros((number, 0), np.float32)
             if counted is not None and recent is not None:
-                rows = rows_for(scorer.mesh, power_of_two(number))
                 added = widened_with(*counted.lists(counted.added(recent[part]), universe.place, number))
-            values, top = (*values, only[part], *added), _top_listed(scorer.mesh, k, allowed is not None)
+            only = np.zeros((number, 0), np.int32) if allowed is None else widened(allowed.take(part))
+            values, top = (*values, only, *added), _top_listed(scorer.mesh, k, allowed is not None)
         args = jax.device_put(tuple(fill(value, rows) for value in values), by_row(scorer.mesh))
         scores, place = top(universe.vectors, universe.count, *args)
         yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
