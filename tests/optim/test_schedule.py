@@ -12,6 +12,13 @@ def factors(config: ScheduleConfig, steps: list[int], total_steps: int = 100) ->
 
 def test_the_warm_up_rises_to_one_and_stays() -> None:
     np.testing.assert_allclose(factors(ScheduleConfig(warmup_steps=4), [0, 1, 3, 4, 90]), [0.25, 0.5, 1, 1, 1])
+    assert factors(ScheduleConfig(warmup_steps=1), [0, 1]) == factors(ScheduleConfig(), [0, 1]) == [1, 1]
+
+
+def test_a_run_that_is_over_with_its_warm_up_has_nowhere_to_fall() -> None:
+    np.testing.assert_allclose(
+        factors(ScheduleConfig("linear", warmup_steps=4, final=0.2), [1, 3, 4, 5], 4), [0.5, 1, 1, 0.2]
+    )
 
 
 def test_a_fall_starts_after_the_warm_up_and_ends_at_the_final_factor() -> None:
