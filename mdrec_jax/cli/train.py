@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and args.run_folder is None:
         raise InputError("--resume needs to know which run", column="--run", expected="the folder of the run")
     data = args.data or (_data_of(_resumed(args)) if args.resume else synthetic_world())
-    folder = args.run_folder or _next_free(Path("runs"), Path(args.preset or DEFAULT).stem)
-    if not args.seeds:
-        return _train({folder: config}, data, args)
-    seeds = parse_seeds(args.seeds)
-    return _train({folder / f"seed-{s}": dataclasses.replace(config, seed=s) for s in seeds}, data, args)
+    with _folder(args) as folder:
+        if not args.seeds:
+            return _train({folder: config}, data, args)
+        seeds = parse_seeds(args.seeds)
+        return _train({folder / f"seed-{s}": dataclasses.replace(config, seed=s) for s in seeds}, data, args)
 
 
 def _train(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) -> int:
@@ -153,11 +155,28 @@ def synthetic_world() -> Path:
     return SYNTHETIC
 
 
-def _next_free(parent: Path, name: str) -> Path:
-    number = 1
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return parent / f"{name}-{number}"
+@contextmanager
+def _folder(args: argparse.Namespace) -> Iterator[Path]:
+    """The run's folder: the one that was named, or the next free runs/PRESET-N, which is made so that nobody else who
+    starts now takes it. It goes again when nothing was written into it."""
+    if args.run_folder is not None:
+        yield args.run_folder
+        return
+    number, parent, name = 1, Path("runs"), Path(args.preset or DEFAULT).stem
+    parent.mkdir(exist_ok=True)
+    while True:
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+    try:
+        yield folder
+    finally:
+        for made in (folder, parent):
+            if not any(made.iterdir()):
+                made.rmdir()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

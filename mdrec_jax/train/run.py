@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from mdrec_jax.train.run_folder import (
     filling,
     locked,
     read_data,
+    record_resume,
     remove_unfinished,
     start,
 )
@@ -99,27 +101,49 @@ def fit(
         remove_unfinished(folder)
         if resume:
             preset = read_object(folder.config).get("preset")
-        record, described = _record(config, dataset, preset), shapes(state)
+        record, described = _record(setup, preset), shapes(state)
+        resumed = None
         if resume:
-            for name, (old, new) in check_resumable(folder, record, described).items():
-                say(f"resuming with another {name}: {old} -> {new}", file=sys.stderr)
+            changed = check_resumable(folder, record, described)
+            for line in resume_lines(changed):
+                say(line, file=sys.stderr)
+            resumed = partial(record_resume, folder, record, changed)
         else:
             start(folder, record, described)
         with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
-            _train(setup, validate, folder, checkpoints, state, resume=resume)
+            _train(setup, validate, folder, checkpoints, state, resumed)
+
+
+def resume_lines(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """What a run that is resumed says of the changes."""
+    lines = [f"resuming with another {name}: {old} -> {new}" for name, (old, new) in changed.items()]
+    if any(name.startswith(("devices.", "versions.")) and old is not None for name, (old, _) in changed.items()):
+        lines.append(
+            "on other devices or versions sums are taken in another order: the run will not be bit-equal to one that "
+            "was never stopped"
+        )
+    return lines
 
 
 def _train(
-    setup: Setup, validate: Validate, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, *, resume: bool
+    setup: Setup,
+    validate: Validate,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    resumed: Callable[[int], None] | None,
 ) -> None:
+    """`resumed`, of a run that goes on, is told the step that it goes on from."""
     config, progress = setup.config, Progress()
-    if resume and checkpoints.latest_step is not None:
+    if resumed is not None and checkpoints.latest_step is not None:
         state, progress = checkpoints.restore(abstract(state))
         progress.finished = 0 < config.train.patience <= progress.looks_without_better
     done = int(state.step)
+    if resumed is not None:
+        resumed(done)
     board = config.logging.tensorboard
     with (
-        Journal(folder, tensorboard=board, resume_step=done if resume else None) as journal,
+        Journal(folder, tensorboard=board, resume_step=None if resumed is None else done) as journal,
         display(setup.plan.steps, done) as shown,
     ):
         loop = Loop(
@@ -136,13 +160,15 @@ def _train(
         loop.run(state, progress, setup.batches_from(done))
 
 
-def _record(config: RunConfig, dataset: Dataset, preset: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `config.json` says: the configuration, its preset, the data, and the versions that it ran with."""
+def _record(setup: Setup, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `config.json` says: the configuration, its preset, the data, and the versions and devices of the run."""
+    config, dataset, devices = setup.config, setup.dataset, setup.mesh.devices
     return {
         **({} if preset is None else {"preset": preset}),
         "config": config.to_plain(),
         "dataset": {"path": str(dataset.path), "hash": dataset.hash},
         "versions": {name: version(name) for name in ("mdrec-jax", "jax", "flax", "optax", "orbax-checkpoint")},
+        "devices": {"kind": devices.flat[0].device_kind, "number": devices.size},
     }
 
 

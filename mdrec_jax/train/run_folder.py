@@ -3,9 +3,10 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from mdrec_jax.files import PART, check_writable, of_the_system, open_in_place, 
 
 CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jsonl", "timing.jsonl", "lock"
 CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
-MAY_DIFFER = (*(f"config.{name}" for name in NOT_IDENTITY), "dataset.path", "versions")
+MAY_DIFFER = (*(f"config.{name}" for name in NOT_IDENTITY), "dataset.path", "versions", "devices")
 """Fields of `config.json` in which a resumed run may differ from the run it resumes."""
+RESUMES = "resumes"
+"""The field of `config.json` that lists when the run was resumed, from which step, and what was changed then."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,9 @@ def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str,
     """
     if not folder.holds_a_run():
         raise InputError("no run to resume", file=folder.path, expected=f"a folder with {CONFIG}")
-    changed = differences(read_object(folder.config), record)
+    before = read_object(folder.config)
+    before.pop(RESUMES, None)
+    changed = differences(before, record)
     for name, (old, new) in changed.items():
         if not any(name == field or name.startswith(field + ".") for field in MAY_DIFFER):
             raise InputError(
@@ -197,6 +202,14 @@ def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str,
             )
     check_shapes(folder, shapes)
     return changed
+
+
+def record_resume(folder: RunFolder, record: dict[str, Any], changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
+    """Brings `config.json` up to date: the values that hold from `step` on, and a line of what they were before."""
+    resumes = read_object(folder.config).get(RESUMES, [])
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    one = {"time": time, "step": step, "changed": {name: list(values) for name, values in changed.items()}}
+    write_json(folder.config, {**record, RESUMES: [*resumes, one]})
 
 
 def check_shapes(folder: RunFolder, shapes: dict[str, Any]) -> None:
