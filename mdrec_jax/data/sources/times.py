@@ -165,17 +165,25 @@ def _parts(value: pl.Expr, kind: pl.DataType) -> tuple[pl.Expr, pl.Expr]:
     """A number's whole part, rounded down, and the billionths above it."""
     if kind.is_integer():
         return value.cast(pl.Int64, strict=False), pl.lit(0, pl.Int64)
-    real = value if kind.is_float() else value.cast(pl.Float64, strict=False)
+    odd = value if kind.is_float() else value.map_batches(_not_whole, return_dtype=pl.String(), is_elementwise=True)
+    real = odd.cast(pl.Float64, strict=False)
     real_whole = real.floor().cast(pl.Int64, strict=False)
     real_below = ((real - real.floor()) * 1e9).cast(pl.Int64, strict=False).clip(0, 999_999_999)
     if kind.is_float():
         return real_whole, real_below.fill_null(0)
     # text has more digits than a float holds
     pattern = r"^\s*([0-9]+)\.([0-9]*)\s*$"
-    whole = pl.coalesce(value.cast(pl.Int64, strict=False), value.str.extract(pattern, 1).cast(pl.Int64, strict=False))
-    digits = value.str.extract(pattern, 2).str.head(9).str.pad_end(9, "0").cast(pl.Int64, strict=False)
+    whole = pl.coalesce(value.cast(pl.Int64, strict=False), odd.str.extract(pattern, 1).cast(pl.Int64, strict=False))
+    digits = odd.str.extract(pattern, 2).str.head(9).str.pad_end(9, "0").cast(pl.Int64, strict=False)
     below = pl.when(whole.is_null()).then(real_below).otherwise(digits)
     return pl.coalesce(whole, real_whole), below.fill_null(0)
+
+
+def _not_whole(text: pl.Series) -> pl.Series:
+    """The texts, or nothing at all where every one is a whole number: looking for points takes most of the time."""
+    if text.cast(pl.Int64, strict=False).null_count() > text.null_count():
+        return text
+    return pl.Series(text.name, [None], pl.String).new_from_index(0, len(text))
 
 
 def _scaled(number: pl.Expr, below: pl.Expr, a_second: int) -> tuple[pl.Expr, pl.Expr]:
