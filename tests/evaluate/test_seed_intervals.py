@@ -35,6 +35,7 @@ def ranks_of(hit: np.ndarray) -> Ranks:
         domain=np.zeros(len(hit), np.int32),
         rank=np.where(hit, 1.0, 50.0)[:, None].astype(np.float32),
         history_length=np.full(len(hit), 4, np.int32),
+        days=np.full(len(hit), -1, np.int32),
         cold=np.zeros(len(hit), bool),
     )
 

@@ -94,6 +94,7 @@ def ranks_of(hits: int, users: int = 400) -> Ranks:
         domain=(number % 2).astype(np.int32),
         rank=np.where(number % 10 < hits, 1.0, 50.0)[:, None].astype(np.float32),
         history_length=np.full(users, 4, np.int32),
+        days=np.full(users, -1, np.int32),
         cold=np.zeros(users, bool),
     )
 
