@@ -11,6 +11,7 @@ from mdrec_jax.terminal import say
 
 if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset
+    from mdrec_jax.data.manifest import Manifest
 
 DESCRIPTION = """Read new events, bring the states of their people up to date, and write the best items for them. With
 --state a call goes on where the last one ended; what it costs depends on the new events alone. Events that were read
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     counts = stream_files(
         trained.scorer,
         setup.dataset,
-        f"config {setup.config.hash()}, step {trained.step}, data {setup.dataset.hash}",
+        run_name(setup.config.hash(), trained.step, args.run_folder, setup.dataset.manifest),
         args.events,
         args.out,
         state=args.state,
@@ -94,3 +95,12 @@ def _dataset(data: Path | None, seeds: Path | None) -> "Dataset | None":
     if len({dataset.hash for dataset in opened.values()}) > 1:
         raise InputError("two data sets", column="--from", found=seeds, expected=f"the same as --data: {data}")
     return next(iter(opened.values()), None)
+
+
+def run_name(config: str, step: int, run: Path, served: "Manifest") -> str:
+    """What tells states of a run from those of others. A data set that extends the run's own goes on with its states."""
+    from mdrec_jax.train.run_folder import RunFolder, read_data
+
+    trained_on = read_data(RunFolder(run))[1]
+    data = trained_on if served.knows(trained_on) else served.hash
+    return f"config {config}, step {step}, data {data}, time origin {served.time_origin}"

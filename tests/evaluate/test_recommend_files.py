@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mdrec_jax.cli.stream import run_name
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import InputError
@@ -20,6 +21,7 @@ from mdrec_jax.evaluate.recommend import NO_HISTORY, NOTHING_ALLOWED
 from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
+from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.sasrec import SasrecConfig
 from tests.command import mdrec
@@ -142,13 +144,20 @@ def test_the_names_that_prepare_was_told_are_remembered(customers: Dataset, tmp_
         read_histories(other, customers, columns={"user": "nobody", "item": "what"})
 
 
-def test_a_data_set_that_extends_another_knows_its_names(customers: Dataset, tmp_path: Path) -> None:
+def test_a_data_set_that_extends_another_knows_its_names_and_goes_on_with_its_states(
+    customers: Dataset, tmp_path: Path
+) -> None:
     more = written(tmp_path / "more.csv", "customer_id,product,at\n" + "c1,p1,1600000000\n" * 3)
     names = ("--user-column", "customer_id", "--item-column", "product")
     core = ("--min-user", 1, "--min-item", 1)
     assert mdrec("prepare", "csv", more, "--out", tmp_path / "e", "--extend", customers.path, *core, *names,
                  "--time-column", "at") == 0  # fmt: skip
-    assert open_dataset(tmp_path / "e").manifest.columns == customers.manifest.columns
+    extended = open_dataset(tmp_path / "e").manifest
+    assert extended.columns == customers.manifest.columns
+    write_json(tmp_path / "run" / "config.json", {"dataset": {"path": "d", "hash": customers.hash}})
+    own, other = (run_name("c", 1, tmp_path / "run", x) for x in (customers.manifest, extended))
+    assert own == other  # its states go on
+    assert own != run_name("c", 1, tmp_path / "run", replace(extended, parents=()))
 
 
 FULL_DISK = """
