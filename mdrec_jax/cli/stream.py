@@ -98,7 +98,7 @@ def _dataset(data: Path | None, seeds: Path | None) -> "Dataset | None":
 
 
 def run_name(config: str, step: int, run: Path, served: "Manifest") -> str:
-    """What tells states of a run from those of others. A data set that extends the run's own goes on with its states."""
+    """What tells a run's states from those of others. A data set that extends the run's own goes on with them."""
     from mdrec_jax.train.run_folder import RunFolder, read_data
 
     trained_on = read_data(RunFolder(run))[1]
