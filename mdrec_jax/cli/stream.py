@@ -102,5 +102,5 @@ def run_name(config: str, step: int, run: Path, served: "Manifest") -> str:
     from mdrec_jax.train.run_folder import RunFolder, read_data
 
     trained_on = read_data(RunFolder(run))[1]
-    data = trained_on if served.knows(trained_on) else served.hash
+    data = served.hash if served.items_of(trained_on) is None else trained_on
     return f"config {config}, step {step}, data {data}, time origin {served.time_origin}"
