@@ -189,11 +189,11 @@ def short_enough(parts: Iterable[slice], lengths: Int64[np.ndarray, "Q"]) -> Ite
         lengths: of the queries' lists, ascending within each part: the long ones come to stand by themselves.
     """
     for part in parts:
-        low = part.start
-        while low < part.stop:
-            wide = np.maximum.accumulate(lengths[low : part.stop])
+        low, stop = part.start, min(part.stop, len(lengths))  # a last part may reach beyond the queries
+        while low < stop:
+            wide = np.maximum.accumulate(lengths[low:stop])
             rows = int(np.searchsorted(wide * np.arange(1, len(wide) + 1), LEFT_OUT, side="right"))
-            high = min(part.stop, low + max(1, rows))
+            high = min(stop, low + max(1, rows))
             yield slice(low, high)
             low = high
 

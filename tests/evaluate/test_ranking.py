@@ -178,12 +178,12 @@ def test_one_long_history_does_not_fill_up_those_of_everybody(
     monkeypatch.setattr(ranking, "widened", lambda lists: held.append((len(lists), lists.lengths)) or widened(lists))
     np.testing.assert_array_equal(rank_queries(scorer, asked).rank, before.rank)
     assert sum(rows for rows, _ in held) == len(asked)
-    assert all(rows <= 1 or rows * lengths.max() <= 64 for rows, lengths in held)
+    assert all(rows == 1 or rows * lengths.max(initial=0) <= 64 for rows, lengths in held)
 
 
 def test_lists_are_cut_where_a_matrix_of_them_would_be_too_large() -> None:
     lengths = np.sort(np.r_[np.full(5000, 9), 1000, 60_000, 3_000_000])
-    parts = list(ranking.short_enough([slice(0, 4096), slice(4096, len(lengths))], lengths))
+    parts = list(ranking.short_enough([slice(0, 4096), slice(4096, 8192)], lengths))
     assert np.concatenate([np.arange(part.start, part.stop) for part in parts]).tolist() == list(range(len(lengths)))
     for part in parts:
         size = part.stop - part.start
