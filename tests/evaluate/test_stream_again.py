@@ -143,7 +143,9 @@ def test_without_times_the_persons_last_events_are_known(world: Dataset, scorer:
         stream_files(scorer, world, "run", file, out, state=state)
 
 
-@pytest.mark.parametrize("seconds", [9_999_999_999, 4_000_000_000, int(time.time()) + 30 * DAY])
+@pytest.mark.parametrize(
+    "seconds", [9_999_999_999, 4_000_000_000, int(time.time()) + 30 * DAY], ids=["far", "2096", "next month"]
+)
 def test_a_time_that_would_shut_out_all_later_events_is_refused(
     world: Dataset, scorer: Scorer, tmp_path: Path, seconds: int
 ) -> None:
