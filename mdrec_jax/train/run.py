@@ -244,6 +244,7 @@ class TrainedRun:
 
     setup: Setup
     params: Params
+    """On the first device, as ordinary arrays: `models.api.encode_batch` takes them; a scorer spreads them."""
     step: int
     path: Path
 
@@ -270,7 +271,10 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     state = setup.initial_state()
     check_shapes(folder, shapes(state))
     state, step = load_best(folder.checkpoints, abstract(state))
-    return TrainedRun(setup, state.params, step, path)
+    # Arrays whose type names a mesh with explicit axes refuse much of what a model does outside of `shard_map`. Put on
+    # a device by its name alone, they keep that type.
+    one = jax.sharding.SingleDeviceSharding(setup.mesh.devices.flat[0])
+    return TrainedRun(setup, jax.device_put(state.params, one), step, path)
 
 
 def with_counts(run: TrainedRun, weight: float) -> TrainedRun:

@@ -141,3 +141,56 @@ def test_the_whole_softmax_looks_nothing_up_and_samples_look_their_targets_up() 
     np.testing.assert_array_equal(found.per_row["target"], BATCH.target)
     assert found.all().keys() == {"target", "negative"}
     assert found.shared["negative"].shape == (4 * SPEC.num_domains,)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("over", ["all", "target_domain"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
+def test_a_sampled_softmax_divides_every_item_by_how_often_it_is_drawn(correct: bool, over: str, sampler: str) -> None:
+    objective = made(kind="sampled_softmax", softmax_over=over, sampler=sampler, negatives=6, correct=correct)
+    negatives = computed(objective)[2]["negative"].reshape(-1, 6)
+    expected = {}
+    for place, target, domain, scores in targets():
+        pool = 0 if over == "all" else domain
+        items = np.unique(np.concatenate(OVERLAPPING)) if over == "all" else OVERLAPPING[domain]
+        share = np.full(ROWS, np.nan)
+        share[items] = 1.0 if sampler == "uniform" else COUNTS[items] + 1.0
+        weight = np.exp(scores) / (share / share[items].sum() if correct else 1.0)
+        others = [item for item in negatives[pool] if item != target]
+        expected[place] = -np.log(weight[target] / (weight[target] + weight[others].sum()))
+    assert_is(objective, expected)
+
+
+@pytest.mark.parametrize("over", ["all", "target_domain"])
+def test_many_corrected_draws_pull_a_state_where_the_full_softmax_does(over: str) -> None:
+    """Up to the share that the target has of the full softmax: it is always there, and lost among so many draws."""
+    mesh, draws = make_mesh(MeshConfig(1)), 20_000
+
+    def pull(objective: NextItem) -> np.ndarray:
+        def local(states: jax.Array, batch: Batch) -> jax.Array:
+            candidates, step = objective.candidates(batch, jax.random.key(2), DATA), jnp.int32(0)
+
+            def loss(states: jax.Array) -> jax.Array:
+                seen = (candidates.all(), Encoded(states, {}, {}), batch, batch.weight, candidates, step, DATA)
+                return objective.loss(Table(), None, *seen)
+
+            return jax.grad(loss)(states)
+
+        split = jax.P(DATA)
+        step = jax.shard_map(local, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False)
+        return np.asarray(jax.jit(step)(*jax.device_put((STATES, BATCH), by_row(mesh))))
+
+    full = pull(made(softmax_over=over))
+    sampled, raw = (
+        pull(made(kind="sampled_softmax", softmax_over=over, sampler="popularity", negatives=draws, correct=correct))
+        for correct in (True, False)
+    )
+    errors = []
+    for place, target, domain, scores in targets():
+        items = np.unique(np.concatenate(OVERLAPPING)) if over == "all" else OVERLAPPING[domain]
+        missed = 1.0 - np.exp(scores[target]) / np.exp(scores[items]).sum()
+        size = np.linalg.norm(full[place])
+        errors.append([np.linalg.norm(missed * x[place] - full[place]) / size for x in (sampled, raw)])
+    corrected, uncorrected = np.median(errors, axis=0)
+    assert corrected < 0.02
+    assert uncorrected > 5 * corrected
