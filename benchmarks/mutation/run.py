@@ -7,7 +7,8 @@ First every test file is run once to see which lines each test runs (kept in --c
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
 it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of their usual time, and
 those files come first that killed others before; a change that none of them noticed counts as survived. With
---again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried.
+--again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried;
+--out is written after every change, so a run that was stopped goes on with its own.
 
 Changes that survive are explained in `known.json`: that they alter nothing (equivalent), or why no test is worth it.
 """
@@ -19,6 +20,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,9 @@ def tests_for(mutant: Mutant, tests: dict[str, Any], budget: float) -> list[str]
     return chosen
 
 
-def known(mutant: Mutant) -> dict[str, Any]:
+def known(record: dict[str, Any]) -> dict[str, Any]:
     """Why the change survives, and whether because it alters nothing, if it is listed."""
-    own = mutant.file, mutant.code, mutant.change.before, mutant.change.after
+    own = record["file"], record["code"], record["change"]["before"], record["change"]["after"]
     for entry in json.loads(KNOWN.read_text()) if KNOWN.exists() else []:
         if own == (entry["file"], entry["code"], entry["before"], entry["after"]):
             return {"equivalent": entry["equivalent"], "reason": entry["reason"]}
@@ -143,11 +145,19 @@ def outcome(code: int | str, log: Path) -> str:
 
 def run(
     mutants: list[Mutant], tests: dict[str, Any], workers: int, budget: float = 30.0, show: bool = True
-) -> list[dict[str, Any]]:
-    """Each mutant's record: what it is, its outcome, and how many tests it was tried by."""
+) -> Iterator[dict[str, Any]]:
+    """Each mutant's record, as it ends: what it is, its outcome, and how many tests it was tried by."""
     chosen = {id(mutant): tests_for(mutant, tests, budget) for mutant in mutants}
     killers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    results = {}
+
+    def record(mutant: Mutant, found: str, by: str = "") -> dict[str, Any]:
+        told = {"source": digest(mutant.file), "tests": len(chosen[id(mutant)]), "outcome": found, "by": by}
+        if show:
+            change = mutant.change
+            print(f"{found} {mutant.file}:{change.line} {change.before} -> {change.after}", flush=True)
+        return asdict(mutant) | told
+
+    yield from (record(mutant, "unreached") for mutant in mutants if not chosen[id(mutant)])
     with tempfile.TemporaryDirectory() as folder:
 
         def start(mutant: Mutant) -> Process:
@@ -164,19 +174,7 @@ def run(
             found = outcome(code, process.log)
             by = killer(process.log) if found == "killed" else ""
             killers[mutant.file][by.partition("::")[0]] += 1
-            results[id(mutant)] = {"outcome": found, "by": by}
-            if show:
-                now = dict(collections.Counter(entry["outcome"] for entry in results.values()))
-                change = mutant.change
-                print(f"{now} {mutant.file}:{change.line} {change.before} -> {change.after}: {found}", flush=True)
-    unreached = {"outcome": "unreached", "by": ""}
-    return [
-        asdict(mutant)
-        | {"source": digest(mutant.file), "tests": len(chosen[id(mutant)])}
-        | results.get(id(mutant), unreached)
-        | known(mutant)
-        for mutant in mutants
-    ]
+            yield record(mutant, found, by)
 
 
 def by_file(names: list[str], tests: dict[str, Any], killers: collections.Counter[str]) -> list[list[str]]:
@@ -229,11 +227,12 @@ def main() -> None:
     mutants = sample(Path(), areas, options.seed, options.share)
     old, rest = carried(mutants, [Path(file) for file in options.again.split(",") if file])
     print(f"{len(mutants)} changes, {len(old)} of them killed before", flush=True)
-    records = old + run(rest, tests, options.workers, options.budget)
-    result = {"seed": options.seed, "share": options.share, "tests": len(tests), "mutants": records}
-    options.out.write_text(json.dumps(result, indent=1))
+    result: dict[str, Any] = {"seed": options.seed, "share": options.share, "tests": len(tests), "mutants": old}
+    for record in run(rest, tests, options.workers, options.budget):
+        result["mutants"].append(record)
+        options.out.write_text(json.dumps(result, indent=1))
     if options.report:
-        write_report(options.report, result)
+        write_report(options.report, result | {"mutants": [m | known(m) for m in result["mutants"]]})
 
 
 if __name__ == "__main__":

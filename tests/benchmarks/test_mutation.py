@@ -77,7 +77,7 @@ import run, workers
 workers.warm_up()
 mutants = run.sample(Path(), {"small": ("mdrec_small/code.py", 50)}, seed=0)
 tests = run.measure(Path("cache"), ["mdrec_small/code.py"], workers=2)
-records = run.run(mutants, tests, 2, show=False)
+records = [record | run.known(record) for record in run.run(mutants, tests, 2, show=False)]
 Path("result.json").write_text(json.dumps({"seed": 0, "tests": len(tests), "mutants": records}))
 """
 
