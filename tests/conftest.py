@@ -1,6 +1,7 @@
 """What every test may rely on: strict ranks, eight simulated devices, and the public data sets when they are there."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,3 +31,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the public data sets in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_do_not_pile_up() -> Iterator[None]:
+    """Each compiled program maps about six pieces of memory, and Linux lets a process map 65,530: a worker that keeps
+    the programs of all modules ends in a segmentation fault within the compiler."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()

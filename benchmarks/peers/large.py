@@ -41,6 +41,6 @@ def make_large(out: Path, *, items: int = 500_000, users: int = 65_000, seed: in
             "time": place,
             "order": np.arange(len(item)),
         }
-    ).with_columns(pl.col("user", "item").cast(pl.String), domain=pl.lit("all"), event=pl.lit("event"))
+    ).with_columns(pl.col("user", "item").cast(pl.String), domain=pl.lit("large"), event=pl.lit("event"))
     log = RawLog(events=events, has_time=True, ordered=True, files=())
     return write_log(log, "large catalogue", out, PrepareOptions(seed=seed))

@@ -32,6 +32,7 @@ def test_a_row_is_an_item_and_short_lists_end_where_they_end(world: Dataset) -> 
         np.asarray([[ids[1], ids[0], 0], [0, 0, 0], [ids[2], 0, 0]], np.int32),
         np.asarray([[2.5, 1.0, -9.0], [7.0, 7.0, 7.0], [3.0, -9.0, -9.0]]),
         ["", "", "no history"],
+        seen=0,
     )
     found = to_frame(world, people("x", "y", "z"), 1, lists).select(pl.exclude("title")).rows()
     assert found == [
