@@ -28,7 +28,7 @@ from typing import Any
 
 import pytest
 
-WARM = "jax flax.nnx optax orbax.checkpoint grain polars tyro rich.console tensorboardX hypothesis beartype scipy"
+WARM = "jax flax.nnx optax orbax.checkpoint grain polars rich.console tensorboardX hypothesis beartype scipy"
 MEMORY = 12 << 30
 """Bytes that a process may hold: a changed loop may fill the machine."""
 PYTEST = ["-n0", "-q", "-p", "no:cacheprovider", "--assert=plain"]
