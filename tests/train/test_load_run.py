@@ -38,7 +38,7 @@ def test_a_model_encodes_with_the_parameters_that_were_loaded(
     dataset, folder = open_dataset(small_world), RunFolder(tmp_path)
     setup = Setup.of(config, dataset)
     state = setup.initial_state()
-    start(folder, _record(config, dataset, None), shapes(state))
+    start(folder, _record(setup, None), shapes(state))
     with Checkpoints(folder.checkpoints, 1) as checkpoints:
         checkpoints.save(state, 0, Progress())
     run = load_run(tmp_path)
