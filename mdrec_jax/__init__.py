@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mdrec_jax.models.sasrec import SasrecConfig
     from mdrec_jax.models.streaming import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
-    from mdrec_jax.train.run import fit, load_run
+    from mdrec_jax.train.fit import fit
     from mdrec_jax.train.run_folder import RunFolder
     from mdrec_jax.train.setup import Setup
+    from mdrec_jax.train.trained import load_run
     from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
 
 _HOMES = {
@@ -35,9 +36,10 @@ _HOMES = {
     "models.sasrec": ("SasrecConfig",),
     "models.streaming": ("Events", "StreamState", "initial_state", "stream_recommend", "stream_update"),
     "objectives.next_item": ("NextItemConfig", "make_objective"),
-    "train.run": ("fit", "load_run"),
+    "train.fit": ("fit",),
     "train.run_folder": ("RunFolder",),
     "train.setup": ("Setup",),
+    "train.trained": ("load_run",),
     "types": ("Batch", "DatasetSpec", "Encoded", "Params", "Rows"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

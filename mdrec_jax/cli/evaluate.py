@@ -38,8 +38,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.evaluate.protocol import parse_protocol
-    from mdrec_jax.train.run import evaluate_runs, evaluation_file, load_run, verdict_on, with_counts, write_evaluation
+    from mdrec_jax.train.evaluation import evaluate_runs, evaluation_file, verdict_on, write_evaluation
     from mdrec_jax.train.run_folder import RunFolder, read_data
+    from mdrec_jax.train.trained import load_run, with_counts
 
     check_output(args.json)
     parse_protocol(args.protocol, split=args.split, seed=args.seed)
@@ -78,7 +79,7 @@ def _probe(runs: list[Any], args: argparse.Namespace) -> int:
 
     from mdrec_jax.evaluate.probes import probes_table
     from mdrec_jax.files import write_json
-    from mdrec_jax.train.run import probe_run
+    from mdrec_jax.train.evaluation import probe_run
     from mdrec_jax.train.run_folder import RunFolder
 
     found = [probe_run(run, args.protocol, args.split, seed=args.seed, by=args.command_line) for run in runs]

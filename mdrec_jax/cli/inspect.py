@@ -70,7 +70,7 @@ def _routing(args: argparse.Namespace) -> int:
 
     from mdrec_jax.files import write_json
     from mdrec_jax.report.routing import plot_routing, routing_tables
-    from mdrec_jax.train.run import inspect_routing
+    from mdrec_jax.train.evaluation import inspect_routing
 
     routing = inspect_routing(args.path, args.split, at_most=args.at_most)
     if args.plot:

@@ -61,7 +61,7 @@ def given_columns(args: argparse.Namespace) -> dict[str, str]:
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.evaluate.recommendations import check_output, recommend_files
-    from mdrec_jax.train.run import load_run
+    from mdrec_jax.train.trained import load_run
 
     if args.append and args.histories is None:
         raise InputError("nothing to append", column="--append", expected="with --histories")

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.evaluate.recommendations import check_output
     from mdrec_jax.evaluate.streaming import stream_files
     from mdrec_jax.models.streaming import state_bytes
-    from mdrec_jax.train.run import load_run
+    from mdrec_jax.train.trained import load_run
 
     check_output(args.out, args.events, args.state)
     if args.tolerance is not None and not 0 <= args.tolerance < 1:

@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
 def _train(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) -> int:
     from mdrec_jax.cli.baselines import show_results
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.train.run import evaluate_runs, fit, load_run, verdict_on, write_evaluation
+    from mdrec_jax.train.evaluation import evaluate_runs, verdict_on, write_evaluation
+    from mdrec_jax.train.fit import fit
     from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.trained import load_run
 
     dataset = open_dataset(data)
     preset = None if args.resume else _preset_record(args, next(iter(runs.values())))

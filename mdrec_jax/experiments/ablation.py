@@ -148,7 +148,7 @@ def ablate(
 
     Raises:
         InputError: a folder in `out` holds another run.
-        Interrupted, NonFiniteError: as `train.run.fit`; what was done stays.
+        Interrupted, NonFiniteError: as `train.fit.fit`; what was done stays.
     """
     check_runs({path: config for row in rows for path, config in row.runs(out, seeds).items()}, dataset)
     protocols = tuple(dict.fromkeys(("full", rows[0].config.train.protocol)))

@@ -12,10 +12,12 @@ from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results
 from mdrec_jax.files import read_object
+from mdrec_jax.train.evaluation import evaluate_runs, evaluation_file, write_evaluation
+from mdrec_jax.train.fit import fit
 from mdrec_jax.train.inspect import summarise_run
 from mdrec_jax.train.loop import Interrupted
-from mdrec_jax.train.run import evaluate_runs, evaluation_file, fit, load_run, write_evaluation
 from mdrec_jax.train.run_folder import RunFolder, differences, read_data
+from mdrec_jax.train.trained import load_run
 
 MAY_DIFFER = ("hardware", "logging")
 """Fields in which a run that is there already may differ from the run that is asked for."""

@@ -136,7 +136,7 @@ def sweep(trials: Sequence[Trial], dataset: Dataset, out: Path, seeds: Sequence[
 
     Raises:
         InputError: a folder in `out` holds another run.
-        Interrupted: as `train.run.fit`; what was done stays.
+        Interrupted: as `train.fit.fit`; what was done stays.
         NonFiniteError: no trial ended with a finite loss.
     """
     check_runs({path: config for trial in trials for path, config in trial.runs(out, seeds).items()}, dataset)

@@ -14,8 +14,8 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.asked import ask
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
-from mdrec_jax.train.run import scorer_of
 from mdrec_jax.train.setup import Setup
+from mdrec_jax.train.trained import scorer_of
 from mdrec_jax.types import Batch
 
 

@@ -22,8 +22,10 @@ from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
-from mdrec_jax.train.run import TrainedRun, evaluate_runs, fit, load_run, probe_run
+from mdrec_jax.train.evaluation import evaluate_runs, probe_run
+from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.trained import TrainedRun, load_run
 from tests.command import mdrec
 
 RNG = np.random.default_rng(0)

@@ -17,8 +17,9 @@ from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
-from mdrec_jax.train.run import fit, load_run
+from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.trained import load_run
 
 PRESET = """
 import json

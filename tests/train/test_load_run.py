@@ -16,10 +16,11 @@ from mdrec_jax.models.memory import BanksConfig
 from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
-from mdrec_jax.train.run import _record, load_run, scorer_of
+from mdrec_jax.train.fit import run_record
 from mdrec_jax.train.run_folder import RunFolder, start
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import shapes
+from mdrec_jax.train.trained import load_run, scorer_of
 from mdrec_jax.types import Rows
 
 SASREC = SasrecConfig(dim=16, layers=1, max_length=24)
@@ -38,7 +39,7 @@ def test_a_model_encodes_with_the_parameters_that_were_loaded(
     dataset, folder = open_dataset(small_world), RunFolder(tmp_path)
     setup = Setup.of(config, dataset)
     state = setup.initial_state()
-    start(folder, _record(setup, None), shapes(state))
+    start(folder, run_record(setup, None), shapes(state))
     with Checkpoints(folder.checkpoints, 1) as checkpoints:
         checkpoints.save(state, 0, Progress())
     run = load_run(tmp_path)

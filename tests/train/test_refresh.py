@@ -23,12 +23,14 @@ from mdrec_jax.models.sasrec import SasrecConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
+from mdrec_jax.train.evaluation import evaluate_runs
+from mdrec_jax.train.fit import fit
 from mdrec_jax.train.loop import Interrupted
 from mdrec_jax.train.refresh import make_refresh
-from mdrec_jax.train.run import evaluate_runs, fit, load_run
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
+from mdrec_jax.train.trained import load_run
 from mdrec_jax.types import Batch, Params
 
 ERASING = replace(

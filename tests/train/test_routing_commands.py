@@ -14,7 +14,7 @@ from mdrec_jax.models.looping import LoopConfig
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.models.mixers import MixersConfig
 from mdrec_jax.parallel.mesh import MeshConfig
-from mdrec_jax.train.run import fit
+from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from tests.command import mdrec

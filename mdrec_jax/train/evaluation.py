@@ -1,0 +1,146 @@
+"""Asking trained runs: results beside the baselines, routing, probes; each look at the test split is recorded."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdrec_jax.config import read_config
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.baselines import baseline_ranks, stored_ranks
+from mdrec_jax.evaluate.evaluation import make_results
+from mdrec_jax.evaluate.probes import Probes, probe
+from mdrec_jax.evaluate.protocol import Protocol, Split
+from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.ranks import Ranks
+from mdrec_jax.evaluate.results import Results, results_name, write_results
+from mdrec_jax.evaluate.routing import Routing, measure_routing
+from mdrec_jax.evaluate.verdict import verdict
+from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.train.alike import LENGTH, check_alike
+from mdrec_jax.train.looks import check_recordable, headline, record_look
+from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.trained import TrainedRun, load_run, model_name, protocol_of
+
+
+def evaluate_runs(
+    runs: Sequence[TrainedRun],
+    protocol_name: str = "full",
+    split: Split = "test",
+    *,
+    seed: int = 0,
+    by: str = "Python",
+) -> tuple[Results, dict[str, list[Ranks]]]:
+    """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of. A
+    look at the test split is recorded in each run's folder, as asked for `by` this one.
+
+    Raises:
+        InputError: runs that differ in more, a protocol that the data set does not allow, or a look at test that cannot
+            be recorded.
+    """
+    setup = runs[0].setup
+    check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
+    check_may_look(runs, split)
+    asked: Asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
+    baselines = baseline_ranks(asked) | stored_ranks(asked)
+    models: dict[str, list[Ranks]] = {name: [one] for name, one in baselines.items()}
+    models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
+    results = make_results(
+        asked,
+        models,
+        config=setup.config.hash(),
+        seeds=[run.setup.config.seed for run in runs],
+        selection=setup.config.train.metric,
+        recipe=dataclasses.replace(setup.config, seed=0).hash(),
+        length={name: getattr(setup.config.train, name) for name in LENGTH},
+    )
+    if split == "test":
+        record_looks(runs, results.protocol, by, "ranking", headline(results, model_name(setup.config)))
+    return results, models
+
+
+def verdict_on(runs: Sequence[TrainedRun], results: Results, ranks: dict[str, list[Ranks]]) -> str:
+    """A sentence: whether runs that were evaluated are above the best counted baseline, by the metric that chose their
+    checkpoints."""
+    config = runs[0].setup.config
+    found = verdict(ranks, model_name(config), config.train.metric, results.split, results.domains)
+    return "no verdict: nothing was only counted" if found is None else found.sentence()
+
+
+def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0) -> Routing:
+    """What the best parameters of a run do with the histories of a split's queries.
+
+    Args:
+        at_most: queries whose histories are read, the same ones each time; 0 = all.
+
+    Raises:
+        InputError: no run, no checkpoint, or a model that has neither loops nor routers.
+    """
+    config = read_config(RunFolder(path).config).model
+    if not isinstance(config, MdrecConfig) or not (config.gates or config.loop.most > 1):
+        raise InputError(
+            "the run's model has neither loops nor routers",
+            file=path,
+            expected="model.loop.most > 1, model.mixers.kinds or model.experts.each > 0",
+        )
+    run = load_run(path)
+    asked = ask(run.setup.dataset, protocol_of("full", run.setup.dataset, run.setup.model, split), at_most=at_most)
+    return measure_routing(run.scorer, asked, config.gates)
+
+
+def probe_run(
+    run: TrainedRun, protocol_name: str = "full", split: Split = "test", *, seed: int = 0, by: str = "Python"
+) -> Probes:
+    """What a disentangled run's codes give away and are worth; on test that is a look, and is recorded.
+
+    Raises:
+        InputError: a model without codes, or a look at test that cannot be recorded.
+    """
+    setup = run.setup
+    check_may_look([run], split)
+    asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
+    found = probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
+    if split == "test":
+        record_looks([run], found.protocol, by, "probes", {"all": {"ndcg@10": found.codes["h"]["ndcg@10"].value}})
+    return found
+
+
+def check_may_look(runs: Sequence[TrainedRun], split: Split) -> None:
+    """Refuses a look at test that a run's folder could not record. Raises InputError."""
+    for run in runs if split == "test" else ():
+        check_recordable(RunFolder(run.path))
+
+
+def record_looks(
+    runs: Sequence[TrainedRun], protocol: Protocol, by: str, what: str, figures: dict[str, dict[str, float]]
+) -> None:
+    """Records one look at test in the folder of each run that was asked (`looks.py`)."""
+    for run in runs:
+        config = run.setup.config
+        look = {
+            "by": by,
+            "what": what,
+            "protocol": protocol.name,
+            "split": protocol.split,
+            "dataset": run.setup.dataset.hash,
+            "config": config.hash(),
+            "counts_weight": config.counts.weight,
+            "step": run.step,
+            "seeds": [one.setup.config.seed for one in runs],
+            "figures": figures,
+        }
+        record_look(RunFolder(run.path), look)
+
+
+def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:
+    """Where a run's results under a protocol, by its name, stand: `evaluation/SPLIT-PROTOCOL.json`."""
+    return folder.evaluation / results_name(split, protocol)
+
+
+def write_evaluation(
+    folder: RunFolder, results: Results, ranks: dict[str, list[Ranks]], path: Path | None = None
+) -> Path:
+    """Write a results file, by default into the run folder (`evaluation_file`)."""
+    path = path or evaluation_file(folder, results.split, results.protocol.name)
+    write_results(path, results, ranks)
+    return path
