@@ -13,7 +13,7 @@ from mdrec_jax.data.checks import strays, two_units
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.ids import UNKNOWN_ITEM
-from mdrec_jax.data.sources.columns import find_column, id_value
+from mdrec_jax.data.sources.columns import find_column, id_value, whole_ids
 from mdrec_jax.data.sources.formats import ENDINGS, Format, column_names, record_at, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
 from mdrec_jax.data.sources.times import LATEST_SECOND, bad_time, time_values, unit_of
@@ -120,15 +120,17 @@ def read_names(path: Path, what: str, dataset: Dataset, columns: Mapping[str, st
     """The values of a column, or the lines of a text file, in the order that they come in.
 
     Raises:
-        InputError: a file that cannot be read, or without the column.
+        InputError: a file that cannot be read, without the column, or with a row that names nothing.
     """
     require_file(path, f"a list of {what}s")
     if is_text(path):
-        return [line.strip() for _, line in read_lines(path)]
+        return whole_ids(pl.Series([line for _, line in read_lines(path)], dtype=pl.String)).to_list()
     kind = _format_of(path)
-    found = read_columns(column_names(path, kind), {what: True}, path, dataset, columns)[what]
-    frame = _collect(path, kind, {what: id_value(found, _schema(path, kind, [found])[found], path)}, [found])
-    return frame[what].drop_nulls().to_list()
+    found = read_columns(column_names(path, kind), {what: True}, path, dataset, columns)
+    value = id_value(found[what], _schema(path, kind, [found[what]])[found[what]], path)
+    frame = _collect(path, kind, {"_row": pl.col("_row"), what: value}, [found[what]])
+    _refuse(frame.filter(pl.col(what).is_null() | (pl.col(what) == "")), path, kind, found, what, f"a {what}'s id")
+    return frame[what].to_list()
 
 
 def is_text(path: Path) -> bool:

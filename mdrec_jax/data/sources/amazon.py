@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.columns import id_value
 from mdrec_jax.data.sources.formats import column_names, scan, table_files
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import require_file
@@ -150,7 +151,7 @@ def _metadata(path: Path, release: _Release) -> tuple[pl.DataFrame, int]:
         raise InputError("an item without an id", file=file, row=row, column=release.item, found="nothing")
     brand = pl.concat_list(pl.col(release.brand).replace("", None)).list.drop_nulls()
     items = frame.select(
-        pl.col(release.item).alias("item"),
+        id_value(release.item, pl.String(), file).alias("item"),
         pl.col("title").replace("", None),
         pl.col(release.category).fill_null([]).alias("category"),
         brand.alias("attributes"),

@@ -46,11 +46,11 @@ class Block:
         start = self.starts[number] if number < len(self.starts) else len(self.data)
         return Block(self.data[start:], self.starts[number:] - start, self.lines[number:])
 
-    def keep(self, which: Sequence[int]) -> "Block":
+    def keep(self, which: Sequence[int] | Int64[np.ndarray, " n"]) -> "Block":
         """The records at the places (ascending) `which`."""
         parts = [self.record(number) for number in which]
         sizes = np.array([len(part) for part in parts], np.int64)
-        return Block(b"".join(parts), np.cumsum(sizes) - sizes, self.lines[list(which)])
+        return Block(b"".join(parts), np.cumsum(sizes) - sizes, self.lines[np.asarray(which, np.int64)])
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,12 @@ def id_value(column: str, kind: pl.DataType, file: Path) -> pl.Expr:
         whole = value.is_finite() & (value == value.floor()) & (value.abs() < 2**53)
         return pl.when(whole).then(value.cast(pl.Int64, strict=False)).cast(pl.String)
     if kind.is_decimal() or kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
-        return value.cast(pl.String).map_batches(_without_point, return_dtype=pl.String(), is_elementwise=True)
+        return value.cast(pl.String).map_batches(whole_ids, return_dtype=pl.String(), is_elementwise=True)
     raise InputError("ids of a wrong type", file=file, column=column, found=kind, expected="text or whole numbers")
 
 
-def _without_point(text: pl.Series) -> pl.Series:
+def whole_ids(text: pl.Series) -> pl.Series:
+    """Ids as text; whole numbers without a point."""
     # looking for the two characters is much quicker than replacing them, and most ids have no point
     return text.str.replace(_WHOLE, "${1}") if text.str.contains(".0", literal=True).any() else text
 

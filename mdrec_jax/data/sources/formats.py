@@ -59,9 +59,18 @@ def table_files(path: Path, kind: Format) -> list[Path]:
 
 
 def partition_values(file: Path, root: Path) -> dict[str, str]:
-    """The columns that stand in a file's path as folders `name=value` below `root`."""
+    """The columns that stand in a file's path as folders `name=value` below `root`.
+
+    Raises:
+        InputError: one of them stands there twice.
+    """
     parts = file.relative_to(root).parts[:-1] if file != root else ()
-    return dict(part.split("=", 1) for part in parts if "=" in part)
+    pairs = [part.split("=", 1) for part in parts if "=" in part]
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)
+        raise InputError("a column that stands twice in the path", file=file, column=twice, expected="one folder")
+    return values
 
 
 def column_names(file: Path, kind: Format, form: TextForm | None = None, *, skip: bool = False) -> list[str]:

@@ -69,7 +69,7 @@ def _read_file(file: Path, kind: Format, options: SourceOptions) -> pl.DataFrame
     values["title"] = pl.col(title).cast(pl.String) if title else pl.lit(None, pl.String)
     values["category"] = _category(category, schema) if category else pl.lit(None, pl.List(pl.String))
     if domain is not None:
-        values["domain"] = pl.col(domain).cast(pl.String)
+        values["domain"] = id_value(domain, schema[domain], file)
     table = frame.select("_row", **values).collect()
     for column, name, problem in (
         ("item", item, "an item without an id"),

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.blocks import Block
+from mdrec_jax.data.sources.oddities import HALF, WHOLE, JsonObject, doubtful, halved, json_pairs
 from mdrec_jax.errors import InputError
 
 _CONTAINER = r"^[\[{]"
@@ -16,7 +18,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def json_object(line: bytes, file: Path, row: int) -> dict[str, object]:
+def json_object(line: bytes, file: Path, row: int) -> JsonObject:
     """The object that a line holds.
 
     Raises:
@@ -25,7 +27,7 @@ def json_object(line: bytes, file: Path, row: int) -> dict[str, object]:
     # a line may name a person: messages say where it is wrong, not what it holds
     expected = "{...} in every line"
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse_constant)
+        value = json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=json_pairs)
     except UnicodeDecodeError as error:
         found = line[error.start : error.start + 8]
         raise InputError("text cannot be decoded", file=file, row=row, found=found, expected="UTF-8") from None
@@ -34,7 +36,7 @@ def json_object(line: bytes, file: Path, row: int) -> dict[str, object]:
         raise InputError("is not JSON", file=file, row=row, found=found, expected=expected) from None
     except ValueError as error:
         raise InputError("is not JSON", file=file, row=row, found=error, expected=expected) from None
-    if not isinstance(value, dict):
+    if not isinstance(value, JsonObject):
         found = f"a {type(value).__name__}"
         raise InputError("not a JSON object", file=file, row=row, found=found, expected=expected)
     return value
@@ -49,8 +51,8 @@ def parse_json(
         lists: lists and objects where the schema has a text are given as the text that they are written as.
 
     Raises:
-        InputError: a line that is no JSON object, or that holds a list or an object where the schema has a text, when
-            `bad_rows` does not count them instead.
+        InputError: a line that is no JSON object, that has one of the keys twice or half of a character in its value,
+            or that holds a list or an object where the schema has a text, when `bad_rows` does not count them instead.
     """
     values = {name: kind for name, kind in schema.items() if name != "_row"}
     frame = _read(block, values)
@@ -63,6 +65,7 @@ def parse_json(
     if frame is None:
         raise InputError("the lines cannot be read", file=file, row=int(block.lines[0]), expected="{...} in every line")
     frame = frame.with_columns(pl.Series("_row", block.lines))
+    frame, block = _without_odd(frame, block, file, list(values), bad_rows)
     texts = [name for name, kind in values.items() if kind == pl.String and not lists]
     return _without_containers(frame, block, file, texts, bad_rows).select(list(schema))
 
@@ -88,7 +91,8 @@ def _objects(
             record = json_object(block.record(number), file, int(line))
             _check_lists(record, values, file, int(line))
             if by_parser and _read(block.keep([number]), values) is None:
-                raise InputError("is not JSON", file=file, row=int(line), expected="{...} in every line")
+                problem, expected = (HALF, WHOLE) if halved(record) else ("is not JSON", "{...} in every line")
+                raise InputError(problem, file=file, row=int(line), expected=expected)
         except InputError:
             if bad_rows is None:
                 raise
@@ -105,6 +109,40 @@ def _check_lists(record: dict[str, object], values: dict[str, pl.DataType], file
             found = f"a {type(value).__name__}"
             expected = "a list of names"
             raise InputError("not a list", file=file, row=row, column=name, found=found, expected=expected)
+
+
+def _without_odd(
+    frame: pl.DataFrame, block: Block, file: Path, columns: list[str], bad_rows: BadRows | None
+) -> tuple[pl.DataFrame, Block]:
+    """The rows, and their lines, that have each of the columns at most once, in whole characters."""
+    wrong = []
+    for place in doubtful(block, columns) if columns else ():
+        row = int(block.lines[place])
+        try:
+            error = _odd_value(json_object(block.record(place), file, row), file, row, columns)
+        except InputError as problem:  # the parser took what the standard library does not
+            error = problem
+        if error is None:
+            continue
+        if bad_rows is None:
+            raise error
+        bad_rows.add(file, "rows with a key twice or half of a character")
+        wrong.append(place)
+    if not wrong:
+        return frame, block
+    good = np.delete(np.arange(len(block.lines)), wrong)
+    return frame[good], block.keep(good)
+
+
+def _odd_value(record: JsonObject, file: Path, row: int, columns: list[str]) -> InputError | None:
+    for name in columns:
+        if name in record.repeated:
+            return InputError(
+                "a key that stands twice", file=file, row=row, column=name, found="two values", expected="one"
+            )
+        if halved(record.get(name)):
+            return InputError(HALF, file=file, row=row, column=name, found=ascii(record[name]), expected=WHOLE)
+    return None
 
 
 def _without_containers(

@@ -6,9 +6,10 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from mdrec_jax.data.sources.chunks import BOM, text_lines
+from mdrec_jax.data.sources.oddities import HALF, WHOLE, halved, json_pairs
 from mdrec_jax.data.sources.packed import FREE_BYTES, MAX_RATIO, bytes_chunks, damaged, file_chunks, too_large
 from mdrec_jax.errors import InputError
 
@@ -146,16 +147,26 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> object:
     """The JSON document of a file.
 
     Raises:
-        InputError: as `read_text`, or not JSON.
+        InputError: as `read_text`, not JSON, an object with a key twice, or half of a character.
     """
     text = read_text(path, limit=limit)
     try:
-        return json.loads(text)
+        value = json.loads(text, object_pairs_hook=_keys_once)
     except json.JSONDecodeError as error:
         found = text[max(0, error.pos - 10) : error.pos + 30]
         raise InputError("is not JSON", file=path, row=error.lineno, found=found, expected=error.msg) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
         raise InputError("is not JSON that can be read", file=path, found=error) from None
+    if "\\ud" in text.lower() and halved(value):
+        raise InputError(HALF, file=path, expected=WHOLE)
+    return value
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = json_pairs(pairs)
+    if found.repeated:
+        raise ValueError(f"the key {min(found.repeated)!r} stands twice")
+    return found
 
 
 def check_declared(count: int, seen: int, *, file: Path, what: str) -> None:

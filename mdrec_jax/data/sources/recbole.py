@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.columns import id_value
 from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, require_file
@@ -170,7 +171,7 @@ def _item_frame(path: Path, options: SourceOptions) -> pl.DataFrame:
         raise InputError("an item without an id", file=path, row=row, column=full[item], found="nothing")
     values = [_values(full[name]) for name in others]
     return frame.select(
-        pl.col(full[item]).alias("item"),
+        id_value(full[item], pl.String(), path).alias("item"),
         (pl.col(full[title]) if title else pl.lit(None, pl.String)).alias("title"),
         (_values(full[category]) if category else pl.lit([], pl.List(pl.String))).alias("category"),
         (pl.concat_list(values) if values else pl.lit([], pl.List(pl.String))).alias("attributes"),
