@@ -77,7 +77,7 @@ def test_a_key_with_other_letters_is_known_however_it_is_written(tmp_path):
     lines = [json.dumps({"kundenr/ü😀": f"u{row % 3}", "item": row % 5}) for row in range(30)]
     read(tmp_path, lines, user_column="kundenr/ü😀")
     lines[17] = lines[17].replace("}", r', "kundenr\/ü\uD83D\ude00": "v"}')
-    with pytest.raises(InputError, match="row 18.*stands twice"):
+    with pytest.raises(InputError, match=r"row 18.*stands twice"):
         read(tmp_path, lines, user_column="kundenr/ü😀")
 
 
@@ -170,7 +170,7 @@ def test_a_row_of_a_list_that_names_nobody_is_refused(tmp_path):
     dataset = read(tmp_path, lines_of(40))
     path = tmp_path / "users.csv"
     path.write_text("user,note\nu1,x\n,y\nu2,z\n")
-    with pytest.raises(InputError, match="row 3.*missing user"):
+    with pytest.raises(InputError, match=r"row 3.*missing user"):
         read_names(path, "user", dataset)
 
 
@@ -178,7 +178,7 @@ def test_a_folder_that_names_a_column_twice_is_refused(tmp_path):
     folder = tmp_path / "log/domain=a/domain=b"
     folder.mkdir(parents=True)
     (folder / "part.csv").write_text("user,item\n1,2\n")
-    with pytest.raises(InputError, match="column 'domain'.*twice in the path"):
+    with pytest.raises(InputError, match=r"column 'domain'.*twice in the path"):
         prepare("csv", [tmp_path / "log"], tmp_path / "out", PrepareOptions(**NONE))
 
 
