@@ -11,7 +11,7 @@ from mdrec_jax.data.checks import EARLY
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.ordering import raw_rank, same_time_share
-from mdrec_jax.data.repeats import ascending_share, copies, later_training_share
+from mdrec_jax.data.repeats import ascending_share, copies, with_later_training
 from mdrec_jax.data.splits import TEST, TRAIN
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -211,8 +211,12 @@ def summary_lines(dataset: Dataset, summary: Summary) -> Iterator[str]:
     if summary.same_time_share is not None:
         first, last = _date(summary.first_time), _date(summary.last_time)
         yield f"times: {first} to {last} (UTC); neighbouring events of the same second: {summary.same_time_share:.1%}"
-    if dataset.num_domains > 1 and (later := later_training_share(dataset)):
-        yield f"test targets with training events of the same user behind them: {later:.1%} (split loo-mixed: none)"
+    later, tests = with_later_training(dataset)
+    if later and manifest.ordered:
+        yield (
+            f"test targets with training events of the same user behind them: {later:,} of {tests:,} "
+            f"({later / tests:.1%}; split loo-mixed: none)"
+        )
     if number := copies(dataset):
         yield f"events that repeat another in all but the row: {number:,}"
     if counts.dropped:

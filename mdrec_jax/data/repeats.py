@@ -41,18 +41,19 @@ def ascending_share(dataset: Dataset) -> tuple[int, float]:
     return count, higher / max(1, count)
 
 
-def later_training_share(dataset: Dataset) -> float:
-    """The share of test targets behind which, in their sequence, training events stand.
+def with_later_training(dataset: Dataset) -> tuple[int, int]:
+    """(test targets behind which, in their sequence, training events stand; all test targets).
 
     Split "loo" holds out by domain, so a model has seen what the user did elsewhere afterwards; "loo-mixed" holds out
-    the end of the whole sequence.
+    the end of the whole sequence. What counts is the order that a model reads, which between events of one second is
+    that of the tie rule; validation events are not trained on.
     """
     role = np.asarray(dataset.role)
     cuts = np.asarray(dataset.sequence_offsets)
     trained = np.concatenate([[0], np.cumsum(role == TRAIN)])
     tests = np.flatnonzero(role == TEST)
     end = cuts[np.searchsorted(cuts, tests, side="right")]
-    return float((trained[end] > trained[tests]).mean()) if len(tests) else 0.0
+    return int((trained[end] > trained[tests]).sum()), len(tests)
 
 
 def _neighbours(dataset: Dataset) -> Bool[np.ndarray, " N-1"]:

@@ -8,7 +8,7 @@ import pytest
 
 from mdrec_jax.data.inspect import notes, summarise, summary_lines
 from mdrec_jax.data.prepare import PrepareOptions, prepare
-from mdrec_jax.data.repeats import ascending_share, copies, later_training_share
+from mdrec_jax.data.repeats import ascending_share, copies, with_later_training
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
 from tests.command import mdrec
@@ -85,16 +85,23 @@ def test_loo_trains_on_what_came_later_elsewhere_and_loo_mixed_does_not(tmp_path
     rows = [(f"u{n % 30}", f"i{n % 20}", str(domain[n]), n) for n in range(360)]
     by_domain = make_dataset(tmp_path / "d", rows, PrepareOptions(split="loo"))
     mixed = make_dataset(tmp_path / "m", rows, PrepareOptions(split="loo-mixed"))
-    assert later_training_share(by_domain) == slow_later_share(by_domain) > 0
-    assert later_training_share(mixed) == slow_later_share(mixed) == 0
+    later, tests = with_later_training(by_domain)
+    assert (later, tests) == slow_later(by_domain)
+    assert later > 0
+    told = [line for line in summary_lines(by_domain, summarise(by_domain)) if "behind them" in line]
+    assert told == [
+        f"test targets with training events of the same user behind them: {later} of {tests} "
+        f"({later / tests:.1%}; split loo-mixed: none)"
+    ]
+    assert with_later_training(mixed) == slow_later(mixed) == (0, 30)
 
 
-def slow_later_share(dataset) -> float:
+def slow_later(dataset) -> tuple[int, int]:
     found = []
     for low, high in zip(dataset.sequence_offsets[:-1], dataset.sequence_offsets[1:], strict=True):
         role = dataset.role[low:high].tolist()
         found += [0 in role[place:] for place, one in enumerate(role) if one == 2]
-    return float(np.mean(found))
+    return sum(found), len(found)
 
 
 @pytest.mark.parametrize(
