@@ -4,7 +4,7 @@
 
 Each program is first tried for a few steps at each batch size, then timed at its best for whole epochs behind a first
 one that is not. All train the same events for the same number of epochs; NDCG@10 is by one rule,
-`common.rank_targets`.
+`common.rank_targets`, on the test split: each look is recorded in test_looks.jsonl beside the result.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from environments import PINS, interpreter
 from export import export
 
 from mdrec_jax.data.dataset import open_dataset
+from mdrec_jax.evaluate.looks import check_recordable, record_look
 
 HERE = Path(__file__).resolve().parent
 RUNNERS = {
@@ -157,6 +158,8 @@ def main() -> int:
         if not interpreter(args.env_dir, name).exists():
             parser.error(f"no environment {name} in --env-dir: run environments.py (it makes {' '.join(PINS)})")
     dataset = open_dataset(args.data)
+    if not args.no_evaluation:
+        check_recordable(args.out.resolve().parent)
     with tempfile.TemporaryDirectory() as folder:
         options = {
             name: getattr(args, name)
@@ -171,6 +174,10 @@ def main() -> int:
         results = compare(task, peers, plan)
     note = {"dataset": dataset.hash, "source": dataset.manifest.source, "cores": os.cpu_count(), "results": results}
     args.out.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    if not args.no_evaluation:
+        look = {"by": "benchmarks/peers/compare.py", "what": "peers", "protocol": "full", "split": "test"}
+        figures = {result["peer"]: result.get("quality") for result in results}
+        record_look(args.out.resolve().parent, {**look, "dataset": dataset.hash, "models": figures})
     print(HEADER)
     for result in results:
         print(row(result, results[0]))

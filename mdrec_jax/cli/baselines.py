@@ -12,9 +12,10 @@ from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
 
 DESCRIPTION = """Rank the held-out items by popularity, by transition counts, by the linear models ItemKNN, EASE and a
-ridge regression to the next item, and by their sum; settings are chosen on the validation split. A model that does
-not beat these figures has learned little. The results stay with the dataset: `mdrec evaluate` shows them beside a
-run's."""
+ridge regression to the next item, and by their sum; settings are chosen on the validation split, which is ranked unless
+--split test is given. A model that does not beat these figures has learned little. The results stay with the dataset:
+`mdrec evaluate` shows those of its split and protocol beside a run's. Each look at test is recorded there too
+(baselines/test_looks.jsonl; `mdrec inspect DIR` shows them)."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "baselines", help="what is reached on a dataset without a network", description=DESCRIPTION
     )
     parser.add_argument("path", type=Path, metavar="DIR", help="a prepared dataset")
-    add_protocol_options(parser)
+    add_protocol_options(parser, split="validation")
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
     parser.add_argument(
         "--query-time",
@@ -37,8 +38,8 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that ranks held-out items."""
+def add_protocol_options(parser: argparse.ArgumentParser, split: str = "test") -> None:
+    """The options of every command that ranks held-out items; `split` is the one it ranks when none is given."""
     parser.add_argument(
         "--protocol",
         default="full",
@@ -46,7 +47,7 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         help="full: all items but those seen; full-with-seen: all items; uniformN: N drawn items, at test the mean "
         "of 30 draws; uniformNxM: the mean of M draws; fixed:FILE (default: full)",
     )
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--split", choices=("test", "validation"), default=split, help=f"(default: {split})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
     out = args.json or str(baselines_file(dataset, protocol))
     check_output(out)
     results, ranks = baseline_results(
-        dataset, protocol, metrics=metrics, tuned=True, tell=lambda text: say(text, file=sys.stderr)
+        dataset,
+        protocol,
+        metrics=metrics,
+        tuned=True,
+        tell=lambda text: say(text, file=sys.stderr),
+        by=args.command_line,
     )
     if out == "-":
         say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))

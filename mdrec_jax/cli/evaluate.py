@@ -26,7 +26,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--counts-weight", type=float, metavar="W", help="another weight of what counting adds to the scores"
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="also a row of the runs as one: the mean of their scores, query by query",
+    )
+    what.add_argument(
         "--probes",
         action="store_true",
         help="instead of the table: what the shared and the specific code give away, and how each ranks by itself",
@@ -50,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         runs = [with_counts(one, args.counts_weight) for one in runs]
     if args.probes:
         return _probe(runs, args)
-    results, ranks = evaluate_runs(runs, args.protocol, args.split, seed=args.seed, by=args.command_line)
+    results, ranks = evaluate_runs(
+        runs, args.protocol, args.split, seed=args.seed, ensemble=args.ensemble, by=args.command_line
+    )
     if args.json == "-":
         say(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
         return EXIT_OK
@@ -58,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
     if not args.json and args.counts_weight is not None:
         path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
+    if args.ensemble and not args.json:
+        path = path.with_stem(f"{path.stem}-ensemble")
     if dataset is not None and dataset.hash != read_data(folder)[1]:
         say("this is not the data set of the run: it may have been trained on some of the targets", file=sys.stderr)
         path = path if args.json else path.with_stem(f"{path.stem}-data-{dataset.hash[:12]}")

@@ -48,9 +48,12 @@ def run(args: argparse.Namespace) -> int:
 def _inspect_dataset(path: Path) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.data.inspect import summarise, summary_lines
+    from mdrec_jax.evaluate.baselines import baselines_folder
+    from mdrec_jax.evaluate.looks import look_lines, read_looks
 
     dataset = open_dataset(path, verify=True)
-    for line in summary_lines(dataset, summarise(dataset)):
+    looks = read_looks(baselines_folder(dataset))
+    for line in (*summary_lines(dataset, summarise(dataset)), *(look_lines(looks) if looks else ())):
         say(line)
     return EXIT_OK
 

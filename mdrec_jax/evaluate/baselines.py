@@ -22,6 +22,7 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.evaluate.asked import Asked, ask, item_counts
 from mdrec_jax.evaluate.evaluation import make_results
+from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, load_ranks, rank_from_counts
@@ -149,16 +150,20 @@ def baseline_results(
     metrics: Sequence[str] = (),
     tuned: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    by: str = "Python",
 ) -> tuple[Results, dict[str, Ranks]]:
-    """The baselines of a data set under a protocol, and their ranks.
+    """The baselines of a data set under a protocol, and their ranks. A look at the test split is recorded with the data
+    set, as asked for `by` this one.
 
     Args:
         tuned: also those whose settings the validation split chooses (`tuning.py`).
         tell: is told what was chosen, one domain and baseline after the other.
 
     Raises:
-        InputError: as `ask`.
+        InputError: as `ask`, or a look at test that cannot be recorded.
     """
+    if protocol.split == "test":
+        check_recordable(baselines_folder(dataset))
     asked = ask(dataset, protocol)
     ranks, more = baseline_ranks(asked), Tuned({}, {}, {})
     if tuned:
@@ -166,15 +171,24 @@ def baseline_results(
         ranks |= more.ranks
     models = {name: [one] for name, one in ranks.items()}
     results = make_results(asked, models, config=None, metrics=metrics, counts=more.counts)
+    if protocol.split == "test":
+        look = {"by": by, "what": "baselines", "protocol": protocol.name, "split": "test", "dataset": dataset.hash}
+        record_look(baselines_folder(dataset), {**look, "models": {name: headline(results, name) for name in ranks}})
     return replace(results, settings=more.settings), ranks
 
 
+def baselines_folder(dataset: Dataset) -> Path:
+    """Where the results of baselines and the record of their looks at test stand: in the data set's folder, so that
+    they go when it is made anew."""
+    return dataset.path / "baselines"
+
+
 def baselines_file(dataset: Dataset, protocol: Protocol) -> Path:
-    """Where `mdrec baselines` leaves its results: in the data set's folder, so that they go when it is made anew."""
+    """Where `mdrec baselines` leaves its results."""
     name = protocol.name.replace(":", "-").replace("/", "-")
     seed = f"-seed-{protocol.seed}" if protocol.seed else ""
     time = "-query-time" if protocol.query_time_visible else ""
-    return dataset.path / "baselines" / f"{protocol.split}-{name}{seed}{time}.json"
+    return baselines_folder(dataset) / f"{protocol.split}-{name}{seed}{time}.json"
 
 
 def stored_ranks(asked: Asked) -> dict[str, Ranks]:

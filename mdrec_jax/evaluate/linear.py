@@ -10,7 +10,9 @@ binary matrix of training sequences by items, G = X'X without its diagonal, c_i 
 A row of S is a training sequence up to one of its events, an item k places before that event at exp(-k / decay); the
 same row of T is the event that follows.
 
-Matrices are dense, float32 and square in the items: `LARGEST` bounds them, and the inverse is made in place.
+Matrices are dense, float32 and square in the items: `LARGEST` bounds them, and the inverse is made in place. Items of
+one sequence alone (four in ten of a catalogue with a long tail) meet that sequence's items only, so they are eliminated
+beforehand, sequence by sequence. The ridge's M is not formed: a history goes through the inverse, then through S'T.
 """
 
 from collections.abc import Callable
@@ -41,6 +43,13 @@ class Sequences:
         """Every sequence with each of its items once, by number."""
         key = np.unique(self.sequence * self.items + self.item)
         return Sequences(key % self.items, key // self.items, self.items)
+
+    def alone(self) -> Int64[np.ndarray, "U"]:
+        """The sequence of every item that occurs in no other one; -1 for the others."""
+        first = np.full(self.items, -1, np.int64)
+        first[self.item[::-1]] = self.sequence[::-1]
+        first[self.item[self.sequence != first[self.item]]] = -1
+        return first
 
 
 def add_pairs(
@@ -81,18 +90,18 @@ def item_knn(matrix: Square, counts: Float32[np.ndarray, "U"], shrinkage: float)
     return np.divide(matrix, out, out=out)
 
 
-def ease(matrix: Square, counts: Float32[np.ndarray, "U"], l2: float) -> Square:
-    """M of EASE, from G and c; G is kept."""
+def ease(matrix: Square, counts: Float32[np.ndarray, "U"], alone: Int64[np.ndarray, "U"], l2: float) -> Square:
+    """M of EASE, from G, c and what `Sequences.alone` says; G is kept."""
     inverse = matrix.copy()
     np.fill_diagonal(inverse, counts + np.float32(l2))
-    invert(inverse)
+    invert(inverse, alone)
     inverse /= -np.diag(inverse).copy()
     np.fill_diagonal(inverse, 0)
     return inverse
 
 
-def next_ridge(events: Sequences, decay: float, l2: float) -> Square:
-    """M of the ridge regression; `l2` above 0."""
+def ridge_inverse(events: Sequences, decay: float, l2: float) -> Square:
+    """(S'S + l2 I)^-1 of the ridge regression; `l2` above 0."""
     ends = np.flatnonzero(np.append(events.sequence[1:] != events.sequence[:-1], True))
     left = ends[np.searchsorted(ends, np.arange(len(events.item)))] - np.arange(len(events.item))
     # An item stands in as many rows as events follow it: sum over them of exp(-2 s / decay), s = 0, 1, ..
@@ -102,15 +111,50 @@ def next_ridge(events: Sequences, decay: float, l2: float) -> Square:
     add_pairs(matrix, events, lambda k, later: np.float32(np.exp(-k / decay)) * rows[later], WINDOW)
     mirror(matrix)
     matrix[np.diag_indices(events.items)] += np.bincount(events.item, rows, events.items).astype(np.float32) + l2
-    invert(matrix)
-    follows = np.zeros_like(matrix)
-    add_pairs(follows, events, lambda k, later: np.full(len(later), np.exp(-(k - 1) / decay), np.float32), WINDOW)
-    for low in range(0, events.items, BLOCK):
-        matrix[low : low + BLOCK] = matrix[low : low + BLOCK] @ follows
+    invert(matrix, events.alone())
     return matrix
 
 
-def invert(matrix: Square) -> None:
+def ridge_follows(events: Sequences, decay: float) -> Square:
+    """S'T of the ridge regression."""
+    matrix = np.zeros((events.items, events.items), np.float32)
+    add_pairs(matrix, events, lambda k, later: np.full(len(later), np.exp(-(k - 1) / decay), np.float32), WINDOW)
+    return matrix
+
+
+def invert(matrix: Square, alone: Int64[np.ndarray, "U"]) -> None:
+    """The inverse of a symmetric positive definite matrix, in place, by block elimination.
+
+    Args:
+        alone: items with the same number here, 0 or more, meet each other and those of -1 only: entries between other
+            pairs are 0. They leave by blocks, and the rest is left to `sweep`.
+    """
+    inner, outer = np.flatnonzero(alone >= 0), np.flatnonzero(alone < 0)
+    if not len(inner):
+        return sweep(matrix)
+    inner = inner[np.argsort(alone[inner], kind="stable")]
+    rest = matrix[np.ix_(outer, outer)]
+    blocks = []
+    for own in np.split(inner, np.flatnonzero(np.diff(alone[inner])) + 1):
+        inverse = np.linalg.inv(matrix[np.ix_(own, own)].astype(np.float64)).astype(np.float32)
+        near = np.flatnonzero(matrix[np.ix_(own, outer)].any(axis=0))
+        cross = matrix[np.ix_(own, outer[near])]
+        solved = inverse @ cross
+        rest[np.ix_(near, near)] -= cross.T @ solved
+        blocks.append((own, near, inverse, solved))
+    sweep(rest)
+    matrix[np.ix_(outer, outer)] = rest
+    for own, near, _, solved in blocks:
+        matrix[np.ix_(own, outer)] = -solved @ rest[near]
+    across = np.ascontiguousarray(matrix[np.ix_(inner, outer)].T)
+    matrix[np.ix_(outer, inner)] = across
+    for own, near, inverse, solved in blocks:
+        matrix[np.ix_(own, inner)] = -solved @ across[near]
+        matrix[np.ix_(own, own)] += inverse
+    return None
+
+
+def sweep(matrix: Square) -> None:
     """The inverse of a symmetric positive definite matrix, in place: the sweep operator by blocks (Goodnight 1979).
 
     Only blocks on and below the diagonal are read and worked out, U^3 operations; the rest is their mirror image.

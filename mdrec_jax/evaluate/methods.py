@@ -43,6 +43,20 @@ def _grid(**choices: tuple[float, ...]) -> tuple[Settings, ...]:
     return tuple(dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
 
 
+OPEN = ("half_life_days", "smoothing", "shrinkage", "l2")
+"""Settings that could be tried further out: a choice at the end of their grid is told."""
+
+
+def told(chosen: Settings, grid: tuple[Settings, ...]) -> str:
+    """What was chosen, for people, and where a grid ended there."""
+    parts = []
+    for name, value in chosen.items():
+        tried = [settings[name] for settings in grid]
+        ends = {min(tried): "the least tried", max(tried): "the most tried"} if name in OPEN and value else {}
+        parts.append(f"{name} {value:g}" + (f" ({ends[value]})" if value in ends else ""))
+    return ", ".join(parts)
+
+
 def methods_for(pool: Pool) -> list[Method]:
     """Those that make sense on the data set."""
     manifest, found = pool.dataset.manifest, []
@@ -50,7 +64,7 @@ def methods_for(pool: Pool) -> list[Method]:
         found.append(_date_popularity(pool))
     if manifest.ordered:
         found.append(_transitions(pool))
-    decays = (2.0, 5.0, 0.0) if manifest.ordered else (0.0,)
+    decays = (2.0, 1.0, 5.0, 10.0, 0.0) if manifest.ordered else (0.0,)
     found += [_item_knn(pool, decays), _ease(pool, decays)]
     if manifest.ordered:
         found.append(_next_ridge(pool))
@@ -74,7 +88,7 @@ def _date_popularity(pool: Pool) -> Method:
             out[query], read, now = state, upto, moment
         return out
 
-    return Method("date-popularity", _grid(half_life_days=(60.0, 15.0, 240.0, 960.0)), scores)
+    return Method("date-popularity", _grid(half_life_days=(60.0, 2.0, 4.0, 8.0, 15.0, 30.0, 240.0, 960.0)), scores)
 
 
 def _moments(asked: Asked, some: Some) -> tuple[np.ndarray, Literal["left", "right"]]:
@@ -109,9 +123,8 @@ def _transitions(pool: Pool) -> Method:
         out[query[there], column[there]] += reached.score[there].astype(np.float32)
         return out
 
-    return Method(
-        "transitions-tuned", _grid(steps=(5, 3, 10), smoothing=(5.0, 20.0, 80.0, 320.0), history=(5, 20)), scores
-    )
+    grid = _grid(steps=(5, 3, 10), smoothing=(5.0, 0.0, 1.0, 20.0, 80.0, 320.0), history=(5, 20))
+    return Method("transitions-tuned", grid, scores)
 
 
 def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
@@ -120,22 +133,23 @@ def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
         matrix = pool.matrix("itemknn", shrinkage, lambda: linear.item_knn(*pool.together, shrinkage))
         return pool.scores(asked, some, matrix, settings["decay"])
 
-    return Method("itemknn", _grid(shrinkage=(10.0, 30.0, 100.0, 300.0), decay=decays), scores)
+    return Method("itemknn", _grid(shrinkage=(10.0, 0.0, 3.0, 30.0, 100.0, 300.0), decay=decays), scores)
 
 
 def _ease(pool: Pool, decays: tuple[float, ...]) -> Method:
     def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
         l2 = settings["l2"]
-        matrix = pool.matrix("ease", l2, lambda: linear.ease(*pool.together, l2))
+        matrix = pool.matrix("ease", l2, lambda: linear.ease(*pool.together, pool.alone, l2))
         return pool.scores(asked, some, matrix, settings["decay"])
 
-    return Method("ease", _grid(l2=(100.0, 30.0, 400.0), decay=decays), scores)
+    return Method("ease", _grid(l2=(100.0, 25.0, 400.0, 1600.0, 6400.0), decay=decays), scores)
 
 
 def _next_ridge(pool: Pool) -> Method:
     def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
         decay, l2 = settings["decay"], settings["l2"]
-        matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.next_ridge(pool.events, decay, l2))
-        return pool.scores(asked, some, matrix, decay)
+        matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.ridge_inverse(pool.events, decay, l2))
+        follows = pool.matrix("follows", decay, lambda: linear.ridge_follows(pool.events, decay))
+        return pool.scores(asked, some, matrix, decay, then=follows)
 
-    return Method("next-ridge", _grid(decay=(2.0,), l2=(100.0, 30.0, 300.0)), scores)
+    return Method("next-ridge", _grid(decay=(2.0, 5.0), l2=(100.0, 10.0, 30.0, 300.0, 1000.0)), scores)

@@ -97,17 +97,26 @@ class Pool:
             self._matrices[name] = (settings, make())
         return self._matrices[name][1]
 
-    def scores(self, asked: Asked, some: Some, matrix: Square, decay: float) -> Float32[np.ndarray, "B W"]:
-        """The scores of some queries by a matrix, the items of their histories weighed by `linear.recency`."""
+    @cached_property
+    def alone(self) -> Int64[np.ndarray, "U"]:
+        return self.events.alone()
+
+    def scores(
+        self, asked: Asked, some: Some, matrix: Square, decay: float, then: Square | None = None
+    ) -> Float32[np.ndarray, "B W"]:
+        """The scores of some queries by a matrix (and by the one that it is followed by), the items of their histories
+        weighed by `linear.recency`."""
         places = Ragged(*asked.queries.history_places(some))
         column = self.place[plain(self.dataset.item)[places.values]]
         number = np.where(column >= 0, self.number[column], -1)
         own = Ragged(places.offsets, number).keep(number >= 0)
         back = np.repeat(own.offsets[1:], own.lengths) - 1 - np.arange(len(own.values))
         weight = linear.recency(back, decay).astype(np.float32)
-        out = np.tile(self.tie_break, (len(some), 1))
+        found = np.empty((len(some), len(self.known)), np.float32)
         for query in range(len(some)):
             part = slice(own.offsets[query], own.offsets[query + 1])
             loud = weight[part] > FAINT
-            out[query, self.known] += weight[part][loud] @ matrix[own.values[part][loud]]
+            found[query] = weight[part][loud] @ matrix[own.values[part][loud]]
+        out = np.tile(self.tie_break, (len(some), 1))
+        out[:, self.known] += found if then is None else found @ then
         return out

@@ -14,7 +14,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import Asked, Some, ask
 from mdrec_jax.evaluate.competition import Competition, competition
 from mdrec_jax.evaluate.linear import LARGEST, standardised
-from mdrec_jax.evaluate.methods import Method, Scores, Settings, methods_for
+from mdrec_jax.evaluate.methods import Method, Scores, Settings, methods_for, told
 from mdrec_jax.evaluate.pool import Pool
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate
@@ -58,9 +58,10 @@ def tuned_ranks(asked: Asked, say: Callable[[str], None] = lambda _: None) -> Tu
             counts[f"items of {name} unknown to itemknn, ease and next-ridge, which hold {LARGEST:,}"] = pool.left_out
         methods = methods_for(pool)
         chosen: dict[str, Settings] = {}
+        grids = {method.name: method.grid for method in methods}
         for method, found in _choose(pool, methods, domain, validation):
             chosen[method] = settings.setdefault(method, {})[name] = found
-            say(f"{name}: {method}: " + ", ".join(f"{key} {value:g}" for key, value in found.items()))
+            say(f"{name}: {method}: {told(found, grids.get(method, (found,)))}")
         for some in asked.blocks(domain, BLOCK):
             for method, ranks in _block_ranks(asked, pool, methods, chosen, some).items():
                 parts.setdefault(method, []).append(ranks)

@@ -9,6 +9,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, stored_ranks
 from mdrec_jax.evaluate.evaluation import make_results
+from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
 from mdrec_jax.evaluate.probes import Probes, probe
 from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranking import rank_queries
@@ -18,9 +19,8 @@ from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.train.alike import LENGTH, check_alike
-from mdrec_jax.train.looks import check_recordable, headline, record_look
 from mdrec_jax.train.run_folder import RunFolder
-from mdrec_jax.train.trained import TrainedRun, load_run, model_name, protocol_of
+from mdrec_jax.train.trained import TrainedRun, ensemble_name, ensemble_of, load_run, model_name, protocol_of
 
 
 def evaluate_runs(
@@ -29,22 +29,32 @@ def evaluate_runs(
     split: Split = "test",
     *,
     seed: int = 0,
+    ensemble: bool = False,
     by: str = "Python",
 ) -> tuple[Results, dict[str, list[Ranks]]]:
     """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of. A
     look at the test split is recorded in each run's folder, as asked for `by` this one.
 
+    Args:
+        ensemble: besides the mean of the runs' figures, also the figures of the mean of their scores.
+
     Raises:
-        InputError: runs that differ in more, a protocol that the data set does not allow, or a look at test that cannot
-            be recorded.
+        InputError: runs that differ in more, an ensemble of one run, a protocol that the data set does not allow, or a
+            look at test that cannot be recorded.
     """
     setup = runs[0].setup
+    if ensemble and len(runs) < 2:
+        raise InputError("an ensemble of one run", found=runs[0].path, expected="runs of two or more seeds")
     check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
     check_may_look(runs, split)
     asked: Asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
     baselines = baseline_ranks(asked) | stored_ranks(asked)
     models: dict[str, list[Ranks]] = {name: [one] for name, one in baselines.items()}
-    models[model_name(setup.config)] = [rank_queries(run.scorer, asked) for run in runs]
+    names = [model_name(setup.config)]
+    models[names[0]] = [rank_queries(run.scorer, asked) for run in runs]
+    if ensemble:
+        names.append(ensemble_name(setup.config, len(runs)))
+        models[names[1]] = [rank_queries(ensemble_of(runs), asked)]
     results = make_results(
         asked,
         models,
@@ -55,7 +65,8 @@ def evaluate_runs(
         length={name: getattr(setup.config.train, name) for name in LENGTH},
     )
     if split == "test":
-        record_looks(runs, results.protocol, by, "ranking", headline(results, model_name(setup.config)))
+        for name, what in zip(names, ("ranking", "ranking by the mean of the scores"), strict=False):
+            record_looks(runs, results.protocol, by, what, headline(results, name))
     return results, models
 
 
@@ -108,13 +119,13 @@ def probe_run(
 def check_may_look(runs: Sequence[TrainedRun], split: Split) -> None:
     """Refuses a look at test that a run's folder could not record. Raises InputError."""
     for run in runs if split == "test" else ():
-        check_recordable(RunFolder(run.path))
+        check_recordable(run.path)
 
 
 def record_looks(
     runs: Sequence[TrainedRun], protocol: Protocol, by: str, what: str, figures: dict[str, dict[str, float]]
 ) -> None:
-    """Records one look at test in the folder of each run that was asked (`looks.py`)."""
+    """Records one look at test in the folder of each run that was asked (`evaluate/looks.py`)."""
     for run in runs:
         config = run.setup.config
         look = {
@@ -129,7 +140,7 @@ def record_looks(
             "seeds": [one.setup.config.seed for one in runs],
             "figures": figures,
         }
-        record_look(RunFolder(run.path), look)
+        record_look(run.path, look)
 
 
 def evaluation_file(folder: RunFolder, split: str, protocol: str) -> Path:

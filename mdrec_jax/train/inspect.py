@@ -6,10 +6,10 @@ from typing import Any
 
 from mdrec_jax.config import RunConfig, read_config
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.looks import look_lines, read_looks
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.files import read_object
 from mdrec_jax.train.journal import read_lines
-from mdrec_jax.train.looks import look_lines, read_looks
 from mdrec_jax.train.run_folder import RunFolder, differences, read_data
 
 
@@ -84,7 +84,7 @@ def summarise_run(path: Path) -> RunSummary:
         validation=looks,
         targets_per_second=rates[-1] if rates else None,
         results=tuple(read_results(file) for file in sorted(folder.evaluation.glob("*.json"))),
-        looks=tuple(read_looks(folder)),
+        looks=tuple(read_looks(folder.path)),
     )
 
 

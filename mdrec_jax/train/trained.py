@@ -1,6 +1,7 @@
 """A run that was trained: its best parameters, ready to be asked."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mdrec_jax.config import RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.models.ensemble import Ensemble, side_by_side
 from mdrec_jax.train.checkpoint import load_best
 from mdrec_jax.train.run_folder import RunFolder, check_shapes, read_data
 from mdrec_jax.train.same_data import as_the_run_knows
@@ -61,6 +63,17 @@ def scorer_of(setup: Setup, params: Params) -> Scorer:
     """Parameters of a set-up run, ready to be asked."""
     dtype = compute_dtype(setup.config.precision.compute)
     return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype, counted=setup.counted)
+
+
+def ensemble_of(runs: Sequence[TrainedRun]) -> Scorer:
+    """Runs that differ in their seed, asked as one (`models/ensemble.py`). What counting adds is added once."""
+    setup, params = runs[0].setup, side_by_side([run.params for run in runs])
+    return scorer_of(dataclasses.replace(setup, model=Ensemble(setup.model, len(runs))), params)
+
+
+def ensemble_name(config: RunConfig, members: int) -> str:
+    """Its name in tables: `mdrec, 2 seeds' scores`."""
+    return f"{model_name(config)}, {members} seeds' scores"
 
 
 def with_counts(run: TrainedRun, weight: float) -> TrainedRun:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.evaluate.looks import read_looks
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 
@@ -36,6 +37,32 @@ def test_baselines_writes_results_and_ranks(world: Dataset, tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "first: transitions" in printed
     assert "SAMPLED" in printed
+
+
+def test_validation_is_ranked_unless_test_is_asked_for_and_each_look_at_test_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = two_domains(tmp_path / "world").path
+    assert mdrec("baselines", path, "--protocol", "uniform9") == 0
+    assert json.loads((path / "baselines" / "validation-uniform9.json").read_text())["split"] == "validation"
+    assert read_looks(path / "baselines") == []
+    assert "look number" not in capsys.readouterr().err
+    for number, more in enumerate(((), ("--json", str(tmp_path / "elsewhere.json")), ("--json", "-")), 1):
+        assert mdrec("baselines", path, "--split", "test", *more) == 0
+        assert f"look number {number} at test" in capsys.readouterr().err
+    first, second, _ = read_looks(path / "baselines")
+    assert (first["by"], first["what"]) == (f"mdrec baselines {path} --split test", "baselines")
+    rows = json.loads((tmp_path / "elsewhere.json").read_text())["rows"]
+    by_hand = {row["model"]: row["metrics"]["mrr"] for row in rows if row["domain"] == "macro"}
+    assert {name: figures["macro"]["mrr"] for name, figures in second["models"].items()} == by_hand
+    assert mdrec("inspect", path) == 0
+    assert "looks at test: 3" in capsys.readouterr().out
+
+    monkeypatch.setattr("mdrec_jax.evaluate.looks.os.access", lambda *_: False)
+    assert mdrec("baselines", path, "--split", "test", "--json", tmp_path / "a.json") == 2
+    assert "could not be recorded" in capsys.readouterr().err
+    assert not (tmp_path / "a.json").exists()
+    assert mdrec("baselines", path, "--protocol", "uniform9", "--json", tmp_path / "a.json") == 0
 
 
 def test_json_stands_alone_on_standard_output(
@@ -89,7 +116,7 @@ def test_run_folders_are_compared_by_the_results_in_them(
 ) -> None:
     for name in ("a", "b"):
         file = tmp_path / name / "evaluation" / "test-uniform9x30.json"
-        assert mdrec("baselines", world.path, "--protocol", "uniform9", "--json", file) == 0
+        assert mdrec("baselines", world.path, "--protocol", "uniform9", "--split", "test", "--json", file) == 0
     models = ("--model", "transitions", "--with-model", "popularity", "--metrics", "mrr")
     given = ("compare", tmp_path / "a", "--with", tmp_path / "b" / "evaluation" / "test-uniform9x30.json", *models)
     assert mdrec(*given, "--protocol", "uniform9") == 0
@@ -166,7 +193,8 @@ def test_baselines_and_compare_start_without_jax(world: Dataset) -> None:
     code = (
         "import argparse, sys; from mdrec_jax.cli import compare, baselines; p = argparse.ArgumentParser();"
         "s = p.add_subparsers(); baselines.add_parser(s); compare.add_parser(s);"
-        f"a = p.parse_args(['baselines', {str(world.path)!r}]); a.run(a); sys.exit('jax' in sys.modules)"
+        f"a = p.parse_args(['baselines', {str(world.path)!r}]); a.command_line = ''; a.run(a);"
+        "sys.exit('jax' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}

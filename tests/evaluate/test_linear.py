@@ -4,15 +4,31 @@ import numpy as np
 import pytest
 
 from mdrec_jax.evaluate import linear
-from mdrec_jax.evaluate.linear import Sequences, ease, invert, item_knn, next_ridge, recency, standardised, together
+from mdrec_jax.evaluate.linear import (
+    Sequences,
+    ease,
+    invert,
+    item_knn,
+    recency,
+    ridge_follows,
+    ridge_inverse,
+    standardised,
+    sweep,
+    together,
+)
 
 ITEMS = 9
 
 
-@pytest.fixture(scope="module")
-def rows() -> list[np.ndarray]:
-    generator = np.random.default_rng(0)
-    return [generator.integers(0, ITEMS, generator.integers(2, 9)) for _ in range(30)]
+@pytest.fixture(scope="module", params=[0, 4, ITEMS], ids=["all items shared", "four items alone", "nothing shared"])
+def rows(request: pytest.FixtureRequest) -> list[np.ndarray]:
+    """The last so many items occur in one sequence each, two or more of them in the same, and repeatedly."""
+    generator, alone = np.random.default_rng(0), range(ITEMS - request.param, ITEMS)
+    shared = [
+        generator.integers(0, ITEMS - len(alone), generator.integers(2, 9)) for _ in range(30 * (len(alone) < ITEMS))
+    ]
+    own = [[item, *row[:3], item + 1, item] for item, row in zip(alone[::2], [*shared, *[[]] * 9], strict=False)]
+    return [*(np.array(row)[np.array(row) < ITEMS] for row in own), *shared]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +47,11 @@ def binary(events: Sequences) -> np.ndarray:
     return matrix
 
 
+def test_an_item_is_alone_where_one_sequence_has_all_of_it() -> None:
+    events = Sequences(np.array([0, 1, 0, 2, 3, 2, 0, 4]), np.array([0, 0, 0, 3, 3, 3, 5, 5]), 6)
+    np.testing.assert_array_equal(events.alone(), [-1, 0, 3, 3, 5, -1])
+
+
 @pytest.mark.usefixtures("block")
 def test_items_are_counted_together_once_a_sequence(events: Sequences) -> None:
     gram = binary(events).T @ binary(events)
@@ -44,7 +65,7 @@ def test_items_are_counted_together_once_a_sequence(events: Sequences) -> None:
 @pytest.mark.usefixtures("block")
 def test_ease_solves_its_regression_under_a_diagonal_of_zeros(events: Sequences) -> None:
     """Each column is the ridge regression of an item on all others: Steck's constraint, without his multipliers."""
-    x, l2, found = binary(events), 5.0, ease(*together(events), 5.0)
+    x, l2, found = binary(events), 5.0, ease(*together(events), events.alone(), 5.0)
     assert not np.diag(found).any()
     for item in range(ITEMS):
         others = np.delete(np.arange(ITEMS), item)
@@ -63,9 +84,8 @@ def test_the_ridge_regresses_the_next_item_on_the_decayed_history(events: Sequen
             past.append(history)
             following.append(np.eye(ITEMS)[row[end]])
     s, t = np.array(past), np.array(following)
-    np.testing.assert_allclose(
-        next_ridge(events, 2.0, 3.0), np.linalg.solve(s.T @ s + 3 * np.eye(ITEMS), s.T @ t), atol=1e-5
-    )
+    found = ridge_inverse(events, 2.0, 3.0) @ ridge_follows(events, 2.0)
+    np.testing.assert_allclose(found, np.linalg.solve(s.T @ s + 3 * np.eye(ITEMS), s.T @ t), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 512, 1100])
@@ -73,8 +93,20 @@ def test_an_inverse_is_made_in_place(size: int) -> None:
     x = np.random.default_rng(1).normal(size=(size + 20, size)) / np.sqrt(size)
     matrix = x.T @ x + np.eye(size)
     found = matrix.astype(np.float32)
-    invert(found)
+    sweep(found)
     np.testing.assert_allclose(found, np.linalg.inv(matrix), atol=2e-5)
+
+
+def test_items_of_one_sequence_alone_are_eliminated_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(2)
+    alone = np.where(np.arange(300) % 3 > 0, np.arange(300) % 40, -1)
+    x = generator.normal(size=(400, 300)) * ((alone < 0) | (np.arange(400)[:, None] % 40 == alone))
+    matrix, sizes = x.T @ x / 40 + np.eye(300), []
+    monkeypatch.setattr(linear, "sweep", lambda rest: sizes.append(len(rest)) or sweep(rest))
+    found = matrix.astype(np.float32)
+    invert(found, alone)
+    np.testing.assert_allclose(found, np.linalg.inv(matrix), atol=2e-5)
+    assert sizes == [100]
 
 
 def test_scores_are_standardised_a_query() -> None:

@@ -11,7 +11,7 @@ from mdrec_jax.evaluate import linear
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
 from mdrec_jax.evaluate.competition import competition
-from mdrec_jax.evaluate.methods import methods_for
+from mdrec_jax.evaluate.methods import methods_for, told
 from mdrec_jax.evaluate.pool import Pool
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.results import TUNED
@@ -78,6 +78,14 @@ def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tun
             assert tuned.settings[method.name][name] == method.grid[int(np.argmax(values))]
 
 
+def test_a_choice_at_the_end_of_its_grid_is_told_where_the_grid_could_go_on() -> None:
+    grid = tuple({"l2": l2, "decay": decay} for l2 in (100.0, 0.0, 400.0) for decay in (2.0, 1.0))
+    assert told({"l2": 400.0, "decay": 1.0}, grid) == "l2 400 (the most tried), decay 1"
+    assert told({"l2": 100.0, "decay": 2.0}, grid) == "l2 100, decay 2"
+    assert told({"l2": 0.0, "decay": 2.0}, grid) == "l2 0, decay 2", "nothing is less"
+    assert told({"l2": 100.0}, ({"l2": 100.0}, {"l2": 400.0})) == "l2 100 (the least tried)"
+
+
 def test_test_items_have_no_part_in_what_is_chosen_or_scored(world: Dataset, tuned: Tuned) -> None:
     item, test = np.array(world.item), np.asarray(world.role) == 2
     for domain, items in enumerate(world.domain_items):
@@ -135,7 +143,7 @@ def test_the_command_leaves_its_rows_where_evaluations_find_them(
     world = two_domains(tmp_path / "world")
     asked = ask(world, Protocol())
     assert stored_ranks(asked) == {}
-    assert mdrec("baselines", world.path) == 0
+    assert mdrec("baselines", world.path, "--split", "test") == 0
     told = capsys.readouterr()
     assert "[linear-blend]" in told.out
     assert "ease: l2" in told.err

@@ -9,14 +9,13 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.evaluate.compare import compare
+from mdrec_jax.evaluate.looks import LOOKS, read_looks
 from mdrec_jax.experiments import runs
 from mdrec_jax.experiments.ablation import Variant, ablate, chosen, to_json
 from mdrec_jax.experiments.costs import Cost
 from mdrec_jax.experiments.report import ablation_table
 from mdrec_jax.experiments.runs import ranks_of
 from mdrec_jax.experiments.tables import markdown
-from mdrec_jax.train.looks import LOOKS, read_looks
-from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
 
 
@@ -68,7 +67,7 @@ def test_runs_are_made_once_and_the_table_holds_their_results(
 
     (both,) = ablate(rows[:1], dataset, tmp_path, (0,), ("validation", "test"), by="a test")
     assert "test macro/ndcg@10" in markdown(ablation_table(both))
-    (look,) = read_looks(RunFolder(tmp_path / "full" / "seed-0"))
+    (look,) = read_looks(tmp_path / "full" / "seed-0")
     assert (look["by"], look["protocol"]) == ("a test", "full")
 
     with pytest.raises(InputError, match=r"train\.steps"):

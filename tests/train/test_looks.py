@@ -8,12 +8,11 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
+from mdrec_jax.evaluate.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.train.alike import check_alike
-from mdrec_jax.train.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
-from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
 
 FEW = ("--model.dim", "8", "--model.layers", "1", "--batching.rows", "8", "--train.epochs", "0.5")
@@ -33,12 +32,12 @@ def test_test_is_looked_at_when_it_is_asked_and_each_look_is_told(
     assert f"mdrec evaluate {run}" in shown.err
 
     assert mdrec("evaluate", run, "--split", "validation") == 0
-    assert read_looks(RunFolder(run)) == []
+    assert read_looks(run) == []
     capsys.readouterr()
     for number, more in enumerate(((), ("--protocol", "uniform20", "--json", "-")), 1):
         assert mdrec("evaluate", run, *more) == 0
         assert f"look number {number} at test" in capsys.readouterr().err
-    first, second = read_looks(RunFolder(run))
+    first, second = read_looks(run)
     assert (first["protocol"], second["protocol"]) == ("full", "uniform20x30")
     assert second["by"].startswith(f"mdrec evaluate {run} --protocol uniform20")
     written = json.loads((run / "evaluation" / "test-full.json").read_text())
@@ -48,10 +47,10 @@ def test_test_is_looked_at_when_it_is_asked_and_each_look_is_told(
     assert mdrec("inspect", run) == 0
     assert "looks at test: 2" in capsys.readouterr().out
 
-    monkeypatch.setattr("mdrec_jax.train.looks.os.access", lambda *_: False)
+    monkeypatch.setattr("mdrec_jax.evaluate.looks.os.access", lambda *_: False)
     assert mdrec("evaluate", run) == EXIT_BAD_INPUT
     assert "could not be recorded" in capsys.readouterr().err
-    assert len(read_looks(RunFolder(run))) == 2
+    assert len(read_looks(run)) == 2
 
 
 def test_runs_of_other_lengths_data_or_one_seed_make_no_mean(small_run: RunConfig) -> None:
@@ -72,13 +71,12 @@ def test_runs_of_other_lengths_data_or_one_seed_make_no_mean(small_run: RunConfi
 
 
 def test_a_look_is_appended_whatever_stands_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = RunFolder(tmp_path)
-    check_recordable(folder)
-    assert record_look(folder, {"protocol": "full"}) == 1
+    check_recordable(tmp_path)
+    assert record_look(tmp_path, {"protocol": "full"}) == 1
     with (tmp_path / LOOKS).open("a") as file:
         file.write('{"cut sho')
-    assert record_look(folder, {"protocol": "uniform9"}) == 3
-    looks = read_looks(folder)
+    assert record_look(tmp_path, {"protocol": "uniform9"}) == 3
+    looks = read_looks(tmp_path)
     assert [look.get("protocol") for look in looks] == ["full", None, "uniform9"]
     assert "a damaged line" in "\n".join(look_lines(looks))
     assert look_lines([]) == ["test was not looked at"]

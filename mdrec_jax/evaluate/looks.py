@@ -1,4 +1,4 @@
-"""The record of looks at the test split, in the folder of the run that was asked.
+"""The record of looks at the test split, in the folder of the run that was asked; of baselines, with the data set.
 
 A figure on test is worth as much as it was not used to choose anything, so every look leaves a line in
 `test_looks.jsonl`: when, who asked, under which protocol, of which data and parameters, and what came out.
@@ -13,12 +13,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.results import Results
 from mdrec_jax.terminal import say
-from mdrec_jax.train.run_folder import RunFolder
 
 LOOKS = "test_looks.jsonl"
 
@@ -32,33 +32,34 @@ def headline(results: Results, model: str) -> dict[str, dict[str, float]]:
     return {row.domain: {name: row.metrics[name] for name in HEADLINE if name in row.metrics} for row in rows}
 
 
-def check_recordable(folder: RunFolder) -> None:
+def check_recordable(folder: Path) -> None:
     """Refuses, before any work, a look that could not be recorded.
 
     Raises:
         InputError: the folder may not be written.
     """
-    path = folder.path / LOOKS
-    may = os.access(path, os.W_OK) if path.exists() else os.access(folder.path, os.W_OK)
-    if not may:
+    path = folder / LOOKS
+    nearest = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(nearest, os.W_OK):
         raise InputError(
             "a look at test could not be recorded",
             file=path,
-            expected="a run folder that may be written",
-            hint="evaluate a copy of the run, or look at --split validation",
+            expected="a folder that may be written",
+            hint="ask a copy of it, or look at --split validation",
         )
 
 
-def record_look(folder: RunFolder, values: Mapping[str, Any]) -> int:
+def record_look(folder: Path, values: Mapping[str, Any]) -> int:
     """Appends a look and tells its number, which is returned.
 
     Raises:
         InputError: the record cannot be written.
     """
-    path = folder.path / LOOKS
+    path = folder / LOOKS
     look = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **values}
     line = json.dumps(look, ensure_ascii=False) + "\n"
     try:
+        folder.mkdir(exist_ok=True)
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -74,9 +75,9 @@ def record_look(folder: RunFolder, values: Mapping[str, Any]) -> int:
     return number
 
 
-def read_looks(folder: RunFolder) -> list[dict[str, Any]]:
+def read_looks(folder: Path) -> list[dict[str, Any]]:
     """The looks so far; one whose line is damaged counts as `{}`."""
-    path = folder.path / LOOKS
+    path = folder / LOOKS
     return [_read(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
@@ -101,5 +102,6 @@ def look_lines(looks: Sequence[dict[str, Any]]) -> list[str]:
         figures = figures.get("macro") or figures.get("all") or {} if isinstance(figures, dict) else {}
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float))
         told = [str(look.get(name, "?")) for name in ("time", "what", "protocol")]
-        lines.append(f"  {number}: {', '.join(told)}, step {look.get('step', '?')}{': ' + shown if shown else ''}")
+        step = f", step {look['step']}" if "step" in look else ""
+        lines.append(f"  {number}: {', '.join(told)}{step}{': ' + shown if shown else ''}")
     return lines
