@@ -41,8 +41,8 @@ AREAS: dict[str, tuple[str, int]] = {
 """Area -> (its files, changes in the sample)."""
 TESTS = "tests/**/test_*.py"
 """Fewer of them (--tests) can only let more changes survive."""
-WITHOUT = ("tests/kernels/", "tests/benchmarks/")
-"""Tests that do not reach the areas, or try this program."""
+WITHOUT = ("tests/kernels/", "tests/benchmarks/", "tests/models/")
+"""Tests that do not reach the areas (those of the models reach one file of them), or try this program."""
 KNOWN = Path(__file__).with_name("known.json")
 
 

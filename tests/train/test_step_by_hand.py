@@ -1,0 +1,210 @@
+"""One step of a model small enough to be worked out by hand: losses, metrics, gradients, and what each pass gets."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdrec_jax.models.api import Model
+from mdrec_jax.objectives.balance import Objectives, ObjectivesConfig, Pass
+from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
+from mdrec_jax.optim.optimiser import OptimConfig, TableConfig
+from mdrec_jax.parallel.mesh import MeshConfig, by_row, make_mesh
+from mdrec_jax.train.state import TrainState, init_state
+from mdrec_jax.train.step import StepConfig, initial_params, make_train_step, seed_key
+from mdrec_jax.types import Batch, Encoded, ParameterFacts, Params, Rows
+from tests.models.make import SPEC, pack
+from tests.objectives.spread import make_batch
+
+V, D, ALONE, RATE = 48, 4, 0.25, 0.5
+ITEMS = np.arange(2, SPEC.num_items)
+ONE = pack([[[5, 7]]])
+"""Two events and one target; the second row is empty."""
+KEY = seed_key(3)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The state is the item's row, scaled and shifted. What else `encode` is given, its statistics tell."""
+
+    spec = SPEC
+    facts = Params(
+        {"scale": ParameterFacts(("embed",), "shared", "vector", (D,))},
+        cast(Any, {"item": ParameterFacts(("table", "embed"), "shared", "table", (V, D))}),
+        {"shift": ParameterFacts(("embed",), "shared", "statistic", (D,))},
+    )
+
+    def init(self, key: jax.Array) -> Params:
+        one, two, three = jax.random.split(key, 3)
+        normal = jax.random.normal
+        return Params({"scale": normal(one, (D,))}, {"item": normal(two, (V, D))}, {"shift": normal(three, (D,))})
+
+    def row_ids(self, batch: Batch, candidates: dict[str, jax.Array]) -> dict[str, dict[str, Any]]:
+        return {"item": {"input": batch.item, **candidates}}
+
+    def encode(
+        self, dense: Any, rows: dict[str, Rows], batch: Batch, *, statistics: Any = None, key: Any = None,
+        train: bool, dtype: Any = jnp.float32, row_offset: Any = 0,
+    ) -> Encoded:  # fmt: skip
+        shift = jnp.zeros(D) if statistics is None else statistics["shift"]
+        h = states(dense["scale"], rows["item"].take("input"), shift)
+        real = jnp.asarray(batch.segment) > 0
+        number = jnp.arange(len(real))[:, None] + row_offset
+        told = {
+            "row": number,
+            "rows_at_once": len(real),
+            "bits": jnp.finfo(dtype).bits,
+            "training": float(train),
+            "mask": 0.0 if key is None else jax.random.uniform(key),
+        }
+        sums = {name: jnp.sum(jnp.where(real, value, 0), dtype=jnp.float32) for name, value in told.items()}
+        codes = {"half": h / 2, "twice": h * 2, "mask": jnp.broadcast_to(told["mask"], h.shape)}
+        return Encoded(h, {"length": lengths(h, batch)}, sums, codes, {"half": ALONE})
+
+    def item_vectors(self, dense: Any, rows: dict[str, Rows], name: str | None) -> jax.Array:
+        del dense
+        return rows["item"].values if name is None else rows["item"].take(name)
+
+
+def states(scale: jax.Array, vectors: jax.Array, shift: jax.Array) -> jax.Array:
+    return vectors * scale[None, None] + shift[None, None]
+
+
+def lengths(h: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.sum(jnp.square(h).mean(-1) * (jnp.asarray(batch.weight) > 0))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Shown(Objectives):
+    """The next item alone; what a pass may be asked for is shown."""
+
+    def losses(self, seen: Pass, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total, shown = super().losses(seen, weight)
+        masks = {f"mask_{n}": seen.again(seen.batch, seen.rows, n).codes["mask"][0, 0, 0] for n in (1, 2)}
+        more = {**masks, "draw": jax.random.uniform(seen.key)}
+        share = {name: value / jax.lax.axis_size(seen.axis) for name, value in more.items()}
+        each = {"each": jnp.sum(seen.each(seen.encoded.codes["twice"]))}
+        vectors = {} if self.next_item.needs_whole_table else {"target": jnp.sum(seen.vectors("target"))}
+        return total, shown | share | each | vectors
+
+
+def objectives(kind: Any = "softmax", shows: bool = False) -> Objectives:
+    next_item = make_objective(NextItemConfig(kind, negatives=8), [ITEMS], np.ones(SPEC.num_items), V)
+    return (Shown if shows else Objectives)(next_item, None, ObjectivesConfig())
+
+
+def step(
+    batch: Batch, run: Objectives | None = None, *, devices: int = 1, accumulate: int = 1, dtype: Any = jnp.float32
+) -> tuple[TrainState, TrainState, dict[str, float]]:
+    """The state that was given (its arrays are gone), the one that came out, and the metrics."""
+    mesh, model = make_mesh(MeshConfig(devices)), cast(Model, Plain())
+    optim = OptimConfig(table=TableConfig("sgd", RATE))
+    before = init_state(initial_params(model, 0), model.facts, optim, mesh)
+    do = make_train_step(model, optim, mesh, StepConfig(dtype, 10, accumulate))
+    after, metrics = do(before, jax.device_put(batch, by_row(mesh)), run or objectives(), KEY)
+    return before, after, {name: float(value) for name, value in metrics.items()}
+
+
+def cross_entropy(h: jax.Array, vectors: jax.Array, batch: Batch) -> jax.Array:
+    """Of each token with a target among all items, [R, T]; 0 where there is none."""
+    scores = h @ vectors[ITEMS].T
+    own = jnp.take_along_axis(scores, jnp.maximum(jnp.asarray(batch.target) - ITEMS[0], 0)[..., None], -1)[..., 0]
+    return jnp.where(jnp.asarray(batch.target) > 0, jax.nn.logsumexp(scores, axis=-1) - own, 0.0)
+
+
+def expected(batch: Batch) -> tuple[dict[str, float], Any]:
+    """The losses by name, and the gradient of their sum."""
+    params, targets = initial_params(cast(Model, Plain()), 0), max(1.0, float(batch.weight.sum()))
+
+    def parts(scale: jax.Array, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        h = states(scale, vectors[batch.item], params.statistics["shift"])
+        mean = lambda h: jnp.sum(cross_entropy(h, vectors, batch) * batch.weight) / targets  # noqa: E731
+        found = {"loss": mean(h), "half_alone": ALONE * mean(h / 2), "length": lengths(h, batch) / targets}
+        return sum(found.values(), jnp.float32(0.0)), found
+
+    arguments = params.dense["scale"], params.tables["item"]
+    gradients, found = jax.jit(jax.grad(parts, argnums=(0, 1), has_aux=True))(*arguments)
+    return {name: float(value) for name, value in found.items()}, gradients
+
+
+WEIGHTED = dataclasses.replace(
+    make_batch(), weight=(make_batch().weight * np.linspace(0.25, 2.0, 8, dtype=np.float32)[:, None])
+)
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "accumulate"), [(WEIGHTED, 1, 1), (WEIGHTED, 2, 2), (ONE, 1, 1)], ids=["whole", "parts", "one"]
+)
+def test_a_step_is_the_gradient_of_the_sum_of_its_losses(batch: Batch, devices: int, accumulate: int) -> None:
+    before, after, metrics = step(batch, devices=devices, accumulate=accumulate)
+    losses, (of_scale, of_table) = expected(batch)
+    for name, value in losses.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+    assert metrics["targets"] == batch.weight.sum()
+    assert metrics["gradient_norm"] == pytest.approx(float(jnp.linalg.norm(of_scale)), rel=1e-5)
+    params = initial_params(cast(Model, Plain()), 0)
+    table, scale = params.tables["item"] - RATE * of_table, params.dense["scale"] - 1e-3 * jnp.sign(of_scale)
+    np.testing.assert_allclose(after.params.tables["item"], table, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after.params.dense["scale"], scale, rtol=1e-4)
+    np.testing.assert_array_equal(after.params.statistics["shift"], params.statistics["shift"])
+    assert int(after.step) == 1
+    assert before.params.tables["item"].is_deleted()
+
+
+def test_a_step_without_a_target_has_no_loss() -> None:
+    _, after, metrics = step(pack([[[]]]))
+    assert {metrics[name] for name in ("loss", "half_alone", "length", "targets", "gradient_norm", "row")} == {0.0}
+    assert np.isfinite(after.params.tables["item"]).all()
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 4), (2, 2)])
+def test_what_a_model_tells_is_shown_as_the_mean_over_events(devices: int, accumulate: int) -> None:
+    batch = make_batch()
+    _, _, metrics = step(batch, devices=devices, accumulate=accumulate)
+    real = batch.segment > 0
+    assert metrics["row"] == pytest.approx(np.nonzero(real)[0].mean())
+    assert metrics["rows_at_once"] == pytest.approx(8 / devices / accumulate)
+    assert (metrics["bits"], metrics["training"]) == pytest.approx((32, 1))
+    assert step(ONE)[2]["training"] == 1
+
+
+def test_a_model_is_told_the_type_to_work_in() -> None:
+    assert step(ONE, dtype=jnp.bfloat16)[2]["bits"] == 16
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sampled_softmax"])
+def test_objectives_may_score_other_states_and_encode_again(kind: Any) -> None:
+    batch = WEIGHTED
+    metrics, spread = (step(batch, objectives(kind, shows=True), devices=devices)[2] for devices in (1, 4))
+    assert (metrics.pop("rows_at_once"), spread.pop("rows_at_once")) == (8, 2)
+    assert spread == pytest.approx(metrics, rel=1e-4)
+    params = initial_params(cast(Model, Plain()), 0)
+    table, shift = params.tables["item"], params.statistics["shift"]
+    if kind == "softmax":
+        h = states(params.dense["scale"], table[batch.item], shift)
+        assert metrics["each"] == pytest.approx(float(cross_entropy(h * 2, table, batch).sum()), rel=1e-4)
+    else:
+        assert metrics["target"] == pytest.approx(float(table[batch.target].sum()), rel=1e-4)
+
+
+def test_a_steps_random_numbers_are_those_of_the_seed_and_the_step() -> None:
+    """The streams are numbered: another number would give every seed other results than it had."""
+    metrics = step(ONE, objectives(shows=True))[2]
+    negatives, masks = jax.random.split(jax.random.fold_in(KEY, 0))
+    keys = {"mask": masks, "draw": jax.random.fold_in(negatives, 1)}
+    keys |= {f"mask_{number}": jax.random.fold_in(masks, number) for number in (1, 2)}
+    drawn = {name: float(jax.random.uniform(key)) for name, key in keys.items()}
+    assert {name: metrics[name] for name in keys} == pytest.approx(drawn)
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_a_seeds_streams_are_numbered() -> None:
+    key = jax.random.key(7)
+    assert (jax.random.key_data(seed_key(7)) == jax.random.key_data(jax.random.fold_in(key, 1))).all()
+    first = Plain().init(jax.random.fold_in(key, 0))
+    np.testing.assert_array_equal(initial_params(cast(Model, Plain()), 7).tables["item"], first.tables["item"])
