@@ -10,7 +10,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.queries import query_list, training_ends
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.evaluate import readout
+from mdrec_jax.evaluate import codes, readout
 from mdrec_jax.evaluate.asked import ask
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.metrics import question_metrics
@@ -105,6 +105,18 @@ def test_each_history_is_asked_for_its_last_events_domain(world: Dataset) -> Non
     np.testing.assert_array_equal(histories.domain, np.asarray(world.domain)[places[offsets[1:] - 1]])
     ends = set(zip(queries.sequence.tolist(), queries.history_end.tolist(), strict=True))
     assert len(histories) == len(ends)
+
+
+def test_of_too_many_histories_the_same_few_are_read(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    every, few = last_events(query_list(world, "test")), len(query_list(world, "test")) // 4
+    key = lambda some: list(zip(some.sequence.tolist(), some.history_end.tolist(), strict=True))  # noqa: E731
+    monkeypatch.setattr(codes, "MOST", few)
+    chosen = key(last_events(query_list(world, "test")))
+    assert len(set(chosen)) == few
+    assert chosen == [one for one in key(every) if one in set(chosen)], "in the order of the queries"
+    assert chosen == key(last_events(query_list(world, "test")))
+    monkeypatch.setattr(codes, "MOST", len(every))
+    assert key(last_events(query_list(world, "test"))) == key(every)
 
 
 def run_config(domain_embedding: bool, **parts: object) -> RunConfig:

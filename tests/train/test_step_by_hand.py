@@ -16,66 +16,16 @@ from mdrec_jax.optim.optimiser import OptimConfig, TableConfig
 from mdrec_jax.parallel.mesh import MeshConfig, by_row, make_mesh
 from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.train.step import StepConfig, initial_params, make_train_step, seed_key
-from mdrec_jax.types import Batch, Encoded, ParameterFacts, Params, Rows
+from mdrec_jax.types import Batch
 from tests.models.make import SPEC, pack
+from tests.models.plain import ALONE, Plain, V, lengths, states
 from tests.objectives.spread import make_batch
 
-V, D, ALONE, RATE = 48, 4, 0.25, 0.5
+RATE = 0.5
 ITEMS = np.arange(2, SPEC.num_items)
 ONE = pack([[[5, 7]]])
 """Two events and one target; the second row is empty."""
 KEY = seed_key(3)
-
-
-@dataclass(frozen=True)
-class Plain:
-    """The state is the item's row, scaled and shifted. What else `encode` is given, its statistics tell."""
-
-    spec = SPEC
-    facts = Params(
-        {"scale": ParameterFacts(("embed",), "shared", "vector", (D,))},
-        cast(Any, {"item": ParameterFacts(("table", "embed"), "shared", "table", (V, D))}),
-        {"shift": ParameterFacts(("embed",), "shared", "statistic", (D,))},
-    )
-
-    def init(self, key: jax.Array) -> Params:
-        one, two, three = jax.random.split(key, 3)
-        normal = jax.random.normal
-        return Params({"scale": normal(one, (D,))}, {"item": normal(two, (V, D))}, {"shift": normal(three, (D,))})
-
-    def row_ids(self, batch: Batch, candidates: dict[str, jax.Array]) -> dict[str, dict[str, Any]]:
-        return {"item": {"input": batch.item, **candidates}}
-
-    def encode(
-        self, dense: Any, rows: dict[str, Rows], batch: Batch, *, statistics: Any = None, key: Any = None,
-        train: bool, dtype: Any = jnp.float32, row_offset: Any = 0,
-    ) -> Encoded:  # fmt: skip
-        shift = jnp.zeros(D) if statistics is None else statistics["shift"]
-        h = states(dense["scale"], rows["item"].take("input"), shift)
-        real = jnp.asarray(batch.segment) > 0
-        number = jnp.arange(len(real))[:, None] + row_offset
-        told = {
-            "row": number,
-            "rows_at_once": len(real),
-            "bits": jnp.finfo(dtype).bits,
-            "training": float(train),
-            "mask": 0.0 if key is None else jax.random.uniform(key),
-        }
-        sums = {name: jnp.sum(jnp.where(real, value, 0), dtype=jnp.float32) for name, value in told.items()}
-        codes = {"half": h / 2, "twice": h * 2, "mask": jnp.broadcast_to(told["mask"], h.shape)}
-        return Encoded(h, {"length": lengths(h, batch)}, sums, codes, {"half": ALONE})
-
-    def item_vectors(self, dense: Any, rows: dict[str, Rows], name: str | None) -> jax.Array:
-        del dense
-        return rows["item"].values if name is None else rows["item"].take(name)
-
-
-def states(scale: jax.Array, vectors: jax.Array, shift: jax.Array) -> jax.Array:
-    return vectors * scale[None, None] + shift[None, None]
-
-
-def lengths(h: jax.Array, batch: Batch) -> jax.Array:
-    return jnp.sum(jnp.square(h).mean(-1) * (jnp.asarray(batch.weight) > 0))
 
 
 @jax.tree_util.register_dataclass
