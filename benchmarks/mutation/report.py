@@ -28,7 +28,7 @@ def write_report(path: Path, result: dict[str, Any]) -> None:
 
 
 def _alive(mutant: dict[str, Any]) -> bool:
-    return mutant["outcome"] in ("survived", "unreached")
+    return mutant["outcome"] in ("survived", "unreached", "not tried")
 
 
 def _table(mutants: list[dict[str, Any]]) -> list[str]:
@@ -51,7 +51,7 @@ def _listed(title: str, mutants: list[dict[str, Any]]) -> list[str]:
     lines = [f"## {title}", ""] if mutants else []
     for m in sorted(mutants, key=lambda mutant: (mutant["file"], mutant["change"]["line"])):
         change = m["change"]
-        why = m["equivalent"] or ("no test runs it" if m["outcome"] == "unreached" else "")
+        why = m["reason"] or ("no test runs it" if m["outcome"] == "unreached" else "")
         lines.append(
             f"- `{m['file']}:{change['line']}` `{change['before']}` -> `{change['after']}`{': ' if why else ''}{why}"
         )

@@ -1,16 +1,18 @@
 """How many small changes to the code do the tests notice? A seeded sample of them, each tried by the tests that run it.
 
     python benchmarks/mutation/run.py --out RESULT.json [--report benchmarks/MUTATION.md] [--seed 0] [--areas optim,...]
-        [--share 1.0] [--workers 1] [--tests GLOB,...] [--budget 30] [--again EARLIER.json,...]
+        [--share 1.0] [--workers 1] [--tests GLOB,...] [--budget 15] [--again EARLIER.json,...]
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
-it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of their usual time, and
-those files come first that killed others before; a change that none of them noticed counts as survived. With
+it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of the processors as they
+usually take, and those files come first that killed others before; a change that none of them noticed counts as
+survived. With
 --again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried;
 --out is written after every change, so a run that was stopped goes on with its own.
 
-Changes that survive are explained in `known.json`: that they alter nothing (equivalent), or why no test is worth it.
+Changes that survive are explained in `known.json`: that they alter nothing (equivalent; those are not tried, because
+they would take every test there is), or why no test is worth it.
 """
 
 import argparse
@@ -144,7 +146,7 @@ def outcome(code: int | str, log: Path) -> str:
 
 
 def run(
-    mutants: list[Mutant], tests: dict[str, Any], workers: int, budget: float = 30.0, show: bool = True
+    mutants: list[Mutant], tests: dict[str, Any], workers: int, budget: float = 15.0, show: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Each mutant's record, as it ends: what it is, its outcome, and how many tests it was tried by."""
     chosen = {id(mutant): tests_for(mutant, tests, budget) for mutant in mutants}
@@ -157,6 +159,9 @@ def run(
             print(f"{found} {mutant.file}:{change.line} {change.before} -> {change.after}", flush=True)
         return asdict(mutant) | told
 
+    alike = {id(mutant) for mutant in mutants if known(asdict(mutant))["equivalent"]}
+    yield from (record(mutant, "not tried") for mutant in mutants if id(mutant) in alike)
+    mutants = [mutant for mutant in mutants if id(mutant) not in alike]
     yield from (record(mutant, "unreached") for mutant in mutants if not chosen[id(mutant)])
     with tempfile.TemporaryDirectory() as folder:
 
@@ -166,7 +171,7 @@ def run(
             lists = by_file(names, tests, killers[mutant.file])
             if mutant.change.at_import:  # a changed constant may stand in the names of a test's cases
                 lists = [list(dict.fromkeys(name.partition("[")[0] for name in some)) for some in lists]
-            limit = 60 + 5 * sum(tests[name]["seconds"] for name in names)
+            limit = 30 + 5 * sum(tests[name]["seconds"] for name in names)
             return Process(lambda: run_tests(lists, mutant.file, tree, place), place.with_suffix(".log"), limit)
 
         reached = [mutant for mutant in mutants if chosen[id(mutant)]]
@@ -212,7 +217,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each area's number of changes")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
-        "--budget", type=float, default=30.0, help="seconds of tests, as they usually take, for a change"
+        "--budget", type=float, default=15.0, help="seconds of tests, as they usually take, for a change"
     )
     parser.add_argument("--tests", default=TESTS)
     parser.add_argument("--again", default="")
