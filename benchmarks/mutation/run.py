@@ -7,9 +7,8 @@ First every test file is run once to see which lines each test runs (kept in --c
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
 it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of the processors as they
 usually take, and those files come first that killed others before; a change that none of them noticed counts as
-survived. With
---again, what an earlier result says was killed is taken over where the file is the same, and only the rest is tried;
---out is written after every change, so a run that was stopped goes on with its own.
+survived. With --again, what an earlier result says was killed is taken over where the file is the same, and only the
+rest is tried; --out is written after every change, so a run that was stopped goes on with its own.
 
 Changes that survive are explained in `known.json`: that they alter nothing (equivalent; those are not tried, because
 they would take every test there is), or why no test is worth it.

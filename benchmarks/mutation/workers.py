@@ -131,8 +131,8 @@ def run_tests(tests: list[list[str]], file: str, tree: ast.Module, temporary: Pa
 
 
 class Lines:
-    """A pytest plugin: which lines of some files each test runs, its module's fixtures included, and how many seconds of
-    the processors it takes, those of its own processes included (a busy machine makes no test slow).
+    """A pytest plugin: which lines of some files each test runs, its module's fixtures included, and how many seconds
+    of the processors it takes, those of its own processes included (a busy machine makes no test slow).
 
     JAX and the caches of the package are emptied before each test: what was traced is otherwise not run again.
     """
