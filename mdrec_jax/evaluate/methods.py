@@ -36,6 +36,8 @@ class Method:
     grid: tuple[Settings, ...]
     """The first is what is taken where nothing can be chosen."""
     scores: Callable[[Asked, Some, Settings], Scores]
+    after: tuple[Settings, ...] = ()
+    """Changes that are tried one by one at the best of the grid, where all combinations would take long."""
 
 
 def _grid(**choices: tuple[float, ...]) -> tuple[Settings, ...]:
@@ -152,4 +154,5 @@ def _next_ridge(pool: Pool) -> Method:
         follows = pool.matrix("follows", decay, lambda: linear.ridge_follows(pool.events, decay))
         return pool.scores(asked, some, matrix, decay, then=follows)
 
-    return Method("next-ridge", _grid(decay=(2.0, 5.0), l2=(100.0, 10.0, 30.0, 300.0, 1000.0)), scores)
+    grid = _grid(decay=(2.0,), l2=(100.0, 10.0, 30.0, 300.0, 1000.0))
+    return Method("next-ridge", grid, scores, after=({"decay": 1.0}, {"decay": 5.0}))

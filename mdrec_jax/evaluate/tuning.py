@@ -111,8 +111,15 @@ def _choose(
     rivals = [competition(validation, some, pool.place) for some in blocks]
     held: dict[str, list[Scores]] = {}
     for method in methods:
-        values = [_ndcg(rivals, (method.scores(validation, some, tried) for some in blocks)) for tried in method.grid]
-        best = method.grid[int(np.argmax(values))]
+
+        def value(tried: Settings, method: Method = method) -> float:
+            return _ndcg(rivals, (method.scores(validation, some, tried) for some in blocks))
+
+        tried = list(method.grid)
+        values = [value(one) for one in tried]
+        tried += [{**tried[int(np.argmax(values))], **change} for change in method.after]
+        values += [value(one) for one in tried[len(values) :]]
+        best = tried[int(np.argmax(values))]
         yield method.name, best
         held[method.name] = [standardised(method.scores(validation, some, best)) for some in blocks]
     yield BLEND, _weights(rivals, held)

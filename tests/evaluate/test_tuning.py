@@ -11,7 +11,7 @@ from mdrec_jax.evaluate import linear
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
 from mdrec_jax.evaluate.competition import competition
-from mdrec_jax.evaluate.methods import methods_for, told
+from mdrec_jax.evaluate.methods import Method, methods_for, told
 from mdrec_jax.evaluate.pool import Pool
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.results import TUNED
@@ -62,8 +62,9 @@ def test_every_method_has_a_row_and_chosen_settings(world: Dataset, tuned: Tuned
         assert set(by_domain) == set(world.manifest.domains)
         for domain in world.manifest.domains:
             pool = Pool.of(ask(world, Protocol()), world.domain_index(domain))
-            grids = {method.name: method.grid for method in methods_for(pool)}
-            assert name == "linear-blend" or by_domain[domain] in grids[name]
+            grids = {method.name: [*method.grid, *method.after] for method in methods_for(pool)}
+            tried = {key: {one[key] for one in grids.get(name, []) if key in one} for key in by_domain[domain]}
+            assert name == "linear-blend" or all(value in tried[key] for key, value in by_domain[domain].items())
 
 
 def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tuned) -> None:
@@ -71,11 +72,14 @@ def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tun
     for domain, name in enumerate(world.manifest.domains):
         some, pool = some_of(asked, domain), Pool.of(asked, domain)
         for method in methods_for(pool):
-            values = []
-            for settings in method.grid:
-                ranks = competition(asked, some, pool.place).ranks(method.scores(asked, some, settings))[:, 0]
-                values.append(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).mean())
-            assert tuned.settings[method.name][name] == method.grid[int(np.argmax(values))]
+
+            def best(tried: list[dict[str, float]], method: Method = method) -> dict[str, float]:
+                scores = (method.scores(asked, some, settings) for settings in tried)  # noqa: B023
+                ranks = [competition(asked, some, pool.place).ranks(one)[:, 0] for one in scores]  # noqa: B023
+                return tried[int(np.argmax([np.where(r <= 10, 1 / np.log2(1 + r), 0).mean() for r in ranks]))]
+
+            chosen = best(list(method.grid))
+            assert tuned.settings[method.name][name] == best([chosen, *({**chosen, **one} for one in method.after)])
 
 
 def test_a_choice_at_the_end_of_its_grid_is_told_where_the_grid_could_go_on() -> None:
