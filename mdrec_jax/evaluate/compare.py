@@ -165,7 +165,7 @@ def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Res
 
     Raises:
         InputError: no such model or several, no ranks, files of different protocols or data sets, or runs that differ
-            in more than their seed.
+            in more than their seed, or one of several that stopped before its end.
     """
     found: list[Ranks] = []
     results = [read_results(path) for path in paths]
@@ -173,6 +173,14 @@ def load_runs(paths: Sequence[Path], model: str | None = None) -> tuple[str, Res
     for path, one in zip(paths, results, strict=True):
         check_comparable(results[0], one, path)
         _check_same_model(results[0], one, path)
+        if len(paths) > 1 and "stopped_at" in one.length:
+            raise InputError(
+                "a run that did not come to its end is no seed of a mean",
+                file=path,
+                found=f"step {one.length['stopped_at']} of {one.length.get('planned')}",
+                expected="a run that was trained to the end",
+                hint="go on with it (mdrec train --resume --run RUN) and evaluate it again",
+            )
         if name not in one.ranks:
             raise InputError("no ranks of this model", file=path, found=name, expected=", ".join(one.ranks) or None)
         found.extend(load_ranks(path.parent / file) for file in one.ranks[name])

@@ -80,7 +80,8 @@ class Results:
         seeds: of the training runs whose mean this is; empty for baselines.
         selection: the validation metric that chose the checkpoint; None for baselines.
         recipe: hash of the runs' config, its seed left out; None for baselines.
-        length: the fields of `train` that say where the runs end, which `config` leaves out; empty for baselines.
+        length: the fields of `train` that say where the runs end, which `config` leaves out; of a run that did not come
+            to its end also the step that it stopped at, and the planned ones; empty for baselines.
         source: the data set's source.
         domains: the data set's domains, by number.
         counts: what was left out or unknown, by reason.

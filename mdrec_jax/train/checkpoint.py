@@ -136,6 +136,25 @@ def load_best(folder: Path, target: TrainState) -> tuple[TrainState, int]:
             continue
 
 
+def latest_progress(folder: Path) -> tuple[int, Progress]:
+    """The step of the newest checkpoint with a whole record, and what the loop remembered then.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = folder.absolute()
+    while True:
+        listed = _settled(folder)
+        try:
+            for step in reversed(listed):
+                record = _unless_damaged(folder, step, listed, sealed.read_record)
+                if record is not None:
+                    return step, Progress.from_json(record["memory"])
+        except _Gone:
+            continue
+        raise InputError("no whole checkpoint", file=folder, expected="at least one")
+
+
 class _Gone(Exception):
     """A checkpoint was removed while it was read."""
 

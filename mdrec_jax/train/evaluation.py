@@ -19,6 +19,7 @@ from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.models.mdrec import MdrecConfig
 from mdrec_jax.train.alike import LENGTH, check_alike
+from mdrec_jax.train.ending import check_ended
 from mdrec_jax.train.run_folder import RunFolder
 from mdrec_jax.train.trained import TrainedRun, ensemble_name, ensemble_of, load_run, model_name, protocol_of
 
@@ -39,13 +40,14 @@ def evaluate_runs(
         ensemble: besides the mean of the runs' figures, also the figures of the mean of their scores.
 
     Raises:
-        InputError: runs that differ in more, an ensemble of one run, a protocol that the data set does not allow, or a
-            look at test that cannot be recorded.
+        InputError: runs that differ in more, several of which one stopped before its end, an ensemble of one run, a
+            protocol that the data set does not allow, or a look at test that cannot be recorded.
     """
     setup = runs[0].setup
     if ensemble and len(runs) < 2:
         raise InputError("an ensemble of one run", found=runs[0].path, expected="runs of two or more seeds")
     check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
+    stopped = check_ended(runs)[0].length()
     check_may_look(runs, split)
     asked: Asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
     baselines = baseline_ranks(asked) | stored_ranks(asked)
@@ -62,7 +64,7 @@ def evaluate_runs(
         seeds=[run.setup.config.seed for run in runs],
         selection=setup.config.train.metric,
         recipe=dataclasses.replace(setup.config, seed=0).hash(),
-        length={name: getattr(setup.config.train, name) for name in LENGTH},
+        length={name: getattr(setup.config.train, name) for name in LENGTH} | stopped,
     )
     if split == "test":
         for name, what in zip(names, ("ranking", "ranking by the mean of the scores"), strict=False):

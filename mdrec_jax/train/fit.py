@@ -26,6 +26,7 @@ from mdrec_jax.train.loop import Loop, Validate
 from mdrec_jax.train.progress import display
 from mdrec_jax.train.refresh import make_refresh
 from mdrec_jax.train.run_folder import (
+    STEPS,
     RunFolder,
     check_free,
     check_new,
@@ -154,6 +155,7 @@ def run_record(setup: Setup, preset: Mapping[str, Any] | None) -> dict[str, Any]
         **({} if preset is None else {"preset": preset}),
         "config": config.to_plain(),
         "dataset": {"path": str(dataset.path), "hash": dataset.hash},
+        STEPS: setup.plan.steps,
         "versions": {name: version(name) for name in ("mdrec-jax", "jax", "flax", "optax", "orbax-checkpoint")},
         "devices": {"kind": devices.flat[0].device_kind, "number": devices.size},
     }

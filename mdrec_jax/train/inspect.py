@@ -10,7 +10,7 @@ from mdrec_jax.evaluate.looks import look_lines, read_looks
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.files import read_object
 from mdrec_jax.train.journal import read_lines
-from mdrec_jax.train.run_folder import RunFolder, differences, read_data
+from mdrec_jax.train.run_folder import STEPS, RunFolder, differences, read_data
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class RunSummary:
         changed: fields of the configuration that are not the preset's: name -> value.
         checkpoints: steps, ascending.
         step: the last step that the journal knows.
+        planned: steps of the schedule; 0 where the folder does not say it.
         loss: of the last window of steps; None before the first.
         told: what the model tells of itself, means over the last window's events.
         validation: metric -> value at each look: (step, values).
@@ -38,6 +39,7 @@ class RunSummary:
     changed: dict[str, Any]
     checkpoints: tuple[int, ...]
     step: int
+    planned: int
     loss: float | None
     told: dict[str, float]
     validation: tuple[tuple[int, dict[str, float]], ...]
@@ -79,6 +81,7 @@ def summarise_run(path: Path) -> RunSummary:
         changed=changed,
         checkpoints=tuple(steps),
         step=max((line["step"] for line in lines), default=0),
+        planned=int(record[STEPS]) if isinstance(record.get(STEPS), int) else 0,
         loss=last.get("loss"),
         told={name: last[name] for name in last if name not in ("loss", "targets", "gradient_norm")},
         validation=looks,
@@ -122,7 +125,7 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
         f"config {config.hash()}",
         f"data {summary.data['path']}, hash {summary.data['hash'][:12]}",
         "versions " + ", ".join(f"{name} {number}" for name, number in summary.versions.items()),
-        f"step {summary.step:,}, checkpoints "
+        f"step {summary.step:,}{f' of {summary.planned:,}' if summary.planned else ''}, checkpoints "
         + (", ".join(f"{step:,}" for step in summary.checkpoints) if summary.checkpoints else "none"),
     ]
     if summary.loss is not None and summary.targets_per_second is not None:

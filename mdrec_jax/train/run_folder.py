@@ -19,6 +19,8 @@ CONFIG, STATE, METRICS, TIMING, LOCK = "config.json", "state.json", "metrics.jso
 CHECKPOINTS, EVALUATION, TENSORBOARD = "checkpoints", "evaluation", "tensorboard"
 MAY_DIFFER = (*(f"config.{name}" for name in NOT_IDENTITY), "dataset.path", "versions", "devices")
 """Fields of `config.json` in which a resumed run may differ from the run it resumes."""
+STEPS = "steps"
+"""The field of `config.json` that says how many steps the schedule has."""
 RESUMES = "resumes"
 """The field of `config.json` that lists when the run was resumed, from which step, and what was changed then."""
 
@@ -188,8 +190,9 @@ def check_resumable(folder: RunFolder, record: dict[str, Any], shapes: dict[str,
     if not folder.holds_a_run():
         raise InputError("no run to resume", file=folder.path, expected=f"a folder with {CONFIG}")
     before = read_object(folder.config)
-    before.pop(RESUMES, None)
-    changed = differences(before, record)
+    for name in (RESUMES, STEPS):  # the length may change, and is told as a field of the configuration
+        before.pop(name, None)
+    changed = differences(before, {name: value for name, value in record.items() if name != STEPS})
     for name, (old, new) in changed.items():
         if not any(name == field or name.startswith(field + ".") for field in MAY_DIFFER):
             raise InputError(
