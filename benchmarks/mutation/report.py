@@ -1,29 +1,42 @@
-"""The result of a mutation run as a page."""
+"""The results of mutation runs as a page: python benchmarks/mutation/report.py PAGE RESULT.json [...]"""
 
 import collections
+import json
+import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MARK = "<!-- result -->"
+KNOWN = Path(__file__).with_name("known.json")
+MARK = "<!-- results -->"
 """What stands above this line of the page is kept."""
 
 
-def write_report(path: Path, result: dict[str, Any]) -> None:
-    """Writes the tables below what the page says so far."""
+def known(record: dict[str, Any]) -> dict[str, Any]:
+    """Why the change survives, and whether because it alters nothing, if it is listed."""
+    own = record["file"], record["code"], record["change"]["before"], record["change"]["after"]
+    for entry in json.loads(KNOWN.read_text()) if KNOWN.exists() else []:
+        if own == (entry["file"], entry["code"], entry["before"], entry["after"]):
+            return {"equivalent": entry["equivalent"], "reason": entry["reason"]}
+    return {"equivalent": False, "reason": ""}
+
+
+def write_report(path: Path, results: list[dict[str, Any]]) -> None:
+    """Writes a table and what survived of each result below what the page says so far."""
     head = path.read_text().partition(MARK)[0] if path.exists() else "# Mutation run\n\n"
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "numpy", "polars", "pytest"))
-    lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, seed {result['seed']}, {result['tests']} tests; {platform.machine()}, CPU, "
-        f"Python {platform.python_version()}, {versions}.",
-        "",
-        *_table(result["mutants"]),
-        "",
-        *_listed("Survived", [m for m in result["mutants"] if _alive(m) and not m["equivalent"]]),
-        *_listed("Equivalent", [m for m in result["mutants"] if _alive(m) and m["equivalent"]]),
-    ]
+    machine = f"{os.cpu_count()} cores of {platform.machine()}, no accelerator"
+    lines = [f"{datetime.now(UTC):%Y-%m-%d}; {machine}; Python {platform.python_version()}, {versions}.", ""]
+    for result in results:
+        mutants = [mutant | known(mutant) for mutant in result["mutants"]]
+        alive = [mutant for mutant in mutants if _alive(mutant)]
+        lines += [f"## Seed {result['seed']}", "", f"Tests that could be chosen from: {result['tests']:,}.", ""]
+        lines += [*_table(mutants), ""]
+        lines += _listed("Survived", [mutant for mutant in alive if not mutant["equivalent"]])
+        lines += _listed("Alter nothing", [mutant for mutant in alive if mutant["equivalent"]])
     path.write_text(f"{head}{MARK}\n" + "\n".join(lines).rstrip() + "\n")
 
 
@@ -32,8 +45,8 @@ def _alive(mutant: dict[str, Any]) -> bool:
 
 
 def _table(mutants: list[dict[str, Any]]) -> list[str]:
-    columns = "area", "changes", "killed (time limit)", "survived (run by no test)", "equivalent", "killed, of all"
-    lines = [f"| {' | '.join(columns)} | of those not equivalent |", "|---" + "|---:" * len(columns) + "|"]
+    columns = "area", "changes", "killed (time limit)", "survived (run by no test)", "alter nothing", "killed, of all"
+    lines = [f"| {' | '.join(columns)} | of those that alter something |", "|---" + "|---:" * len(columns) + "|"]
     areas = list(dict.fromkeys(mutant["area"] for mutant in mutants))
     for area in [*areas, "all"]:
         some = [mutant for mutant in mutants if area in (mutant["area"], "all")]
@@ -48,11 +61,18 @@ def _table(mutants: list[dict[str, Any]]) -> list[str]:
 
 
 def _listed(title: str, mutants: list[dict[str, Any]]) -> list[str]:
-    lines = [f"## {title}", ""] if mutants else []
+    lines = [f"{title}:", ""] if mutants else []
     for m in sorted(mutants, key=lambda mutant: (mutant["file"], mutant["change"]["line"])):
-        change = m["change"]
-        why = m["reason"] or ("no test runs it" if m["outcome"] == "unreached" else "")
-        lines.append(
-            f"- `{m['file']}:{change['line']}` `{change['before']}` -> `{change['after']}`{': ' if why else ''}{why}"
-        )
+        change, why = m["change"], m["reason"] or ("no test runs it" if m["outcome"] == "unreached" else "")
+        what = f"`{_short(change['before'])}` -> `{_short(change['after'])}`"
+        lines.append(f"- `{m['file']}:{change['line']}` {what}{': ' if why else ''}{why}")
     return [*lines, ""] if mutants else []
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+if __name__ == "__main__":
+    write_report(Path(sys.argv[1]), [json.loads(Path(name).read_text()) for name in sys.argv[2:]])

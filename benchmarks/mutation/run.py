@@ -1,14 +1,17 @@
 """How many small changes to the code do the tests notice? A seeded sample of them, each tried by the tests that run it.
 
-    python benchmarks/mutation/run.py --out RESULT.json [--report benchmarks/MUTATION.md] [--seed 0] [--areas optim,...]
-        [--share 1.0] [--workers 1] [--tests GLOB,...] [--budget 15] [--again EARLIER.json,...]
+    python benchmarks/mutation/run.py --out RESULT.json [--seed 0] [--areas optim,...] [--share 1.0] [--workers 1]
+        [--tests GLOB,...] [--budget 15] [--again EARLIER.json,...]
+    python benchmarks/mutation/report.py benchmarks/MUTATION.md RESULT.json [...]
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
 it until one fails: it is killed. Of many tests the quickest are taken, up to --budget seconds of the processors as they
-usually take, and those files come first that killed others before; a change that none of them noticed counts as
-survived. With --again, what an earlier result says was killed is taken over where the file is the same, and only the
-rest is tried; --out is written after every change, so a run that was stopped goes on with its own.
+usually take, and those files come first that killed others before. A change that none of them noticed has survived.
+
+With --again, what an earlier result says was killed is taken over where the file is the same, and only the rest is
+tried; --out is written after every change, so a run that was stopped goes on with its own. `report.py` writes results
+as a page.
 
 Changes that survive are explained in `known.json`: that they alter nothing (equivalent; those are not tried, because
 they would take every test there is), or why no test is worth it.
@@ -29,7 +32,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from changes import Change, changes_of, mutated
-from report import write_report
+from report import known
 from workers import Process, digest, record_lines, run_all, run_tests, warm_up
 
 AREAS: dict[str, tuple[str, int]] = {
@@ -46,7 +49,6 @@ TESTS = (
 )
 """Without those of kernels and models, which do not reach the areas, and those of whole runs, which take minutes. Fewer
 tests can only let more changes survive."""
-KNOWN = Path(__file__).with_name("known.json")
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,6 @@ def tests_for(mutant: Mutant, tests: dict[str, Any], budget: float) -> list[str]
     return chosen
 
 
-def known(record: dict[str, Any]) -> dict[str, Any]:
-    """Why the change survives, and whether because it alters nothing, if it is listed."""
-    own = record["file"], record["code"], record["change"]["before"], record["change"]["after"]
-    for entry in json.loads(KNOWN.read_text()) if KNOWN.exists() else []:
-        if own == (entry["file"], entry["code"], entry["before"], entry["after"]):
-            return {"equivalent": entry["equivalent"], "reason": entry["reason"]}
-    return {"equivalent": False, "reason": ""}
-
-
 def outcome(code: int | str, log: Path) -> str:
     if code == "timeout":
         return "timeout"
@@ -212,7 +205,6 @@ def carried(mutants: list[Mutant], earlier: list[Path]) -> tuple[list[dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--report", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--areas", default=",".join(AREAS))
     parser.add_argument("--share", type=float, default=1.0, help="of each area's number of changes")
@@ -237,8 +229,6 @@ def main() -> None:
     for record in run(rest, tests, options.workers, options.budget):
         result["mutants"].append(record)
         options.out.write_text(json.dumps(result, indent=1))
-    if options.report:
-        write_report(options.report, result | {"mutants": [m | known(m) for m in result["mutants"]]})
 
 
 if __name__ == "__main__":

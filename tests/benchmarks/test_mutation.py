@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "mutation"))
 
 import changes
-from report import write_report
+import report
 
 FOLDER = Path(changes.__file__).parent
 SOURCE = '''"""Prose."""
@@ -77,12 +79,12 @@ import run, workers
 workers.warm_up()
 mutants = run.sample(Path(), {"small": ("mdrec_small/code.py", 50)}, seed=0)
 tests = run.measure(Path("cache"), ["mdrec_small/code.py"], workers=2)
-records = [record | run.known(record) for record in run.run(mutants, tests, 2, show=False)]
+records = list(run.run(mutants, tests, 2, show=False))
 Path("result.json").write_text(json.dumps({"seed": 0, "tests": len(tests), "mutants": records}))
 """
 
 
-def test_killed_surviving_and_unreached_changes_are_told_apart(tmp_path: Path) -> None:
+def test_killed_surviving_and_unreached_changes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {
         "mdrec_small/__init__.py": "", "mdrec_small/code.py": CODE, "tests/test_code.py": TESTS,
         "pytest.ini": "[pytest]\npythonpath = .\n",
@@ -101,5 +103,17 @@ def test_killed_surviving_and_unreached_changes_are_told_apart(tmp_path: Path) -
         "return -value -> return None": "unreached",
         "-value -> value": "unreached",
     }
-    write_report(tmp_path / "page.md", result)
-    assert "| small | 7 | 4 (0) | 3 (2) | 0 | 57.1% | 57.1% |" in (tmp_path / "page.md").read_text()
+    change = next(m["change"] for m in result["mutants"] if m["outcome"] == "survived")
+    listed = {
+        "file": "mdrec_small/code.py",
+        "code": "if first > second:",
+        "equivalent": True,
+        "reason": "both are equal",
+    }
+    monkeypatch.setattr(report, "KNOWN", tmp_path / "known.json")
+    (tmp_path / "known.json").write_text(json.dumps([listed | {name: change[name] for name in ("before", "after")}]))
+    page = tmp_path / "page.md"
+    report.write_report(page, [result, result | {"seed": 1}])
+    assert page.read_text().count("| small | 7 | 4 (0) | 2 (2) | 1 | 57.1% | 66.7% |") == 2
+    assert "`first > second` -> `first >= second`: both are equal" in page.read_text()
+    assert "`-value` -> `value`: no test runs it" in page.read_text()
