@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
 from mdrec_jax.evaluate.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
-from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.train.alike import check_alike
 from tests.command import mdrec
@@ -81,35 +78,3 @@ def test_a_look_is_appended_whatever_stands_there(tmp_path: Path, capsys: pytest
     assert "a damaged line" in "\n".join(look_lines(looks))
     assert look_lines([]) == ["test was not looked at"]
     assert "look number 3 at test" in capsys.readouterr().err
-
-
-def ranks_of(hits: int, users: int = 400) -> Ranks:
-    number = np.arange(users)
-    return Ranks(
-        query=number,
-        question=number,
-        user=number.astype(np.int32),
-        domain=(number % 2).astype(np.int32),
-        rank=np.where(number % 10 < hits, 1.0, 50.0)[:, None].astype(np.float32),
-        history_length=np.full(users, 4, np.int32),
-        days=np.full(users, -1, np.int32),
-        cold=np.zeros(users, bool),
-    )
-
-
-@pytest.mark.parametrize(
-    ("hits", "above", "text"),
-    [
-        ((6,), True, "is above the best counted baseline on validation (transitions)"),
-        ((4,), False, "is not above"),
-        ((6, 6, 7), True, "over users and seeds"),
-        ((2, 5, 8), False, "by +0.1000"),
-    ],
-)
-def test_the_verdict_is_about_the_best_baseline_and_its_interval(hits: tuple[int, ...], above: bool, text: str) -> None:
-    models = {"popularity": [ranks_of(2)], "transitions": [ranks_of(4)], "sasrec": [ranks_of(one) for one in hits]}
-    found = verdict(models, "sasrec", "macro/hr@10", "validation", ("a", "b"))
-    assert found is not None
-    assert (found.above, found.baseline) == (above, "transitions")
-    assert text in found.sentence()
-    assert verdict({"sasrec": models["sasrec"]}, "sasrec", "hr@10", "validation", ("a", "b")) is None
