@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate import linear
+from mdrec_jax.evaluate import linear, tuning
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
 from mdrec_jax.evaluate.competition import competition
@@ -158,3 +159,19 @@ def test_the_command_leaves_its_rows_where_evaluations_find_them(
     assert stored_ranks(ask(world, Protocol(query_time_visible=True))) == {}
     assert stored_ranks(ask(world, Protocol(), at_most=7)) == {}
     assert stored_ranks(ask(replace(world, manifest=replace(world.manifest, hash="0" * 64)), Protocol())) == {}
+
+
+def test_fixed_candidates_are_no_reason_to_look_at_test(
+    world: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are listed for test queries alone: settings are then chosen by full ranking of validation."""
+    asked, file, used = ask(world, Protocol()), tmp_path / "listed.parquet", []
+    lists = {"sequence": asked.queries.sequence, "domain": [world.manifest.domains[d] for d in asked.queries.domain]}
+    items = [[int(item) for item in world.domain_items[domain][:5]] for domain in asked.queries.domain]
+    pl.DataFrame(lists | {"negatives": items}).write_parquet(file)
+    fixed = replace(parse_protocol(f"fixed:{file}"), universe="all", ties="last")
+    validation = Protocol(split="validation", universe="all", ties="last")
+    monkeypatch.setattr(tuning, "ask", lambda dataset, protocol: used.append(protocol) or ask(dataset, protocol))
+    found = tuned_ranks(ask(world, fixed))
+    assert used == [validation]
+    assert found.settings == tuned_ranks(ask(world, replace(validation, split="test"))).settings
