@@ -18,6 +18,7 @@ from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import load_ranks
 from mdrec_jax.evaluate.results import Results, read_results, write_results
 from mdrec_jax.evaluate.table import results_tables
+from tests.data.make import make_dataset
 from tests.evaluate.worlds import two_domains, without_order
 
 
@@ -199,3 +200,21 @@ def test_several_targets_have_their_own_metrics(tmp_path: Path) -> None:
     assert {"recall@20", "ndcg@20"} <= results.rows[0].metrics.keys()
     assert results.rows[0].queries == 3
     assert "recall@20" in printed([results])
+
+
+def test_queries_without_a_visible_event_are_counted(world: Dataset, results: Results, tmp_path: Path) -> None:
+    rows = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("c", "2"), ("c", "3")]
+    given = make_dataset(tmp_path / "world", rows, default_split="given", role=[0, 0, 2, 2, 2, 0])
+    assert baseline_results(given, Protocol())[0].counts["queries without any visible event"] == 2
+    assert "queries without any visible event" not in results.counts
+
+
+def test_transitions_within_a_domain_are_shown_where_sequences_cross_domains(tmp_path: Path) -> None:
+    apart = [(f"u{n}", f"{domain}-{(n + k) % 5}", domain) for n, domain in enumerate("abab") for k in range(4)]
+    for name, rows, shown in (
+        ("apart", apart, False),
+        ("first", [("u0", "b-0", "b"), *apart], True),
+        ("last", [*apart, ("u3", "a-0", "a")], True),
+    ):
+        found = baseline_results(make_dataset(tmp_path / name, rows), Protocol())[0]
+        assert ("transitions-local" in {row.model for row in found.rows}) is shown, name
