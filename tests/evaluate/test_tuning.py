@@ -11,7 +11,7 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate import linear, tuning
 from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
-from mdrec_jax.evaluate.competition import competition
+from mdrec_jax.evaluate.competition import Competition, competition
 from mdrec_jax.evaluate.methods import Method, methods_for, told
 from mdrec_jax.evaluate.pool import Pool
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
@@ -175,3 +175,22 @@ def test_fixed_candidates_are_no_reason_to_look_at_test(
     found = tuned_ranks(ask(world, fixed))
     assert used == [validation]
     assert found.settings == tuned_ranks(ask(world, replace(validation, split="test"))).settings
+
+
+@pytest.mark.parametrize(("limit", "number", "read"), [("QUERIES", 7, 7), ("HELD", 1, 1)])
+def test_settings_are_chosen_by_the_same_few_queries_where_there_are_many(
+    limit: str, number: int, read: int, world: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def told(asked: Asked, some: np.ndarray, place: np.ndarray) -> Competition:
+        if asked.protocol.split == "validation":
+            seen.append(some.tolist())
+        return competition(asked, some, place)
+
+    monkeypatch.setattr(tuning, limit, number)
+    monkeypatch.setattr(tuning, "competition", told)
+    one, again = (tuned_ranks(ask(world, Protocol())).settings for _ in range(2))
+    assert [len(set(some)) for some in seen] == [read] * 4, "of both domains, twice"
+    assert seen[:2] == seen[2:]
+    assert one == again

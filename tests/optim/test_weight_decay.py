@@ -1,6 +1,7 @@
 """Weight decay by a parameter's group, whatever its shape."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.optim import optimiser
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig
+from mdrec_jax.types import ParameterFacts, Params
 from tests.models.make import SASREC, VARIANTS, built
 
 RATE, DECAY = 0.01, 2.0
@@ -35,3 +37,13 @@ def test_without_gradients_matrices_and_embeddings_shrink_and_vectors_stand_stil
     jax.tree.map(check, model.facts.dense, params.dense, moved.dense)
     spared = [fact for fact in jax.tree.leaves(model.facts.dense) if fact.group == "vector"]
     assert any(len(fact.shape) > 1 for fact in spared), "a stack of blocks makes two dimensions of one"
+
+
+@pytest.mark.parametrize(("group", "shrinks"), [("matrix", True), ("embedding", True), ("vector", False)])
+def test_a_group_is_decayed_whatever_its_name_and_shape(group: Any, shrinks: bool) -> None:
+    facts = Params({"one": ParameterFacts(("embed",), "shared", group, (4,))}, {}, {})
+    params = Params({"one": jnp.ones(4)}, {}, {})
+    optim = OptimConfig(dense=DenseConfig(learning_rate=RATE, weight_decay=DECAY))
+    slots, nothing = optimiser.init(optim, facts, params), {"one": jnp.zeros(4)}
+    moved, _ = optimiser.apply(optim, facts, params, slots, nothing, {}, jnp.int32(0), 10)
+    np.testing.assert_allclose(moved.dense["one"], 1 - RATE * DECAY if shrinks else 1.0, rtol=1e-6)
