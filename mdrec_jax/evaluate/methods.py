@@ -125,7 +125,7 @@ def _transitions(pool: Pool) -> Method:
         out[query[there], column[there]] += reached.score[there].astype(np.float32)
         return out
 
-    grid = _grid(steps=(5, 3, 10), smoothing=(5.0, 0.0, 1.0, 20.0, 80.0, 320.0), history=(5, 20))
+    grid = _grid(steps=(5, 3, 10), smoothing=(5.0, 0.0, 1.0, 20.0, 80.0, 320.0, 1280.0), history=(5, 20))
     return Method("transitions-tuned", grid, scores)
 
 
