@@ -196,7 +196,7 @@ def _check_metric(metric: str, asked: Asked) -> None:
 def _params_of(path: Path, setup: Setup) -> Params:
     """The best parameters of another run of the same model, on this data set or one that it extends; rows of new items
     are fresh."""
-    other = load_run(path, setup.dataset)
+    other = load_run(path, setup.dataset, asked=False)
     mine = setup.initial_state().params
     before, after = (shapes((params.dense, params.statistics)) for params in (other.params, mine))
     for name, (old, new) in differences(before, after).items():

@@ -11,8 +11,12 @@ from mdrec_jax.terminal import say
 from mdrec_jax.train.run_folder import RunFolder, read_data
 
 
-def as_the_run_knows(folder: RunFolder, dataset: Dataset) -> Dataset:
-    """`dataset` with the items that the run in `folder` was trained with; what else there is, is told.
+def as_the_run_knows(folder: RunFolder, dataset: Dataset, *, asked: bool = True) -> Dataset:
+    """`dataset` with the items that the run in `folder` was trained with.
+
+    Args:
+        asked: the run is asked about the data set, and what it does not know of it is told; else another one goes on
+            from its parameters.
 
     Raises:
         InputError: neither the run's data set nor one that extends it: its ids mean something else.
@@ -28,7 +32,7 @@ def as_the_run_knows(folder: RunFolder, dataset: Dataset) -> Dataset:
         )
     known = dataset.with_first_items(items)
     new = dataset.num_items - known.num_items
-    if new:
+    if new and asked:
         lost = [
             f"{np.count_nonzero(dataset.role == role) - np.count_nonzero(known.role == role):,} {ROLES[role]}"
             for role in (1, 2)

@@ -35,13 +35,14 @@ class TrainedRun:
         return scorer_of(self.setup, self.params)
 
 
-def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
+def load_run(path: Path, dataset: Dataset | None = None, *, asked: bool = True) -> TrainedRun:
     """The best checkpoint of a run, chosen by its validation metric.
 
     Args:
         path: a run folder.
         dataset: the data set to ask it about; by default the one it was trained on. What one that extends it has
             besides is to the run the unknown item.
+        asked: as in `as_the_run_knows`.
 
     Raises:
         InputError: no run, no whole checkpoint, or a data set whose ids mean something else.
@@ -49,7 +50,7 @@ def load_run(path: Path, dataset: Dataset | None = None) -> TrainedRun:
     folder = RunFolder(path)
     config = read_config(folder.config)
     dataset = open_dataset(read_data(folder)[0]) if dataset is None else dataset
-    setup = Setup.of(config, as_the_run_knows(folder, dataset))
+    setup = Setup.of(config, as_the_run_knows(folder, dataset, asked=asked))
     state = setup.initial_state()
     check_shapes(folder, shapes(state))
     state, step = load_best(folder.checkpoints, abstract(state))

@@ -114,6 +114,7 @@ def test_weights_are_taken_over_by_a_longer_table(
     fit(small_run, last, RunFolder(tmp_path / "new"), init_from=run)
     shown = capsys.readouterr().err
     assert f"{own.num_items - 2} items from {run}, {last.num_items - own.num_items} new" in shown
+    assert "not recommended" not in shown
     after = load_run(tmp_path / "new")
     assert after.params.tables["item"].shape[0] > before.params.tables["item"].shape[0]
     fit(small_run, own, RunFolder(tmp_path / "same"), init_from=run)
