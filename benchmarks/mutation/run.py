@@ -45,7 +45,7 @@ AREAS: dict[str, tuple[str, int]] = {
 """Area -> (its files, changes in the sample)."""
 TESTS = (
     "tests/data/test_*.py,tests/evaluate/test_*.py,tests/objectives/test_*.py,tests/optim/test_*.py,tests/test_*.py,"
-    "tests/train/test_step*.py,tests/train/test_golden_step.py,tests/train/test_further_objectives.py"
+    "tests/train/test_step_*.py,tests/train/test_golden_step.py,tests/train/test_further_objectives.py"
 )
 """Without those of kernels and models, which do not reach the areas, and those of whole runs, which take minutes. Fewer
 tests can only let more changes survive."""
