@@ -16,7 +16,7 @@ from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import load_ranks
-from mdrec_jax.evaluate.results import Results, read_results, write_results
+from mdrec_jax.evaluate.results import Results, model_rows, read_results, write_results
 from mdrec_jax.evaluate.table import results_tables
 from tests.data.make import make_dataset
 from tests.evaluate.worlds import two_domains, without_order
@@ -218,3 +218,27 @@ def test_transitions_within_a_domain_are_shown_where_sequences_cross_domains(tmp
     ):
         found = baseline_results(make_dataset(tmp_path / name, rows), Protocol())[0]
         assert ("transitions-local" in {row.model for row in found.rows}) is shown, name
+
+
+def test_results_hold_what_they_rest_on(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    told = {
+        "config": "c", "seeds": (0, 3), "selection": "mrr", "recipe": "r", "length": {"epochs": 2.0},
+    }  # fmt: skip
+    ranks = {name: [one] for name, one in baseline_ranks(asked).items()}
+    found = make_results(asked, ranks, metrics=("mrr",), counts={"lost": 2}, draws=50, **told)
+    assert {name: getattr(found, name) for name in told} == told
+    assert (found.protocol, found.dataset) == (asked.protocol, world.hash)
+    assert (found.source, found.domains) == (world.manifest.source, world.manifest.domains)
+    assert found.counts == {**asked.counts, "lost": 2}
+    assert {row.model for row in found.rows} == {row.model for row in found.slices} == set(ranks)
+    assert all(set(row.metrics) == {"mrr"} for row in (*found.rows, *found.slices))
+
+
+def test_draws_of_candidates_have_a_spread_in_a_data_set_of_one_domain(tmp_path: Path) -> None:
+    rows = [(f"u{user}", f"i{(user * 3 + place) % 17}") for user in range(12) for place in range(5)]
+    asked = ask(make_dataset(tmp_path / "world", rows), parse_protocol("uniform4x3"))
+    (row,), slices = model_rows("popularity", [baseline_ranks(asked)["popularity"]], ("one",), draws=20)
+    assert row.domain == "all"
+    assert set(row.draw_sd) == set(row.metrics)
+    assert all(one.draw_sd for one in slices)
