@@ -2,7 +2,7 @@
 
     python benchmarks/mutation/run.py --out RESULT.json [--seed 0] [--areas optim,...] [--share 1.0] [--workers 1]
         [--tests GLOB,...] [--budget 25] [--again EARLIER.json,...]
-    python benchmarks/mutation/report.py benchmarks/MUTATION.md RESULT.json [...]
+    python benchmarks/mutation/report.py benchmarks/MUTATION.md TITLE=RESULT.json [...]
 
 First every test file is run once to see which lines each test runs (kept in --cache, and measured again where a file
 changed). Then each change of the sample is made in a fork (`workers.py`), and the tests that run its lines are run on
