@@ -48,7 +48,7 @@ def test_info_nce_leaves_the_users_other_rows_out() -> None:
 def test_mmd_compares_each_domain_with_the_others() -> None:
     distance = np.square(FIRST[:, None] - FIRST[None]).sum(-1)
     scale = distance[np.ix_(REAL, REAL)].mean()
-    gram = np.mean([np.exp(-distance / (w * scale)) for w in formulas.WIDTHS], axis=0)
+    gram = np.mean([np.exp(-distance / (w * scale)) for w in (0.25, 0.5, 1.0, 2.0, 4.0)], axis=0)
     expected = []
     for domain in range(3):
         here, there = REAL & (domain == DOMAIN), REAL & (domain != DOMAIN)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.denoise import DenoiseConfig
 from mdrec_jax.objectives.next_item import Candidates, NextItem, NextItemConfig, make_objective
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh
 from mdrec_jax.types import Batch, Encoded
@@ -194,3 +196,13 @@ def test_many_corrected_draws_pull_a_state_where_the_full_softmax_does(over: str
     corrected, uncorrected = np.median(errors, axis=0)
     assert corrected < 0.02
     assert uncorrected > 5 * corrected
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sampled_softmax", "bce", "gbce"])
+def test_a_mixture_needs_a_softmax(kind: Any) -> None:
+    mixture = DenoiseConfig(robust="mixture")
+    if "softmax" in kind:
+        assert NextItemConfig(kind, denoise=mixture).denoise == mixture
+    else:
+        with pytest.raises(ConfigError, match=f"mixture with {kind}"):
+            NextItemConfig(kind, denoise=mixture)
