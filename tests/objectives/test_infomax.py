@@ -50,13 +50,15 @@ def test_the_loss_is_its_formula_on_any_number_of_devices() -> None:
 
 
 def test_a_segment_without_a_known_target_takes_no_part() -> None:
-    """Its other targets are asked for in several domains, but none has an earlier event in its own; and one known in
-    the second column alone."""
+    """Its other targets are asked for in several domains, but none has an earlier event in its own; of two others the
+    first target alone has one, in the row's first column for the one of them."""
     previous = BATCH.previous_in_target_domain.copy()
     previous[0, BATCH.segment[0] == 2] = -1
     first = np.flatnonzero((BATCH.segment[4] == 3) & (BATCH.weight[4] > 0))
     previous[4, first[1:]] = -1
     previous[4, first[0]] = 0
+    previous[1, BATCH.segment[1] == 1] = -1
+    previous[1, 0] = 0
     batch = dataclasses.replace(BATCH, previous_in_target_domain=previous)
     value, _ = spread(loss, (OWN, MIXED, FALSE), batch)
     np.testing.assert_allclose(value, expected_loss(batch), rtol=1e-5)
