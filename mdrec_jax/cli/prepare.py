@@ -35,7 +35,10 @@ def add_parser(subparsers: Any) -> None:
     columns.add_argument("--separator", metavar="X", help="what stands between fields, one character (\\t for a tab)")
     columns.add_argument("--no-header", action="store_true", help="the first line is data; columns are 1, 2, 3, ...")
     columns.add_argument(
-        "--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be used"
+        "--bad-rows",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="rows of events or items that cannot be used: refuse the first, or leave them out and count them",
     )
     for part in ("train", "validation", "test"):
         columns.add_argument(

@@ -25,6 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
     )
+    add_bad_rows(parser, "the histories")
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
     beside = "; with a column of users beside the items, to each their own"
     parser.add_argument("--allow", type=Path, metavar="FILE", help=f"recommend these items alone{beside}")
@@ -43,6 +44,16 @@ def add_parser(commands: Any) -> None:
     )
     add_columns(parser)
     parser.set_defaults(run=run)
+
+
+def add_bad_rows(parser: argparse.ArgumentParser, of: str) -> None:
+    """The option that says what is done with rows of a file that cannot be used."""
+    parser.add_argument(
+        "--bad-rows",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help=f"what to do with rows of {of} that cannot be used: refuse the first, or leave them out and count them",
+    )
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.append and args.histories is None:
         raise InputError("nothing to append", column="--append", expected="with --histories")
+    if args.bad_rows == "skip" and args.histories is None:
+        raise InputError("no rows to skip", column="--bad-rows", found="skip", expected="with --histories")
     check_output(args.out, args.users, args.histories, args.allow, args.deny)
     trained = load_run(args.run_folder, open_dataset(args.data) if args.data else None)
     counts = recommend_files(
@@ -81,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         append=args.append,
         time_unit=args.time_unit,
         columns=given_columns(args),
+        skip_bad_rows=args.bad_rows == "skip",
     )
     for reason, number in counts.items():
         say(f"{reason}: {number:,}", file=sys.stderr)

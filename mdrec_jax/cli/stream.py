@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdrec_jax.cli.recommend import add_columns, given_columns
+from mdrec_jax.cli.recommend import add_bad_rows, add_columns, given_columns
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.terminal import say
 
@@ -35,6 +35,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
     )
+    add_bad_rows(parser, "the events")
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
     parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
     parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         keep_seen=args.keep_seen,
         time_unit=args.time_unit,
         columns=given_columns(args),
+        skip_bad_rows=args.bad_rows == "skip",
         tolerance=args.tolerance,
     )
     for reason, number in counts.items():

@@ -8,8 +8,9 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate import bootstrap
 from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.metrics import question_metrics, suitable_metrics
+from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.results import Results, model_rows
+from mdrec_jax.evaluate.results import Results
 
 
 def mean_metrics(ranks: Ranks, names: Sequence[str], domains: Sequence[str]) -> dict[str, float]:

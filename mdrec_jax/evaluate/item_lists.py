@@ -9,7 +9,7 @@ from jaxtyping import Int32
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
-from mdrec_jax.evaluate.people import NO_NAMES, read_names, read_pairs
+from mdrec_jax.evaluate.given_files import NO_NAMES, read_names, read_pairs
 from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 
 
@@ -48,7 +48,7 @@ def read_item_list(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO
     Args:
         path: a text file with a raw id a line (.txt), or a table with a column `item`; with a column `user` beside it
             each row is about that person alone.
-        columns: the names of columns that the caller gives (see `people.read_columns`).
+        columns: the names of columns that the caller gives (see `given_files.read_columns`).
 
     Raises:
         InputError: a file that cannot be read, or a row with only one of the two.

@@ -11,8 +11,9 @@ import polars as pl
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.given_files import NO_NAMES
 from mdrec_jax.evaluate.item_lists import ItemList, read_item_list
-from mdrec_jax.evaluate.people import NO_NAMES, People, read_histories
+from mdrec_jax.evaluate.people import People, read_histories
 from mdrec_jax.evaluate.recommend import NOTHING_ALLOWED, Choice, Lists, recommend
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.evaluate.users import after_known, read_users
@@ -36,6 +37,7 @@ def recommend_files(
     append: bool = False,
     time_unit: str | None = None,
     columns: Mapping[str, str] = NO_NAMES,
+    skip_bad_rows: bool = False,
 ) -> dict[str, int]:
     """Recommends for everyone in a file and writes `out` (.csv, .jsonl or .parquet; see `to_frame`).
 
@@ -49,8 +51,8 @@ def recommend_files(
         k: items a person and domain.
         keep_seen: also recommend what the person had already.
         append: what the data set has of its own users comes before what `histories` has; else it is not read.
-        time_unit: of the histories (`read_histories`).
-        columns: the names of the files' columns that the caller gives (`people.read_columns`).
+        time_unit, skip_bad_rows: of the histories (`read_histories`).
+        columns: the names of the files' columns that the caller gives (`given_files.read_columns`).
 
     Returns:
         What was unknown or left out, and who got the popularity list or a short one, counted by reason.
@@ -64,7 +66,7 @@ def recommend_files(
     names = dataset.manifest.domains
     chosen = range(len(names)) if domain is None else [dataset.domain_index(domain)]
     if histories is not None:
-        people = read_histories(histories, dataset, time_unit=time_unit, columns=columns)
+        people = read_histories(histories, dataset, time_unit=time_unit, columns=columns, skip_bad_rows=skip_bad_rows)
         people = after_known(people, dataset, histories) if append else _beside_known(people, dataset)
     else:
         people = read_users(_given(users), dataset, columns)

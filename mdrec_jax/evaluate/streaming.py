@@ -18,8 +18,9 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.streams import plain
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.given_files import NO_NAMES
 from mdrec_jax.evaluate.news import Late, find_news
-from mdrec_jax.evaluate.people import NO_NAMES, read_histories
+from mdrec_jax.evaluate.people import read_histories
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranking import fill, power_of_two
 from mdrec_jax.evaluate.recommend import Choice, Lists, choose
@@ -54,6 +55,7 @@ def stream_files(
     tolerance: float | None = None,
     time_unit: str | None = None,
     columns: Mapping[str, str] = NO_NAMES,
+    skip_bad_rows: bool = False,
 ) -> dict[str, int]:
     """Reads new events, recommends for everyone who is named in them, and writes `out` as `recommend_files` does.
 
@@ -72,7 +74,7 @@ def stream_files(
         late: what is done with events that are new, and older than what was read of their people.
         domain, k, keep_seen: as of `recommend_files`.
         tolerance: as of `stream_update`.
-        time_unit, columns: of the events (`read_histories`).
+        time_unit, columns, skip_bad_rows: of the events (`read_histories`).
 
     Returns:
         What was unknown, known already or left out, who was new, and who got the popularity list or a short one,
@@ -90,7 +92,9 @@ def stream_files(
         )
     streamable(scorer.model)
     chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
-    people = read_histories(events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset))
+    people = read_histories(
+        events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset), skip_bad_rows=skip_bad_rows
+    )
     file = None if state is None else state.resolve()
     with nullcontext() if file is None else holding(file):
         before = States.none(scorer.model)

@@ -11,8 +11,9 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.histories import Histories
 from mdrec_jax.data.streams import plain
 from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.given_files import NO_NAMES, read_names, refuse_nobody
 from mdrec_jax.evaluate.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
-from mdrec_jax.evaluate.people import NO_NAMES, People, read_names, refuse_nobody
+from mdrec_jax.evaluate.people import People
 from mdrec_jax.evaluate.ragged import spans
 
 ALREADY_KNOWN = "events already known"
@@ -25,7 +26,7 @@ def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAM
     Args:
         path: a text file with a raw id a line (.txt), or a table with a column `user`.
         dataset: the data set that the model was trained on.
-        columns: the names of columns that the caller gives (see `read_columns`).
+        columns: the names of columns that the caller gives (see `given_files.read_columns`).
 
     Raises:
         InputError: a file that cannot be read, or that has no row.

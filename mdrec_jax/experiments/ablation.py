@@ -21,9 +21,10 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.compare import Difference, compare
+from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.results import BASELINES, Results, Row, model_rows
+from mdrec_jax.evaluate.results import BASELINES, Results, Row
 from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, Costs, parameters
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder

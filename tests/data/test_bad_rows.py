@@ -100,3 +100,47 @@ def test_files_of_a_split_made_elsewhere(tmp_path):
         prepare("csv", [Path("x")], tmp_path / "e", PrepareOptions(source=SourceOptions(given=given)))
     with pytest.raises(InputError, match="no use for --train-file"):
         prepare("s3rec", [tmp_path], tmp_path / "e", PrepareOptions(source=SourceOptions(given=given)))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_bad_rows_of_an_item_table_are_counted_and_all_others_are_read(tmp_path, kind):
+    log, items = tmp_path / "log.csv", tmp_path / f"items.{kind}"
+    log.write_text("user,item,time,shop\n" + "".join(",".join(row) + ",A\n" for row in ROWS))
+    rows = [(f"i{place}", f"title {place}", "A") for place in range(5)]
+    rows += [(None, "no id", "A"), ("i1", "elsewhere", "Z"), ("i2", "again", "A"), ("i3", "nowhere", None)]
+    frame = pl.DataFrame(rows, schema=["item", "title", "shop"], orient="row")
+    dropped = {
+        "rows of the item table about a domain without events": 1,
+        "rows of the item table without a usable domain": 1,
+        "rows of the item table without a usable item": 1,
+        "rows of the item table with a repeated id": 1,
+    }
+    if kind == "parquet":
+        frame.write_parquet(items)
+    elif kind == "csv":
+        text = frame.write_csv().replace("title 4,A", '6" pipe,A').replace("title 0,", '"a legal\n""line""",')
+        items.write_text(text)
+        dropped["rows of the item table with a stray quote or carriage return"] = 1
+    else:
+        items.write_text(frame.write_ndjson().replace('"i4",', '"i4"', 1))
+        dropped["rows of the item table that are no JSON object"] = 1
+    source = SourceOptions(domain_column="shop", items_file=items)
+    with pytest.raises(InputError) as caught:
+        prepare("csv", [log], tmp_path / "d", PrepareOptions(min_user=1, min_item=1, source=source))
+    assert caught.value.file == items
+    options = PrepareOptions(
+        min_user=1, min_item=1, source=SourceOptions(domain_column="shop", items_file=items, skip_bad_rows=True)
+    )
+    made = prepare("csv", [log], tmp_path / "d", options)
+    assert made.manifest.counts.dropped == dropped
+    read = made.items("A")["title"].drop_nulls().len()
+    assert read + sum(dropped.values()) == len(rows)
+
+
+def test_a_bad_row_that_is_skipped_does_not_stand_in_for_what_is_refused(tmp_path):
+    path = tmp_path / "log.csv"
+    lines = ["u,i,ok,1400000000", 'u,j,6" pipe,1400000001', "u,k,ok,1400000002", "u,l,ok,1400000"]
+    path.write_text("user,item,title,time\n" + "\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="times of two units") as caught:
+        prepare("csv", [path], tmp_path / "d", SKIP)
+    assert (caught.value.row, caught.value.column) == (5, "time")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.columns import id_value
 from mdrec_jax.data.sources.formats import column_names, scan, table_files
+from mdrec_jax.data.sources.item_table import with_values
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, OPTION_NAMES, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import require_file
 from mdrec_jax.data.sources.table import read_jsonl
@@ -56,7 +58,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     """
     options.refuse("amazon", *(name for name in OPTION_NAMES if name not in ("domains", "skip_bad_rows")))
     reviews, metadata = _files(paths, options)
-    release = _release(reviews)
+    release = _release(reviews, skip=options.skip_bad_rows)
     table = SourceOptions(
         user_column=release.user,
         item_column=release.item,
@@ -68,9 +70,11 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     )
     log = read_jsonl([], table)
     items, repeated = {}, 0
+    bad_rows = BadRows() if options.skip_bad_rows else None
     for domain, path in metadata.items():
-        items[domain], left_out = _metadata(path, release)
+        items[domain], left_out = _metadata(path, release, bad_rows)
         repeated += left_out
+    dropped = bad_rows.by_reason("of metadata") if bad_rows is not None else {}
     return replace(
         log,
         events=log.events.with_columns(pl.lit(_EVENT).alias("event")),
@@ -78,7 +82,7 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
         files=(*log.files, *metadata.values()),
         items=items,
         items_across="shared",
-        dropped={"rows of metadata with a repeated id": repeated} if repeated else {},
+        dropped=dropped | ({"rows of metadata with a repeated id": repeated} if repeated else {}),
     )
 
 
@@ -114,12 +118,12 @@ def _files(paths: Sequence[Path], options: SourceOptions) -> tuple[dict[str, Pat
     return reviews, metadata
 
 
-def _release(reviews: dict[str, Path]) -> _Release:
+def _release(reviews: dict[str, Path], *, skip: bool) -> _Release:
     """The release whose fields all the files have."""
     found: dict[str, _Release] = {}
     for path in reviews.values():
         (file,) = table_files(path, "jsonl")
-        keys = column_names(file, "jsonl")
+        keys = column_names(file, "jsonl", skip=skip)
         release = next((release for release in _RELEASES if {release.user, release.item} <= {*keys}), None)
         if release is None:
             expected = " or ".join(", ".join(release.fields) for release in _RELEASES)
@@ -136,22 +140,20 @@ def _release(reviews: dict[str, Path]) -> _Release:
     return next(iter(found.values()))
 
 
-def _metadata(path: Path, release: _Release) -> tuple[pl.DataFrame, int]:
+def _metadata(path: Path, release: _Release, bad_rows: BadRows | None) -> tuple[pl.DataFrame, int]:
     """(items by ITEM_SCHEMA, rows left out because an earlier one has the same id)."""
     (file,) = table_files(path, "jsonl")
-    keys = column_names(file, "jsonl")
+    keys = column_names(file, "jsonl", skip=bad_rows is not None)
     if release.item not in keys:
         raise InputError("missing column", file=path, row=1, column=release.item, found=", ".join(keys))
     lists = {release.category: pl.List(pl.String)}
     columns = [release.item, "title", release.category, release.brand]
-    frame = scan(file, "jsonl", columns, types=lists).collect(engine="streaming")
-    nameless = frame.filter(pl.col(release.item).fill_null("") == "")
-    if nameless.height:
-        row = int(nameless["_row"][0])
-        raise InputError("an item without an id", file=file, row=row, column=release.item, found="nothing")
+    frame = scan(file, "jsonl", columns, bad_rows=bad_rows, types=lists).collect(engine="streaming")
+    frame = frame.with_columns(item=id_value(release.item, pl.String(), file))
+    frame = with_values(frame, "item", file, bad_rows, name=release.item, what="an id")
     brand = pl.concat_list(pl.col(release.brand).replace("", None)).list.drop_nulls()
     items = frame.select(
-        id_value(release.item, pl.String(), file).alias("item"),
+        "item",
         pl.col("title").replace("", None),
         pl.col(release.category).fill_null([]).alias("category"),
         brand.alias("attributes"),

@@ -18,7 +18,7 @@ class BadRows:
         """`rows` rows of `file` are left out."""
         self._counts.setdefault(file, Counter())[reason] += rows
 
-    def by_reason(self) -> dict[str, int]:
-        """Rows left out, in all files."""
+    def by_reason(self, of: str = "") -> dict[str, int]:
+        """Rows left out, in all files; `of` says in the reasons which rows: "of the item table"."""
         total = sum(self._counts.values(), Counter[str]())
-        return dict(sorted(total.items()))
+        return {reason.replace("rows", f"rows {of}".strip(), 1): count for reason, count in sorted(total.items())}

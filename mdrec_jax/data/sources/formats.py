@@ -21,8 +21,12 @@ from mdrec_jax.errors import InputError
 
 type Format = Literal["csv", "tsv", "parquet", "jsonl"]
 
-_PLAIN_ENDINGS = {"csv": (".csv",), "tsv": (".tsv", ".tab"), "jsonl": (".jsonl", ".json", ".ndjson")}
-ENDINGS: dict[str, tuple[str, ...]] = {
+_PLAIN_ENDINGS: dict[Format, tuple[str, ...]] = {
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+}
+ENDINGS: dict[Format, tuple[str, ...]] = {
     "parquet": (".parquet", ".pq"),
     **{
         kind: (*plain, *(ending + packed for ending in plain for packed in PACKED_ENDINGS))
@@ -56,6 +60,15 @@ def table_files(path: Path, kind: Format) -> list[Path]:
     for file in files:
         require_file(file)
     return files
+
+
+def format_of(path: Path, what: str, *, also: str = "") -> Format:
+    """The format that a file's name ends in. Where it ends in none's an InputError names `what`, and `also` allows."""
+    for kind, endings in ENDINGS.items():
+        if path.name.lower().endswith(endings):
+            return kind
+    expected = "a name ending in " + " ".join(ending for endings in ENDINGS.values() for ending in endings) + also
+    raise InputError(f"unknown format of {what}", file=path, found=path.name, expected=expected)
 
 
 def partition_values(file: Path, root: Path) -> dict[str, str]:
@@ -241,8 +254,13 @@ def _parsed(block: Block, form: TextForm, file: Path) -> Iterator[list[str]]:
     return csv.reader(text, delimiter=form.separator or "\n", quoting=quoting)
 
 
-def records(file: Path, kind: Format, form: TextForm | None = None) -> Iterator[tuple[int, dict[str, object]]]:
+def records(
+    file: Path, kind: Format, form: TextForm | None = None, *, skip: bool = False
+) -> Iterator[tuple[int, dict[str, object]]]:
     """(row, record) one by one, rows as `scan` gives them; slow, for errors.
+
+    Args:
+        skip: records that cannot be read are left out.
 
     Raises:
         InputError: the first record that cannot be read.
@@ -251,18 +269,26 @@ def records(file: Path, kind: Format, form: TextForm | None = None) -> Iterator[
         yield from parquet.records(file)
         return
     form = form or FORMS[kind]
-    names = column_names(file, kind, form)
-    for number, block in enumerate(blocks(file, form)):
+    names = column_names(file, kind, form, skip=skip)
+    bad_rows = BadRows() if skip else None
+    for number, block in enumerate(blocks(file, form, bad_rows)):
         if kind == "jsonl":
             for place, line in enumerate(block.lines):
-                yield int(line), json_object(block.record(place), file, int(line))
+                try:
+                    yield int(line), json_object(block.record(place), file, int(line))
+                except InputError:
+                    if not skip:
+                        raise
             continue
+        block = _decodable(block, file, bad_rows)
         rows = _parsed(block, form, file)
         for place, (line, values) in enumerate(zip(block.lines, rows, strict=True)):
             if number or place or not form.header:
                 yield int(line), dict(zip(names, values, strict=False))
 
 
-def record_at(file: Path, kind: Format, row: int, form: TextForm | None = None) -> dict[str, object]:
-    """The record of row `row`, as `scan` counts them."""
-    return next((record for line, record in records(file, kind, form) if line >= row), {})
+def record_at(
+    file: Path, kind: Format, row: int, form: TextForm | None = None, *, skip: bool = False
+) -> dict[str, object]:
+    """The record of row `row`, as `scan` counts them; `skip` as of `records`."""
+    return next((record for line, record in records(file, kind, form, skip=skip) if line >= row), {})

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
+from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.columns import id_value
 from mdrec_jax.data.sources.formats import column_names, scan
+from mdrec_jax.data.sources.item_table import with_values
 from mdrec_jax.data.sources.rawlog import ITEM_SCHEMA, RawLog, SourceOptions
 from mdrec_jax.data.sources.reading import find_in, require_file
 from mdrec_jax.data.sources.table import read_tsv
@@ -58,14 +60,14 @@ def read(paths: Sequence[Path], options: SourceOptions) -> RawLog:
     log = read_tsv([*files.values()] if by_column else [], table)
     if columns["event"] is None:
         log = replace(log, events=log.events.with_columns(pl.lit(_EVENT).alias("event")), event_types=(_EVENT,))
-    items, item_files, repeated = _items(files, options, log, by_column=by_column)
+    items, item_files, left_out = _items(files, options, log, by_column=by_column)
     return replace(
         log,
         ordered=log.has_time,
         files=(*log.files, *item_files),
         items=items,
         items_across="shared",
-        dropped={"rows of an item file with a repeated id": repeated} if repeated else {},
+        dropped=left_out,
         min_user=1,
         min_item=1,
     )
@@ -134,15 +136,16 @@ def _column(path: Path, what: str, asked: str | None) -> str | None:
 
 def _items(
     files: dict[str, Path], options: SourceOptions, log: RawLog, *, by_column: bool
-) -> tuple[dict[str, pl.DataFrame], list[Path], int]:
-    """The `.item` file beside each `.inter` file: (domain -> items, files read, rows left out)."""
+) -> tuple[dict[str, pl.DataFrame], list[Path], dict[str, int]]:
+    """The `.item` file beside each `.inter` file: (domain -> items, files read, rows left out by reason)."""
     frames: dict[str, pl.DataFrame] = {}
     read_files, repeated = [], 0
+    bad_rows = BadRows() if options.skip_bad_rows else None
     for domain, inter in files.items():
         path = find_in(inter.parent, inter.name.removesuffix(".gz").removesuffix(".inter") + ".item", optional=True)
         if path is None:
             continue
-        frame = _item_frame(path, options)
+        frame = _item_frame(path, options, bad_rows)
         frames[domain] = frame.unique("item", keep="first", maintain_order=True)
         repeated += frame.height - frames[domain].height
         read_files.append(path)
@@ -150,10 +153,11 @@ def _items(
         frame = pl.concat(frames.values()).unique("item", keep="first", maintain_order=True)
         names = log.events.select(pl.col("domain").unique()).collect()["domain"].drop_nulls().sort()
         frames = dict.fromkeys(names, frame)
-    return frames, read_files, repeated
+    left_out = bad_rows.by_reason("of an item file") if bad_rows is not None else {}
+    return frames, read_files, left_out | ({"rows of an item file with a repeated id": repeated} if repeated else {})
 
 
-def _item_frame(path: Path, options: SourceOptions) -> pl.DataFrame:
+def _item_frame(path: Path, options: SourceOptions, bad_rows: BadRows | None) -> pl.DataFrame:
     fields = _fields(path)
     item = (options.item_id or options.item_column or _USUAL["item"]).split(":")[0]
     title = _first(fields, options.title, _TITLES, path, "--title")
@@ -164,14 +168,12 @@ def _item_frame(path: Path, options: SourceOptions) -> pl.DataFrame:
         )
     others = [name for name, kind in fields.items() if kind == "token_seq" and name not in (item, title, category)]
     full = {name: f"{name}:{kind}" for name, kind in fields.items()}
-    frame = scan(path, "tsv", list(full.values())).collect()
-    nameless = frame.filter(pl.col(full[item]).is_null())
-    if nameless.height:
-        row = int(nameless["_row"][0])
-        raise InputError("an item without an id", file=path, row=row, column=full[item], found="nothing")
+    frame = scan(path, "tsv", list(full.values()), bad_rows=bad_rows)
+    frame = frame.with_columns(item=id_value(full[item], pl.String(), path)).collect()
+    frame = with_values(frame, "item", path, bad_rows, name=full[item], what="an id")
     values = [_values(full[name]) for name in others]
     return frame.select(
-        id_value(full[item], pl.String(), path).alias("item"),
+        "item",
         (pl.col(full[title]) if title else pl.lit(None, pl.String)).alias("title"),
         (_values(full[category]) if category else pl.lit([], pl.List(pl.String))).alias("category"),
         (pl.concat_list(values) if values else pl.lit([], pl.List(pl.String))).alias("attributes"),

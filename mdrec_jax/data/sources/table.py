@@ -77,7 +77,7 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
     items, dropped = {}, {}
     if options.items_file is not None:
         names = domains or tuple(events.select(pl.col("domain").unique()).collect()["domain"].drop_nulls().sort())
-        items, dropped = read_items(options, names)
+        items, dropped = read_items(options.items_file, options, names)
         files += (options.items_file,)
     return RawLog(
         events=events,
@@ -92,7 +92,7 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
         min_user=1 if options.given else CORE,
         min_item=1 if options.given else CORE,
         bad_rows=bad_rows,
-        locate=lambda order, column: _locate(parts, kind, order, column),
+        locate=lambda order, column: _locate(parts, kind, order, column, skip=options.skip_bad_rows),
     )
 
 
@@ -209,11 +209,11 @@ def _events(part: TablePart, number: int, kind: Format, bad_rows: BadRows | None
     return frame.select(**{name: values[name] for name in sorted(values)})
 
 
-def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> InputError:
+def _locate(parts: list[TablePart], kind: Format, order: int, column: str, *, skip: bool) -> InputError:
     """The error for a bad value, found again by reading its file record by record."""
     part, row = parts[order >> ROW_BITS], order & ((1 << ROW_BITS) - 1)
     name = part.columns.get(column, column)
-    record = record_at(part.file, kind, row, part.form)
+    record = record_at(part.file, kind, row, part.form, skip=skip)
     value = record.get(name, part.fixed.get(column))
     text = "" if value is None else str(value)
     if kind in ("csv", "tsv") and column in part.columns and name not in record:
@@ -224,7 +224,7 @@ def _locate(parts: list[TablePart], kind: Format, order: int, column: str) -> In
         problem = "an item without a domain" if column == "domain" else "missing value"
         return InputError(problem, file=part.file, row=row, column=name, found="nothing", expected=what)
     if column == "time" and column in part.columns:
-        return bad_time(part.file, kind, name, row, text, part.unit, form=part.form)
+        return bad_time(part.file, kind, name, row, text, part.unit, form=part.form, skip=skip)
     if column == "rating":
         expected = "a number, 0 or more"
         problem = "unparsable number" if not _is_number(text) else "negative, NaN or infinite value"

@@ -243,24 +243,32 @@ def explain_time(text: str, unit: str | None) -> tuple[str, str, str | None]:
 
 
 def bad_time(
-    file: Path, kind: Format, column: str, row: int, text: str, unit: str | None, *, form: TextForm | None = None
+    file: Path,
+    kind: Format,
+    column: str,
+    row: int,
+    text: str,
+    unit: str | None,
+    *,
+    form: TextForm | None = None,
+    skip: bool = False,
 ) -> InputError:
-    """The error for a value that is no time in `unit`. A unit is only advised where the whole column is in it."""
+    """The error for a value that is no time in `unit`. A unit is only advised where the whole column is in it, rows
+    that cannot be read left out with `skip`."""
     problem, expected, likely = explain_time(text, unit)
     hint = None
     if likely is not None:
         hint = f"looks like {WORDS[likely]}: use --time-unit {likely}"
-        other = _others(file, kind, column, likely, form)
+        other = _others(file, kind, column, likely, form, BadRows() if skip else None)
         if other:
             hint = f"looks like {WORDS[likely]}, but {other:,} other values do not: bring the column to one unit first"
     return InputError(problem, file=file, row=row, column=column, found=text, expected=expected, hint=hint)
 
 
-def _others(file: Path, kind: Format, column: str, unit: str, form: TextForm | None) -> int:
+def _others(file: Path, kind: Format, column: str, unit: str, form: TextForm | None, bad_rows: BadRows | None) -> int:
     """How many values of a column do not look like `unit`."""
-    text = (
-        scan(file, kind, [column], form=form).select(text=pl.col(column).cast(pl.String)).filter(pl.col("text") != "")
-    )
+    rows = scan(file, kind, [column], form=form, bad_rows=bad_rows)
+    text = rows.select(text=pl.col(column).cast(pl.String)).filter(pl.col("text") != "")
     number = pl.col("text").cast(pl.Float64, strict=False)
     if unit == "iso":
         looks = pl.col("text").str.contains(_COMPACT) | pl.col("text").str.contains(r"^\s*[0-9]{4}[-/.]")
