@@ -20,9 +20,8 @@ import numpy as np
 
 from mdrec_jax.data.synthetic import SyntheticConfig
 from mdrec_jax.models.api import Model, encode_batch, make_model
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BanksConfig, WrittenConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.streaming import (
     Events,
     StreamState,
@@ -37,11 +36,15 @@ from mdrec_jax.types import Batch, DatasetSpec, Params
 WINDOW, BLOCK = 100, 25
 WORLD = SyntheticConfig()
 SPEC = DatasetSpec(num_items=WORLD.items + 2, num_domains=WORLD.domains, num_events=1, has_time=True)
-CONFIG = MdrecConfig(
-    SasrecConfig(dim=64, layers=2, max_length=WINDOW, positions="rotary", scores="cosine"),
-    views=ViewsConfig(in_domain=True, domain_rank=8, invariant_rank=8),
-    banks=BanksConfig(local=64, shared=32),
-    written=WrittenConfig("delta"),
+CONFIG = RecommenderConfig(
+    dim=64,
+    layers=2,
+    attention_window=WINDOW,
+    positions="rotary",
+    temperature=0.05,
+    views=ViewsConfig(in_domain=True, path_rank=8),
+    learned_memory=LearnedMemoryConfig(local=64, shared=32),
+    user_memory=True,
 )
 
 

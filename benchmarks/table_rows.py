@@ -19,7 +19,7 @@ from input import Case, write_case
 
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig, TableConfig
 from mdrec_jax.train.bench import peak_mib
@@ -36,7 +36,7 @@ class Contender:
         dataset = write_case(replace(CASE, items=items), folder / str(items))
         config = RunConfig(
             batching=BATCHING,
-            model=SasrecConfig(dim=64, layers=2, heads=1, max_length=50),
+            model=RecommenderConfig(dim=64, layers=2, heads=1, attention_window=50),
             loss=NextItemConfig(kind="sampled_softmax", negatives=256),
             optim=OptimConfig(table=TableConfig(rule=rule)),
         )

@@ -8,11 +8,10 @@ mdrec train abxi --data data/abxi
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.evaluate.counted import CountsConfig
-from mdrec_jax.models.experts import ExpertsConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
-from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
+from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 
@@ -20,25 +19,19 @@ from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 def config() -> RunConfig:
     return RunConfig(
         batching=BatchingConfig(rows=16, row_length=64, max_length=50, horizon=3),
-        model=MdrecConfig(
-            SasrecConfig(
-                dim=128,
-                layers=1,
-                heads=2,
-                max_length=50,
-                date_days=60.0,
-                embedding_dropout=0.5,
-                residual_dropout=0.5,
-                embedding_scale=11.0,
-            ),
-            experts=ExpertsConfig(each=1),
+        model=RecommenderConfig(
+            dim=128,
+            layers=1,
+            heads=2,
+            attention_window=50,
+            date_days=60.0,
+            embedding_dropout=0.5,
+            residual_dropout=0.5,
+            embedding_scale=11.0,
+            experts=ExpertsConfig(experts_per_width=1),
         ),
         loss=NextItemConfig(softmax_over="target_domain"),
-        optim=OptimConfig(
-            dense=DenseConfig(beta2=0.999, weight_decay=2.0),
-            table=TableConfig(beta2=0.999, weight_decay=2.0),
-            schedule=ScheduleConfig(kind="linear"),
-        ),
+        optim=OptimConfig(beta2=0.999, weight_decay=2.0, schedule=ScheduleConfig(kind="linear")),
         precision=PrecisionConfig(compute="bfloat16"),
         counts=CountsConfig(weight=0.5),
         train=TrainConfig(epochs=32, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
@@ -46,4 +39,4 @@ def config() -> RunConfig:
 
 
 def smoke() -> RunConfig:
-    return replace(config(), model={"encoder": {"dim": 16}}, train={"epochs": 0.5})
+    return replace(config(), model={"dim": 16}, train={"epochs": 0.5})

@@ -7,7 +7,7 @@ mdrec train beauty --data data/beauty
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.evaluate.counted import CountsConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import PrecisionConfig, TrainConfig
@@ -16,15 +16,14 @@ from mdrec_jax.train.config import PrecisionConfig, TrainConfig
 def config() -> RunConfig:
     return RunConfig(
         batching=BatchingConfig(rows=16, row_length=64, max_length=50),
-        model=SasrecConfig(
+        model=RecommenderConfig(
             dim=128,
             layers=1,
             heads=2,
-            max_length=50,
+            attention_window=50,
             embedding_dropout=0.5,
             residual_dropout=0.3,
             embedding_scale=16.0,
-            scores="cosine",
             temperature=0.07,
         ),
         optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),

@@ -11,7 +11,6 @@ mdrec evaluate runs/codes --probes
 
 from mdrec_jax.config import RunConfig, load_preset, replace
 from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.disentangle import DisentangleConfig
 
 LONGEST = 200
 """Events of a history."""
@@ -21,26 +20,32 @@ DROPOUT = 0.25
 
 def config() -> RunConfig:
     # The two factors that the domains have in common, and one more: what is wider lets specific factors through.
-    codes = DisentangleConfig(
-        codes=True, specific_domain=0.1, across=1.0, shared_learns="own", shared_rank=3, standardise=True, erase=True,
-        sample=256,
-    )  # fmt: skip
-    encoder = {
+    codes = {
+        "codes": True,
+        "shared_rank": 3,
+        "shared_learns": "own",
+        "domain_whitening": True,
+        "cross_domain": True,
+        "erase": True,
+    }
+    model = {
         "dim": 32,
         "layers": 1,
-        "max_length": LONGEST,
+        "attention_window": LONGEST,
         "embedding_dropout": DROPOUT,
         "residual_dropout": DROPOUT,
+        "disentangle": codes,
     }
     return replace(
         load_preset("mdrec"),
         batching=BatchingConfig(rows=8, row_length=256, max_length=LONGEST),
-        model={"encoder": encoder, "disentangle": codes},
+        model=model,
         loss={"softmax_over": "target_domain"},
+        objectives={"disentangle": {"specific_domain": 0.1, "sample": 256}},
         optim={"dense": {"learning_rate": RATE}, "table": {"learning_rate": RATE}},
         train={"epochs": 10.0, "evaluate_every": 10.0},
     )
 
 
 def smoke() -> RunConfig:
-    return replace(config(), model={"encoder": {"dim": 16}}, train={"epochs": 0.5, "evaluate_every": 0.5})
+    return replace(config(), model={"dim": 16}, train={"epochs": 0.5, "evaluate_every": 0.5})

@@ -12,7 +12,7 @@ LONGEST = 16
 
 
 def config() -> RunConfig:
-    return replace(_of_sequences(load_preset("abxi")), model={"encoder": {"dim": 192, "embedding_scale": 14.0}})
+    return replace(_of_sequences(load_preset("abxi")), model={"dim": 192, "embedding_scale": 14.0})
 
 
 def smoke() -> RunConfig:
@@ -25,7 +25,7 @@ def _of_sequences(base: RunConfig) -> RunConfig:
     return replace(
         base,
         batching={"max_length": LONGEST},
-        model={"encoder": {"max_length": LONGEST, "date_days": 0.0}},
+        model={"attention_window": LONGEST, "date_days": 0.0},
         counts={"weight": 2.5},
         train={"epochs": 16, "evaluate_every": 4},
     )

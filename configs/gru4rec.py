@@ -18,7 +18,7 @@ def smoke() -> RunConfig:
 
 def _recurrent(base: RunConfig, dim: int) -> RunConfig:
     model = Gru4RecConfig(
-        dim=dim, layers=1, embedding_dropout=0.5, hidden_dropout=0.3, embedding_scale=16.0, scores="cosine",
+        dim=dim, layers=1, embedding_dropout=0.5, residual_dropout=0.3, embedding_scale=16.0,
         temperature=0.07,
     )  # fmt: skip
     return replace(base, model=model, counts={"weight": 0.0})

@@ -6,18 +6,18 @@ mdrec train gsasrec --data data/beauty
 """
 
 from mdrec_jax.config import RunConfig, load_preset, replace
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 
 
 def config() -> RunConfig:
-    return _calibrated(load_preset("beauty"), SasrecConfig(dim=128, layers=2, heads=2, max_length=50))
+    return _calibrated(load_preset("beauty"), RecommenderConfig(dim=128, layers=2, heads=2, attention_window=50))
 
 
 def smoke() -> RunConfig:
-    return _calibrated(load_preset("beauty", smoke=True), SasrecConfig(dim=16, layers=1, max_length=50))
+    return _calibrated(load_preset("beauty", smoke=True), RecommenderConfig(dim=16, layers=1, attention_window=50))
 
 
-def _calibrated(base: RunConfig, model: SasrecConfig) -> RunConfig:
-    loss = NextItemConfig(kind="gbce", negatives=256, calibration=0.75)
+def _calibrated(base: RunConfig, model: RecommenderConfig) -> RunConfig:
+    loss = NextItemConfig(kind="gbce", negatives=256)
     return replace(base, model=model, loss=loss, counts={"weight": 0.0})

@@ -1,4 +1,4 @@
-"""Long histories: attention sees a window of the last events, and a written memory keeps what lies behind it.
+"""Long histories: attention sees a window of the last events, and a user memory keeps what lies behind it.
 
 mdrec synthetic --long --out data/long
 mdrec train long --data data/long
@@ -6,9 +6,7 @@ mdrec train long --data data/long
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import WrittenConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
@@ -18,13 +16,13 @@ WINDOW = 128
 
 
 def config() -> RunConfig:
-    encoder = SasrecConfig(
-        dim=64, layers=2, heads=1, max_length=WINDOW, positions="rotary", embedding_scale=8.0, scores="cosine",
-        temperature=0.1, embedding_dropout=0.1, residual_dropout=0.1,
+    model = RecommenderConfig(
+        dim=64, layers=2, heads=1, attention_window=WINDOW, positions="rotary", embedding_scale=8.0, temperature=0.1,
+        embedding_dropout=0.1, residual_dropout=0.1, user_memory=True,
     )  # fmt: skip
     return RunConfig(
         batching=BatchingConfig(rows=4, row_length=1024, max_length=1024),
-        model=MdrecConfig(encoder, written=WrittenConfig("delta")),
+        model=model,
         optim=OptimConfig(
             dense=DenseConfig(learning_rate=5e-3),
             table=TableConfig(learning_rate=5e-3),
@@ -38,6 +36,6 @@ def smoke() -> RunConfig:
     return replace(
         config(),
         batching={"row_length": 256, "max_length": 256},
-        model={"encoder": {"dim": 16, "max_length": 32}},
+        model={"dim": 16, "attention_window": 32},
         train={"epochs": 0.5},
     )

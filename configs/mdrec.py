@@ -6,9 +6,6 @@ mdrec train mdrec
 """
 
 from mdrec_jax.config import RunConfig, load_preset, replace
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
-from mdrec_jax.models.views import ViewsConfig
 
 
 def config() -> RunConfig:
@@ -20,6 +17,4 @@ def smoke() -> RunConfig:
 
 
 def _with_views(base: RunConfig) -> RunConfig:
-    assert isinstance(base.model, SasrecConfig)
-    views = ViewsConfig(in_domain=True, domain_rank=8, invariant_rank=8)
-    return replace(base, model=MdrecConfig(base.model, views=views))
+    return replace(base, model={"views": {"in_domain": True, "path_rank": 8}})

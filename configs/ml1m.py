@@ -6,7 +6,7 @@ mdrec train ml1m --data data/ml1m
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
@@ -15,15 +15,14 @@ from mdrec_jax.train.config import TrainConfig
 def config() -> RunConfig:
     return RunConfig(
         batching=BatchingConfig(rows=8, row_length=400, max_length=200, window="all"),
-        model=SasrecConfig(
+        model=RecommenderConfig(
             dim=128,
             layers=2,
             heads=2,
-            max_length=200,
+            attention_window=200,
             embedding_dropout=0.3,
             residual_dropout=0.3,
             embedding_scale=11.3,
-            scores="cosine",
             temperature=0.07,
         ),
         optim=OptimConfig(

@@ -5,7 +5,7 @@ mdrec train quickstart
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import TrainConfig
@@ -14,9 +14,7 @@ from mdrec_jax.train.config import TrainConfig
 def config() -> RunConfig:
     return RunConfig(
         batching=BatchingConfig(rows=32, row_length=128, max_length=100),
-        model=SasrecConfig(
-            dim=64, layers=2, heads=1, max_length=100, embedding_scale=8.0, scores="cosine", temperature=0.1
-        ),
+        model=RecommenderConfig(dim=64, layers=2, heads=1, attention_window=100, embedding_scale=8.0, temperature=0.1),
         optim=OptimConfig(
             dense=DenseConfig(learning_rate=2e-3),
             table=TableConfig(learning_rate=2e-3),

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset, open_dataset
     from mdrec_jax.data.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
+    from mdrec_jax.models.encoded import Encoded
     from mdrec_jax.models.gru4rec import Gru4RecConfig
     from mdrec_jax.models.hstu import HstuConfig
-    from mdrec_jax.models.mdrec import MdrecConfig
-    from mdrec_jax.models.sasrec import SasrecConfig
+    from mdrec_jax.models.recommender import RecommenderConfig
     from mdrec_jax.models.streaming import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.fit import fit
     from mdrec_jax.train.run_folder import RunFolder
     from mdrec_jax.train.setup import Setup
     from mdrec_jax.train.trained import load_run
-    from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+    from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 _HOMES = {
     "config": ("RunConfig", "load_preset", "replace"),
@@ -30,17 +30,17 @@ _HOMES = {
     "data.dataset": ("Dataset", "open_dataset"),
     "data.prepare": ("prepare",),
     "models.api": ("Model", "make_model"),
+    "models.encoded": ("Encoded",),
     "models.gru4rec": ("Gru4RecConfig",),
     "models.hstu": ("HstuConfig",),
-    "models.mdrec": ("MdrecConfig",),
-    "models.sasrec": ("SasrecConfig",),
+    "models.recommender": ("RecommenderConfig",),
     "models.streaming": ("Events", "StreamState", "initial_state", "stream_recommend", "stream_update"),
     "objectives.next_item": ("NextItemConfig", "make_objective"),
     "train.fit": ("fit",),
     "train.run_folder": ("RunFolder",),
     "train.setup": ("Setup",),
     "train.trained": ("load_run",),
-    "types": ("Batch", "DatasetSpec", "Encoded", "Params", "Rows"),
+    "types": ("Batch", "DatasetSpec", "Params", "Rows"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -53,14 +53,13 @@ __all__ = [
     "Events",
     "Gru4RecConfig",
     "HstuConfig",
-    "MdrecConfig",
     "Model",
     "NextItemConfig",
     "Params",
+    "RecommenderConfig",
     "Rows",
     "RunConfig",
     "RunFolder",
-    "SasrecConfig",
     "Setup",
     "StreamState",
     "TrainBatches",

@@ -17,8 +17,8 @@ from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.counted import CountsConfig
 from mdrec_jax.files import read_object
 from mdrec_jax.models.api import ModelConfig
-from mdrec_jax.models.sasrec import SasrecConfig
-from mdrec_jax.objectives.balance import ObjectivesConfig
+from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.parallel.mesh import MeshConfig
@@ -50,7 +50,7 @@ class RunConfig:
     """
 
     batching: BatchingConfig = field(default_factory=BatchingConfig)
-    model: ModelConfig = field(default_factory=SasrecConfig)
+    model: ModelConfig = field(default_factory=RecommenderConfig)
     loss: NextItemConfig = field(default_factory=NextItemConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -78,8 +78,24 @@ class RunConfig:
         return codec.digest(self.to_plain(), NOT_IDENTITY)
 
 
+def check_lengths(config: RunConfig) -> None:
+    """Refuses a window of attention that is longer than any sequence.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    window, longest = getattr(config.model, "attention_window", 1), config.batching.max_length
+    if window > longest:
+        raise ConfigError(
+            "longer than any sequence",
+            column="model.attention_window",
+            found=window,
+            expected=f"at most batching.max_length = {longest}",
+        )
+
+
 def replace(config: RunConfig, **parts: dict[str, Any] | Any) -> RunConfig:
-    """`config` with fields replaced, at any depth: `replace(c, model={"encoder": {"dim": 32}}, seed=1)`."""
+    """`config` with fields replaced, at any depth: `replace(c, model={"loop": {"max_steps": 3}}, seed=1)`."""
     return _changed(config, parts)
 
 
@@ -159,8 +175,8 @@ def _told_of_the_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def field_names(config: RunConfig) -> Iterator[None]:
-    """Errors about fields inside name them as `config` has them: `model.encoder.heads`, where the encoder, which does
-    not know what it is part of, says `model.heads`."""
+    """Errors about fields inside name them as `config` has them: `model.mixers.kinds`, where a part that does not know
+    what it is part of says `model.kinds`."""
     try:
         yield
     except ConfigError as error:

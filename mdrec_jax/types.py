@@ -10,7 +10,7 @@ A batch is *packed*: a row of T tokens holds the sequences of several users one 
 `segment`. Padding is the special case of a row's unused end (`segment == 0`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -103,7 +103,8 @@ class ParameterFacts:
     """What is known about one array of a model, stated once, where it is made.
 
     Args:
-        logical_axes: a name for each dimension: `layers` (stacked blocks), `embed` (D), `heads` (H*K), `mlp` (F),
+        logical_axes: a name for each dimension, no name twice: `layers` (stacked blocks), `embed` (D), `embed_out` (D
+            of a square map's output), `heads` (H*K), `mlp` (F), `code`, `code_out`, `expert`, `slot`, `pass`, `gate`,
             `position`, `domain`, `event`, `bucket`, `table` (V). The sharding rules map them to axes of the mesh.
         scope: whether the parameter leaves an organisation in federated training ("shared") or stays ("private").
         group: `matrix` and `embedding` (rows that are looked up or attended to: a matrix times a one-hot) may be
@@ -133,29 +134,6 @@ class Rows:
     def take(self, name: str) -> jax.Array:
         """The rows asked for under `name`: the shape of its ids with a last axis D."""
         return self.values[self.index[name]]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Encoded:
-    """A model's answer: one state a token, losses of its own, and numbers worth showing."""
-
-    h: jax.Array
-    """[R, T, D]: the state after reading the event; scores are inner products with item vectors."""
-    losses: dict[str, jax.Array]
-    """Auxiliary losses by name: sums over tokens."""
-    statistics: dict[str, jax.Array]
-    """Numbers by name: sums over the real tokens (segment > 0); the step shows their means."""
-    codes: dict[str, jax.Array] = field(default_factory=dict)
-    """States [R, T, D] by name that further objectives and probes read: `mixed` and `in_domain`, a model's two views at
-    each target, as they stand before they are put together; `critic`, what a critic makes of the in-domain one. Scored
-    like `h` are `single`, the in-domain view by itself, and a disentangled model's codes `shared` and `specific`. One
-    that erases has `inner` [R, T, r], what is erased, and `whole`, what from, too."""
-    scored: dict[str, float] = field(default_factory=dict)
-    """Codes that the next-item loss scores too, each by itself, and its weights."""
-    details: dict[str, jax.Array] = field(default_factory=dict)
-    """[L, R, T] or [L, R, T, E] by name: what each layer did with each token. Where nobody reads them, the compiler
-    leaves them out."""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ def test_no_number_of_a_preset_may_be_nan_or_infinite(preset: str) -> None:
         ("seed", MAX_SEED + 1),
         ("train.evaluate_every", 0.0),
         ("optim.dense.clip_norm", -1.0),
-        ("optim.dense.epsilon", 0.0),
-        ("optim.table.epsilon", -1.0),
+        ("optim.beta2", 1.0),
     ],
 )
 def test_a_number_out_of_its_range_is_named(name: str, value: float) -> None:

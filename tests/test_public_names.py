@@ -26,5 +26,5 @@ def test_the_import_alone_loads_no_jax() -> None:
 
 def test_a_model_is_made_from_the_public_names() -> None:
     spec = mdrec_jax.DatasetSpec(num_items=40, num_domains=2, num_events=1, has_time=False)
-    model = mdrec_jax.make_model(mdrec_jax.SasrecConfig(dim=8, layers=1), spec)
+    model = mdrec_jax.make_model(mdrec_jax.RecommenderConfig(dim=8, layers=1), spec)
     assert model.init(jax.random.key(0)).tables["item"].shape[1] == 8

@@ -9,90 +9,55 @@ import pytest
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
-from mdrec_jax.objectives.denoise import DenoiseConfig
-from mdrec_jax.objectives.infomax import InfomaxConfig
+from mdrec_jax.objectives.disentangle import DisentangleLossConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.objectives.transfer import TransferConfig
-from mdrec_jax.optim.optimiser import DenseConfig, TableConfig
+from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 
 NAN, INF, LITTLE = math.nan, math.inf, 1e-9
 WEIGHT = ((0, LITTLE, 1e6), (-LITTLE, INF, NAN))
-RATES = {
-    "learning_rate": ((LITTLE, 10.0), (0, -1e-3, NAN)),
-    "beta1": ((0, 1 - LITTLE), (-LITTLE, 1, NAN)),
-    "beta2": ((0, 1 - LITTLE), (-LITTLE, 1, NAN)),
-    "epsilon": ((1e-12,), (0, -1e-8, NAN)),
-    "weight_decay": ((0, 2.0), (-LITTLE, NAN)),
-}
+RATE = ((LITTLE, 10.0), (0, -1e-3, NAN))
 RANGES: dict[type, tuple[str, dict[str, tuple[tuple, tuple]]]] = {
-    DenseConfig: ("optim.dense", RATES | {"clip_norm": ((0, 5.0), (-LITTLE, NAN))}),
-    TableConfig: ("optim.table", RATES),
-    ScheduleConfig: (
-        "optim.schedule",
-        {"warmup_steps": ((0, 1), (-1,)), "final": ((0, 1), (-LITTLE, 1 + LITTLE, NAN))},
+    OptimConfig: (
+        "optim",
+        {"beta2": ((0, 1 - LITTLE), (-LITTLE, 1, NAN)), "weight_decay": ((0, 2.0), (-LITTLE, NAN))},
     ),
-    NextItemConfig: (
-        "loss",
-        {
-            "negatives": ((1, 2), (0, -1)),
-            "popularity_power": ((0, 3.0), (-LITTLE, NAN)),
-            "calibration": ((0, 1), (-LITTLE, 1 + LITTLE, NAN)),
-        },
-    ),
-    DenoiseConfig: (
-        "loss.denoise",
-        {
-            "trim": ((0, 1 - LITTLE), (-LITTLE, 1, NAN)),
-            "trim_steps": ((1, 2), (0,)),
-            "power": ((LITTLE, 1), (0, 1 + LITTLE, NAN)),
-            "reverse": ((LITTLE, 1e6), (0, INF, NAN)),
-            "noise": ((LITTLE, 1 - LITTLE), (0, 1, NAN)),
-        },
-    ),
+    DenseConfig: ("optim.dense", {"learning_rate": RATE, "clip_norm": ((0, 5.0), (-LITTLE, NAN))}),
+    TableConfig: ("optim.table", {"learning_rate": RATE}),
+    ScheduleConfig: ("optim.schedule", {"warmup_steps": ((0, 1), (-1,))}),
+    NextItemConfig: ("loss", {"negatives": ((1, 2), (0, -1)), "noise": ((0, 1 - LITTLE), (-LITTLE, 1, NAN))}),
     ContrastiveConfig: (
         "objectives.contrastive",
+        {"intra": WEIGHT, "inter": WEIGHT, "temperature": ((LITTLE, 1e6), (0, -1.0, INF, NAN))},
+    ),
+    DisentangleLossConfig: (
+        "objectives.disentangle",
         {
-            "intra": WEIGHT,
-            "inter": WEIGHT,
-            "temperature": ((LITTLE, 1e6), (0, -1.0, INF, NAN)),
-            "negatives": ((2, 3), (1, 0)),
-            "robust_power": ((LITTLE, 1), (0, 1 + LITTLE, NAN)),
-            "robust_share": ((LITTLE, 2.0), (0, -1.0, NAN)),
+            "shared_alone": WEIGHT,
+            "specific_domain": WEIGHT,
+            "mmd": WEIGHT,
+            "adversary": WEIGHT,
+            "sample": ((1, 2), (0, -1)),
         },
     ),
-    InfomaxConfig: ("objectives.infomax", {"weight": WEIGHT}),
-    TaxonomyConfig: (
-        "objectives.taxonomy",
-        {
-            "weight": WEIGHT,
-            "levels": ((1, 2), (0,)),
-            "items": ((2, 3), (1,)),
-            "temperature": ((LITTLE, 1e6), (0, INF, NAN)),
-        },
-    ),
+    TaxonomyConfig: ("objectives.taxonomy", {"weight": WEIGHT, "levels": ((1, 2), (0,))}),
     TransferConfig: ("objectives.transfer", {"weight": WEIGHT, "sharpness": WEIGHT}),
 }
 DEFAULTS: dict[type, dict[str, Any]] = {
-    DenseConfig: {
-        "learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8, "weight_decay": 0.0, "clip_norm": 0.0,
-    },
-    TableConfig: {
-        "rule": "adam", "learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8, "weight_decay": 0.0,
-    },
-    ScheduleConfig: {"kind": "constant", "warmup_steps": 0, "final": 0.0},
+    OptimConfig: {"beta2": 0.98, "weight_decay": 0.0},
+    DenseConfig: {"learning_rate": 1e-3, "clip_norm": 0.0},
+    TableConfig: {"rule": "adam", "learning_rate": 1e-3},
+    ScheduleConfig: {"kind": "constant", "warmup_steps": 0},
     NextItemConfig: {
-        "kind": "softmax", "softmax_over": "all", "negatives": 256, "sampler": "uniform", "popularity_power": 1.0,
-        "correct": True, "calibration": 0.75,
+        "kind": "softmax", "softmax_over": "all", "negatives": 256, "sampler": "uniform", "noise": 0.0,
     },
-    DenoiseConfig: {"trim": 0.0, "trim_steps": 1000, "robust": "none", "power": 0.3, "reverse": 4.0, "noise": 0.2},
-    ContrastiveConfig: {
-        "intra": 0.0, "inter": 0.0, "second": "in_domain", "form": "decoupled", "temperature": 0.1, "negatives": 1024,
-        "robust_power": 0.5, "robust_share": 0.025,
+    ContrastiveConfig: {"intra": 0.0, "inter": 0.0, "form": "decoupled", "temperature": 0.1},
+    DisentangleLossConfig: {
+        "shared_alone": 0.0, "specific_domain": 0.0, "mmd": 0.0, "adversary": 0.0, "sample": 16,
     },
-    InfomaxConfig: {"weight": 0.0},
-    TaxonomyConfig: {"weight": 0.0, "levels": 3, "items": 512, "temperature": 0.1, "constraint": True},
+    TaxonomyConfig: {"weight": 0.0, "levels": 3},
     TransferConfig: {"weight": 0.0, "sharpness": 1.0},
     Protocol: {
         "name": "full", "split": "test", "candidates": "full", "negatives": 0, "draws": 1, "replacement": False,
@@ -121,37 +86,22 @@ def test_a_default_changes_only_on_purpose(kind: type) -> None:
 
 
 def test_the_robust_contrast_wants_scores_whose_exponential_is_a_number() -> None:
-    def largest(**fields: Any) -> float:
-        config = ContrastiveConfig(form="robust", **fields)
-        return config.robust_power * (1 / config.temperature + math.log(config.negatives + 1))
-
-    assert 79 < largest(robust_power=1.0, temperature=1 / 78, negatives=2) < 80
+    """Its power of the largest score, .5 (1 / temperature + log 1025), stays below 80."""
+    assert ContrastiveConfig(form="robust", temperature=1 / 153).form == "robust"
     with pytest.raises(ConfigError, match=r"objectives\.contrastive\.temperature"):
-        largest(robust_power=1.0, temperature=1 / 79, negatives=2)
-    with pytest.raises(ConfigError, match=r"objectives\.contrastive\.temperature"):
-        largest(robust_power=1.0, temperature=1 / 75, negatives=1000)
-    assert largest(robust_power=0.5, temperature=1 / 79, negatives=2) < 41
+        ContrastiveConfig(form="robust", temperature=1 / 154)
     # Other forms take no power of it.
     assert ContrastiveConfig(form="infonce", temperature=1e-3).temperature == 1e-3
     with pytest.raises(ConfigError, match=r"objectives\.contrastive\.temperature"):
         ContrastiveConfig(form="robust", temperature=0.0)
 
 
-@pytest.mark.parametrize(
-    ("intra", "inter", "second", "needed"),
-    [
-        (0, 0, "in_domain", False), (0.1, 0, "in_domain", True), (0.1, 0, "dropout", False),
-        (0, 0.1, "in_domain", True), (0, 0.1, "dropout", True),
-    ],
-)  # fmt: skip
-def test_a_contrast_with_in_domain_states_needs_them(intra: float, inter: float, second: Any, needed: bool) -> None:
-    assert ContrastiveConfig(intra, inter, second).needs_views is needed
-
-
-def test_denoising_is_used_where_a_part_of_it_is_switched_on() -> None:
-    assert not DenoiseConfig(power=0.5).used
-    assert DenoiseConfig(trim=LITTLE).used
-    assert DenoiseConfig(robust="symmetric").used
+def test_an_objective_is_used_where_a_weight_of_it_is_above_0() -> None:
+    assert not ContrastiveConfig(form="infonce").used
+    assert ContrastiveConfig(intra=LITTLE).used
+    assert ContrastiveConfig(inter=LITTLE).used
+    assert not DisentangleLossConfig(sample=4).used
+    assert DisentangleLossConfig(adversary=LITTLE).used
 
 
 @pytest.mark.parametrize(

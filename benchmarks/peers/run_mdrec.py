@@ -75,7 +75,7 @@ def _some(queries: Any, chosen: np.ndarray) -> Any:
 def _config(task: Task, log: Log) -> Any:
     from mdrec_jax.config import RunConfig
     from mdrec_jax.data.batching import BatchingConfig
-    from mdrec_jax.models.sasrec import SasrecConfig
+    from mdrec_jax.models.recommender import RecommenderConfig
     from mdrec_jax.objectives.next_item import NextItemConfig
     from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 
@@ -85,15 +85,14 @@ def _config(task: Task, log: Log) -> Any:
         batching=BatchingConfig(
             rows=max(1, round(task.batch * tokens / row_length)), row_length=row_length, max_length=task.length
         ),
-        model=SasrecConfig(
+        model=RecommenderConfig(
             dim=task.dim,
             layers=task.blocks,
             heads=task.heads,
             ffn_multiple=1.0,
-            max_length=task.length,
+            attention_window=task.length,
             embedding_dropout=task.dropout,
-            attention_dropout=task.dropout,
-            ffn_dropout=task.dropout,
+            inner_dropout=task.dropout,
             residual_dropout=task.dropout,
             embedding_scale=task.dim**0.5,
             init_scale=(2 / (log.num_items + task.dim)) ** 0.5,  # Xavier's, as the peers have it

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from mdrec_jax.data.horizon import draw_distances, look_ahead
 from mdrec_jax.data.layout import Block, fill_inputs, fill_targets, lay_out, segment_table, segment_users, slots_of
-from mdrec_jax.data.mixing import mix, wanted_shares
 from mdrec_jax.data.noise import NoiseConfig, noisy_stream
 from mdrec_jax.data.packing import EpochPlan, make_pool, pack, plan_epoch, slot_lengths
 from mdrec_jax.data.streams import train_stream
-from mdrec_jax.data.windows import MAX_LENGTH, count_targets, count_targets_by_domain, cut_windows, domain_geometry
+from mdrec_jax.data.windows import MAX_LENGTH, count_targets, cut_windows, domain_geometry
 from mdrec_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,12 +35,7 @@ class BatchingConfig:
         row_length: T, tokens of a row. Twice `max_length` or more packs best.
         max_length: the most tokens of one segment.
         window: "last": the last `max_length` tokens of a sequence; "all": as many windows as cover its targets once.
-        context: tokens that each window but a sequence's first reads again before its targets ("all").
         horizon: events ahead that each target is drawn from, nearer ones more often (`horizon.py`); 1: the next.
-        segments: S, the most segments of a row; 0: as many as the data need.
-        mixing: "proportional" (every window once an epoch), "temperature" or "explicit": see `mixing.py`.
-        temperature: 1 keeps the shares of the data, larger evens the domains out.
-        domain_weights: wanted shares of the domains, in the order of the manifest ("explicit").
         noise: put into training events on purpose.
 
     Raises:
@@ -53,12 +46,7 @@ class BatchingConfig:
     row_length: int = 128
     max_length: int = 50
     window: Literal["last", "all"] = "last"
-    context: int = 0
     horizon: int = 1
-    segments: int = 0
-    mixing: Literal["proportional", "temperature", "explicit"] = "proportional"
-    temperature: float = 1.0
-    domain_weights: tuple[float, ...] = ()
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
     def __post_init__(self) -> None:
@@ -71,16 +59,7 @@ class BatchingConfig:
             f"at least max_length = {self.max_length}",
         )
         _require(self.window in ("last", "all"), "window", self.window, "last or all")
-        _require(
-            0 <= self.context < self.max_length, "context", self.context, f"0 to max_length - 1 = {self.max_length - 1}"
-        )
         _require(self.horizon >= 1, "horizon", self.horizon, "at least 1")
-        _require(self.segments >= 0, "segments", self.segments, "0 (as many as needed) or more")
-        mixings = ("proportional", "temperature", "explicit")
-        _require(self.mixing in mixings, "mixing", self.mixing, ", ".join(mixings))
-        _require(self.temperature > 0, "temperature", self.temperature, "more than 0")
-        good = all(0 <= weight < float("inf") for weight in self.domain_weights)
-        _require(good, "domain_weights", self.domain_weights, "finite weights, none below 0")
 
 
 def _require(good: bool, field: str, found: object, expected: str) -> None:
@@ -92,7 +71,7 @@ class TrainBatches:
     """Endless batches; `batches[i]` is finished and its arrays belong to the caller.
 
     Every epoch has the same number of batches, the last one filled up with empty rows, so batch i belongs to epoch
-    i // batches_per_epoch(). With proportional mixing every target is in every epoch exactly once.
+    i // batches_per_epoch(). Every target is in every epoch exactly once.
 
     Args:
         dataset: see `streams.train_stream` for what of it is read.
@@ -102,13 +81,11 @@ class TrainBatches:
     Attributes:
         segments: S, the same for every batch.
         sequences_left_out: sequences with training events of which none can be predicted.
-        windows_never_drawn: windows whose mixing rate is 0.
-        domain_shares: [G], each domain's share of an epoch's targets (in the mean).
-        fill: tokens over slots of an epoch's rows (in the mean), its last batch's empty rows not counted.
+        targets_per_epoch: of every epoch.
+        fill: tokens over slots of an epoch's rows, its last batch's empty rows not counted.
 
     Raises:
         InputError: nothing to predict, or times that do not fit.
-        ConfigError: weights that do not fit the domains.
     """
 
     def __init__(
@@ -120,43 +97,16 @@ class TrainBatches:
             raise ValueError(f"local_rows {local_rows} is no part of {config.rows} rows")
         stream, self.sequences_left_out = train_stream(dataset)
         self.stream = noisy_stream(stream, dataset.domain_items, config.noise)
-        self.windows = cut_windows(
-            self.stream, window=config.window, max_length=config.max_length, context=config.context
-        )
+        self.windows = cut_windows(self.stream, window=config.window, max_length=config.max_length)
         self._geometry = domain_geometry(self.stream, self.windows)
         self._table = segment_table(self.stream, self.windows, self._geometry)
-        self._draw_rates(tuple(dataset.manifest.domains))
-        self._pool = make_pool(self.windows.length, self._rate)
-        self._template = pack(slot_lengths(self._pool, self.windows.length), config.row_length, config.segments)
-        self.segments = config.segments or self._template.segments
-        self.windows_never_drawn = len(self.windows.length) - len(self._pool.order)
-        self.fill = self._mean_per_epoch(self.windows.length) / (self._template.rows * config.row_length)
+        self.targets_per_epoch = int(count_targets(self.stream, self.windows).sum())
+        self._pool = make_pool(self.windows.length)
+        self._template = pack(slot_lengths(self._pool, self.windows.length), config.row_length)
+        self.segments = self._template.segments
+        self.fill = float(self.windows.length.sum()) / (self._template.rows * config.row_length)
         self._plans: dict[int, EpochPlan] = {}
         self._lock = threading.Lock()
-
-    def _draw_rates(self, domains: tuple[str, ...]) -> None:
-        config, self._rate = self.config, None
-        self._targets = count_targets(self.stream, self.windows)
-        self.domain_shares: Float64[np.ndarray, " G"] = np.ones(1)
-        if len(domains) == 1 and config.mixing != "explicit":
-            return
-        by_domain = count_targets_by_domain(self.stream, self.windows)
-        natural = by_domain.sum(axis=0).astype(np.float64)
-        self.domain_shares = natural / natural.sum()
-        wanted = wanted_shares(natural, config.mixing, config.temperature, config.domain_weights, domains)
-        if config.mixing != "proportional":
-            mixture = mix(by_domain, wanted)
-            self._rate, self.domain_shares = mixture.rate, mixture.expected_shares
-
-    def _mean_per_epoch(self, value: Int64[np.ndarray, " W"]) -> float:
-        if self._rate is None:
-            return float(value.sum())
-        return float(value @ (self._rate / 2**20))
-
-    @property
-    def targets_per_epoch(self) -> int:
-        """Targets of an epoch: exact with proportional mixing, else the mean."""
-        return round(self._mean_per_epoch(self._targets))
 
     def batches_per_epoch(self) -> int:
         """The same for every epoch."""
@@ -193,7 +143,7 @@ class TrainBatches:
         layout = lay_out(count, segments.length, config.row_length)
         block = Block(end - begin, config.row_length)
         tokens = fill_inputs(block, self.stream, self._geometry, layout, segments)
-        fill_targets(block, self.stream, self._geometry, layout, segments, tokens)
+        fill_targets(block, self.stream, self._geometry, tokens)
         if config.horizon > 1:
             slots = slice(self.local_rows[0] * config.row_length, self.local_rows[1] * config.row_length)
             distance = draw_distances(self.seed, i, config.rows * config.row_length, config.horizon)[slots]
@@ -205,9 +155,5 @@ class TrainBatches:
         """The windows in rows begin .. end of the epoch, row by row, and how many each row has."""
         slot, count = slots_of(self._template.row_offsets, plan.row_order[begin:end])
         rank = self._template.slot_rank[slot]
-        taken = rank < len(plan.draw)
-        if not taken.all():  # an epoch may draw a few windows less than there are slots
-            row = np.repeat(np.arange(len(count)), count)
-            rank, count = rank[taken], np.bincount(row[taken], minlength=len(count))
         missing = end - begin - len(count)  # rows behind the epoch's end
         return plan.draw[rank], np.pad(count, (0, missing)) if missing else count

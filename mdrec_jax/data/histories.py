@@ -77,7 +77,6 @@ class QueryBatches:
             sequence=sequence.astype(np.int32),
             start=start,
             length=length.astype(np.int32),
-            scored_from=np.zeros(len(first), np.int32),
         )
         self._geometry = domain_geometry(stream, windows)
         self._table = segment_table(stream, windows, self._geometry)
@@ -102,13 +101,13 @@ class QueryBatches:
     def _pack(self, windows: Windows, config: BatchingConfig) -> None:
         """Rows, and the rows of each batch: rows with many queries and with few are dealt out evenly."""
         self._batch_rows: Int64[np.ndarray, "B R"] = np.zeros((0, self.rows), np.int64)
-        self.segments = config.segments or 1
+        self.segments = 1
         self.slots = 0
         if not self.num_queries:
             return
-        pool = make_pool(windows.length, None)
-        template = pack(slot_lengths(pool, windows.length), config.row_length, config.segments)
-        self.segments = config.segments or template.segments
+        pool = make_pool(windows.length)
+        template = pack(slot_lengths(pool, windows.length), config.row_length)
+        self.segments = template.segments
         self._window_in_slot = pool.order[template.slot_rank]
         self._row_offsets = template.row_offsets
         asked = np.diff(self._query_offsets)[self._window_in_slot]

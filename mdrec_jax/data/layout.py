@@ -125,12 +125,12 @@ class SegmentTable:
     """What a batch needs to know of each window, side by side in memory: one row a window, read at random."""
 
     rows: Int64[np.ndarray, "W 4"]
-    """start | length and scored_from in the lower and upper half | user | row of `DomainGeometry.skipped`."""
+    """start | length | user | row of `DomainGeometry.skipped`."""
 
     def take(self, window: Int[np.ndarray, " K"]) -> "Segments":
         """The windows that a batch shows, one after the other."""
         start, length, user, skipped_row = self.rows.take(window, axis=0).T
-        return Segments(start, length & 0xFFFFFFFF, length >> 32, user, skipped_row)
+        return Segments(start, length, user, skipped_row)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ class Segments:
 
     start: Int64[np.ndarray, " K"]
     length: Int64[np.ndarray, " K"]
-    scored_from: Int64[np.ndarray, " K"]
     user: Int64[np.ndarray, " K"]
     skipped_row: Int64[np.ndarray, " K"]
 
@@ -148,7 +147,7 @@ def segment_table(stream: EventStream, windows: Windows, geometry: DomainGeometr
     """The table of these windows."""
     rows = np.empty((len(windows.start), 4), np.int64)
     rows[:, 0] = windows.start
-    rows[:, 1] = windows.length | windows.scored_from.astype(np.int64) << 32
+    rows[:, 1] = windows.length
     rows[:, 2] = stream.user[windows.sequence]
     rows[:, 3] = 0 if geometry is None else geometry.skipped_row
     return SegmentTable(rows)
@@ -221,8 +220,6 @@ def fill_targets(
     block: Block,
     stream: EventStream,
     geometry: DomainGeometry | None,
-    layout: Layout,
-    segments: Segments,
     tokens: Tokens,
 ) -> None:
     """Fill everything that a token says about the event behind it."""
@@ -241,9 +238,8 @@ def fill_targets(
         previous += 1
         gap -= block["position"]
         np.copyto(previous, -1, where=gap > 1)  # it stands before the window
-    if stream.has_context or segments.scored_from.any():
+    if stream.has_context:
         scored = block["target"] != 0
-        scored &= block["position"] >= layout.spread(segments.scored_from, np.int32)
         for field in ("target", "target_domain", "target_time"):
             np.multiply(block[field], scored, out=block[field])
         np.copyto(block["weight"].view(np.float32), scored)

@@ -1,7 +1,7 @@
 """Noise put into training events on purpose, to see how much of it a model stands.
 
 A share of the training events gets an item drawn uniformly from its own domain. Which events those are and what they
-become is a function of the seed and of the event's place alone: the same in every epoch, and what a smaller share
+become is a function of the event's place alone: the same in every epoch, and what a smaller share
 replaces, a larger one replaces by the same items. Validation and test targets, and the histories that they are asked
 with, stay as they are.
 """
@@ -17,6 +17,9 @@ from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.data.streams import EventStream
 from mdrec_jax.errors import ConfigError
 
+SEED = 0
+"""It does not depend on the run's seed: runs of several seeds see one noisy data set."""
+
 
 @dataclass(frozen=True)
 class NoiseConfig:
@@ -24,18 +27,15 @@ class NoiseConfig:
     Args:
         share: of the training events whose item is replaced; 0 leaves the data as they are.
         what: `events`: what is read and what is predicted, as in a noisy log; `inputs`: only what is read.
-        seed: of the noise; it does not depend on the run's seed, so runs of several seeds see one noisy data set.
     """
 
     share: float = 0.0
     what: Literal["events", "inputs"] = "events"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         checks = {
             "share": (0 <= self.share <= 1, "a share, 0 to 1"),
             "what": (self.what in ("events", "inputs"), "events or inputs"),
-            "seed": (self.seed >= 0, ">= 0"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -56,7 +56,7 @@ def noisy_stream(
     if not config.share:
         return stream
     item, domain = np.asarray(stream.item).copy(), np.asarray(stream.domain)
-    which, what = (np.random.default_rng((config.seed, purpose)).random(len(item)) for purpose in (0, 1))
+    which, what = (np.random.default_rng((SEED, purpose)).random(len(item)) for purpose in (0, 1))
     chosen = (which < config.share) & (item >= FIRST_ITEM)  # an item outside the vocabulary stays
     for number, items in enumerate(domain_items):
         places = np.flatnonzero(chosen & (domain == number))

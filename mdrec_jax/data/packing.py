@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-SHARE_BITS = 20
-"""Rates of drawing are whole multiples of 2^-20: sums are exact and do not depend on the order of summing."""
-
 
 @dataclass(frozen=True)
 class Template:
@@ -41,8 +38,6 @@ class Pool:
     """Window numbers by falling length."""
     class_offsets: Int64[np.ndarray, " C+1"]
     """Windows order[class_offsets[c]:class_offsets[c+1]] have the same length."""
-    rate: Int64[np.ndarray, " W"] | None
-    """How often an epoch draws the window numbered so, in units of 2^-SHARE_BITS; None: exactly once."""
 
 
 @dataclass(frozen=True)
@@ -53,34 +48,23 @@ class EpochPlan:
     row_order: Int64[np.ndarray, " M"]
 
 
-def make_pool(length: Int[np.ndarray, " W"], rate: Int64[np.ndarray, " W"] | None) -> Pool:
-    """Windows sorted by falling length; those that are never drawn (rate 0) are left out."""
+def make_pool(length: Int[np.ndarray, " W"]) -> Pool:
+    """Windows sorted by falling length."""
     order = np.argsort(-length.astype(np.int16 if length.max() < 2**15 else np.int64), kind="stable")
-    if rate is not None:
-        order = order[rate[order] > 0]
     changes = np.flatnonzero(np.diff(length[order])) + 1
     return Pool(
         order=order.astype(np.int32),
         class_offsets=np.concatenate([[0], changes, [len(order)]]).astype(np.int64),
-        rate=rate,
     )
 
 
 def slot_lengths(pool: Pool, length: Int[np.ndarray, " W"]) -> Int64[np.ndarray, "C 2"]:
-    """(length, number of slots) that hold whatever an epoch can draw, longest first.
-
-    An epoch draws, of the windows at least as long as l, floor(sum of rates + u) with u in [0, 1): never more than
-    the sum rounded up. So many slots of that length or more are enough for every epoch.
-    """
+    """(length, number of slots) of the windows, longest first."""
     end = pool.class_offsets[1:]
-    count = end
-    if pool.rate is not None:
-        total = np.cumsum(pool.rate[pool.order])[end - 1]
-        count = (total + (1 << SHARE_BITS) - 1) >> SHARE_BITS
-    return np.stack([length[pool.order[end - 1]], np.diff(count, prepend=0)], axis=1)
+    return np.stack([length[pool.order[end - 1]], np.diff(end, prepend=0)], axis=1)
 
 
-def pack(lengths: Int64[np.ndarray, "C 2"], row_length: int, max_segments: int = 0) -> Template:
+def pack(lengths: Int64[np.ndarray, "C 2"], row_length: int) -> Template:
     """Fill rows of `row_length` tokens, the longest first, then whatever is longest among what still fits.
 
     Works on (length, count) pairs, so its cost depends on the number of different lengths alone: 1 ms for 400,000
@@ -89,15 +73,13 @@ def pack(lengths: Int64[np.ndarray, "C 2"], row_length: int, max_segments: int =
 
     Args:
         lengths: pairs (length, count), any order.
-        max_segments: the most slots a row may have; 0 = as many as fit.
     """
     left = {int(size): int(count) for size, count in lengths if count > 0}
     sizes = sorted(left)
-    limit = max_segments or row_length
     slots: list[np.ndarray] = []
     row_counts: list[np.ndarray] = []
     while sizes:
-        pattern = _fill_row(sizes, left, row_length, limit)
+        pattern = _fill_row(sizes, left, row_length)
         times = min(left[size] // count for size, count in pattern)
         row = np.repeat([size for size, _ in pattern], [count for _, count in pattern])
         slots.append(np.tile(row, times))
@@ -115,17 +97,16 @@ def pack(lengths: Int64[np.ndarray, "C 2"], row_length: int, max_segments: int =
     )
 
 
-def _fill_row(sizes: list[int], left: dict[int, int], room: int, limit: int) -> list[tuple[int, int]]:
+def _fill_row(sizes: list[int], left: dict[int, int], room: int) -> list[tuple[int, int]]:
     """One row as (length, count) pairs, longest first; `sizes` are the lengths still there, rising."""
     pattern: list[tuple[int, int]] = []
     place = len(sizes) - 1
-    while place >= 0 and limit:
+    while place >= 0 and room:
         size = sizes[place]
-        count = min(left[size], room // size, limit)
+        count = min(left[size], room // size)
         if count:
             pattern.append((size, count))
             room -= count * size
-            limit -= count
         place = min(place - 1, bisect_right(sizes, room) - 1)
     return pattern
 
@@ -134,14 +115,10 @@ def plan_epoch(pool: Pool, template: Template, seed: int, epoch: int) -> EpochPl
     """The epoch's plan, a pure function of its arguments: 10 ms for 400,000 windows.
 
     Windows of one length are shuffled among each other, which is all the freedom the template leaves; rows are
-    shuffled as a whole. Where windows have rates, the epoch draws by systematic sampling along that order: window w
-    floor(rate) or ceil(rate) times, rate times in the mean over epochs.
+    shuffled as a whole.
     """
     rng = np.random.default_rng((seed, epoch))
     order = pool.order.copy()
     for begin, end in zip(pool.class_offsets[:-1].tolist(), pool.class_offsets[1:].tolist(), strict=True):
         rng.shuffle(order[begin:end])
-    if pool.rate is not None:
-        drawn = (np.cumsum(pool.rate[order]) + rng.integers(1 << SHARE_BITS)) >> SHARE_BITS
-        order = np.repeat(order, np.diff(drawn, prepend=0))
     return EpochPlan(draw=order, row_order=rng.permutation(template.rows))

@@ -1,7 +1,7 @@
 """Windows: the pieces of histories that become segments of a row.
 
 A window of n tokens is n + 1 neighbouring events of one sequence: the first n are read, the target of each token is
-the event behind it. Its first `scored_from` tokens are read only.
+the event behind it.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,6 @@ class Windows:
     """Where its first token stands in the stream's columns."""
     length: Int32[np.ndarray, " W"]
     """Tokens."""
-    scored_from: Int32[np.ndarray, " W"]
-    """The first token with a target that counts; those before it are context."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,11 @@ class DomainGeometry:
     """The window's row of `skipped`; 0 where the window begins its sequence."""
 
 
-def cut_windows(stream: EventStream, *, window: Literal["last", "all"], max_length: int, context: int) -> Windows:
+def cut_windows(stream: EventStream, *, window: Literal["last", "all"], max_length: int) -> Windows:
     """Windows of at most `max_length` tokens.
 
-    "last": one a sequence, its last tokens. "all": the first window scores up to `max_length` targets, each later one
-    reads `context` tokens that were scored before and scores up to `max_length - context` new ones: every target of
-    the sequence is scored exactly once. Windows without a target are left out.
+    "last": one a sequence, its last tokens. "all": as many as score every target of the sequence exactly once. Windows
+    without a target are left out.
     """
     tokens = stream.length - 1
     if window == "last":
@@ -62,18 +59,15 @@ def cut_windows(stream: EventStream, *, window: Literal["last", "all"], max_leng
             sequence=np.arange(len(tokens), dtype=np.int32),
             start=stream.start + tokens - length,
             length=length.astype(np.int32),
-            scored_from=np.zeros(len(tokens), np.int32),
         )
-    fresh = max_length - context
-    count = 1 + np.maximum(0, -(-(tokens - max_length) // fresh))
+    count = np.maximum(1, -(-tokens // max_length))
     sequence = np.repeat(np.arange(len(tokens)), count)
     number = ragged_ranges(np.zeros(len(count), np.int64), count)
-    first = np.where(number == 0, 0, max_length + (number - 1) * fresh - context)
+    first = number * max_length
     cut = Windows(
         sequence=sequence.astype(np.int32),
         start=stream.start[sequence] + first,
         length=np.minimum(tokens[sequence] - first, max_length).astype(np.int32),
-        scored_from=np.where(number == 0, 0, context).astype(np.int32),
     )
     return _take(cut, np.flatnonzero(count_targets(stream, cut)))
 
@@ -81,19 +75,9 @@ def cut_windows(stream: EventStream, *, window: Literal["last", "all"], max_leng
 def count_targets(stream: EventStream, windows: Windows) -> Int64[np.ndarray, " W"]:
     """How many targets each window scores."""
     if not stream.has_context:
-        return (windows.length - windows.scored_from).astype(np.int64)
+        return windows.length.astype(np.int64)
     before = np.concatenate([[0], np.cumsum(stream.target != 0)])
-    return before[windows.start + windows.length + 1] - before[windows.start + windows.scored_from + 1]
-
-
-def count_targets_by_domain(stream: EventStream, windows: Windows) -> Int64[np.ndarray, "W G"]:
-    """How many targets of each domain each window scores."""
-    low, high = windows.start + windows.scored_from + 1, windows.start + windows.length + 1
-    counts = np.empty((len(low), stream.num_domains), np.int64)
-    for domain in range(stream.num_domains):
-        places = np.flatnonzero((stream.domain == domain) & (stream.target != 0))
-        counts[:, domain] = np.searchsorted(places, high) - np.searchsorted(places, low)
-    return counts
+    return before[windows.start + windows.length + 1] - before[windows.start + 1]
 
 
 def domain_geometry(stream: EventStream, windows: Windows) -> DomainGeometry | None:
@@ -125,5 +109,4 @@ def _take(windows: Windows, index: Int[np.ndarray, " K"]) -> Windows:
         sequence=windows.sequence[index],
         start=windows.start[index],
         length=windows.length[index],
-        scored_from=windows.scored_from[index],
     )

@@ -1,6 +1,6 @@
 """What counting adds to a model's scores: the pairs of a training log that no model of few numbers an item can hold.
 
-    score(v) = h . v + weight * log(1 + t(v) / least)
+    score(v) = h . v + weight * log(1 + t(v) / .01)
 
 t(v) is the score of v by transition counts (`transitions.py`), 0 for all items but those that followed one of the last
 five somewhere in training. Nothing is learned, and what is added is never negative. (A parametric model interpolated
@@ -20,6 +20,8 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 from mdrec_jax.evaluate.transitions import Reached, TransitionCounts, reach
 
+LEAST = 0.01
+"""The transition score from which on it is noticed."""
 ENTRIES = 1 << 22
 """Items that something is added to, of all queries of a block, each as many as the one with the most."""
 
@@ -29,19 +31,13 @@ class CountsConfig:
     """
     Args:
         weight: of what is added; 0 = the model alone. To be chosen on the validation split.
-        least: the transition score from which on it is noticed.
     """
 
     weight: float = 0.0
-    least: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, value, holds, expected in (
-            ("weight", self.weight, self.weight >= 0, ">= 0"),
-            ("least", self.least, self.least > 0, "> 0"),
-        ):
-            if not holds:
-                raise ConfigError("out of range", column=f"counts.{name}", found=value, expected=expected)
+        if not self.weight >= 0:
+            raise ConfigError("out of range", column="counts.weight", found=self.weight, expected=">= 0")
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Counted:
     def added(self, recent: Int32[np.ndarray, "B K"]) -> Reached:
         """What is added for queries whose latest items are `recent` (0 = none), the latest first."""
         found = reach(self.counts, recent)
-        return Reached(found.key, self.config.weight * np.log1p(found.score / self.config.least))
+        return Reached(found.key, self.config.weight * np.log1p(found.score / LEAST))
 
     def blocks(self, recent: Int32[np.ndarray, "B K"], size: int) -> Iterator[slice]:
         """The queries in blocks of at most `size`, smaller where their latest items were followed by many others."""

@@ -2,7 +2,7 @@
 
 Every history that a split asks about is asked for its last event's own domain, so that the mixed and the in-domain view
 stand at the same event. From each code a logistic regression and a multilayer perceptron guess that domain; a shared
-code should leave them at chance. (One that is standardised is read before it is told the target's domain, with the
+code should leave them at chance. (One that is whitened is read before it is told the target's domain, with the
 statistics that the checkpoint holds.) An empty code does that too, so each code also ranks the split's targets by
 itself. On a planted world, ridge regressions read the user's true factors out of each code.
 """
@@ -85,9 +85,9 @@ def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes
     if len(np.unique(domain)) < 2:
         raise InputError("a probe for the domain needs histories that end in two domains", file=asked.dataset.path)
     codes: dict[str, dict[str, Figure]] = {}
-    factors, standardised = planted(asked.dataset, histories), "standard" in scorer.params.statistics.get("fusion", {})
+    factors, whitened = planted(asked.dataset, histories), bool(scorer.params.statistics)
     for code in CODES:
-        name = "standard" if code == "shared" and standardised else code
+        name = "whitened" if code == "shared" and whitened else code
         x = codes_at(scorer, asked.dataset, histories, name)
         codes[code] = read(x, domain, user, seed)
         for name, (values, group) in factors.items():

@@ -20,7 +20,8 @@ from mdrec_jax.evaluate.asked import Asked
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.evaluate.slices import HISTORY_EDGES, span_names
 from mdrec_jax.models.api import Model, encode_batch
-from mdrec_jax.models.context import GAP_NAMES, gap_bucket
+from mdrec_jax.models.encoded import trace_details
+from mdrec_jax.models.layers.context import GAP_NAMES, gap_bucket
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated
 from mdrec_jax.types import Batch, Params
 
@@ -73,7 +74,7 @@ def measure_routing(scorer: Scorer, asked: Asked, gates: dict[str, tuple[str, ..
     """Runs the model over the histories of the queries, without dropout.
 
     Args:
-        gates: the choices' names, by the name of their layer; `MdrecConfig.gates`.
+        gates: the choices' names, by the name of their layer; `Model.gates`.
     """
     dataset = asked.dataset
     source = query_batches(dataset, asked.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time)
@@ -152,10 +153,10 @@ def _rows(
 
 @lru_cache(maxsize=4)
 def _tracer(model: Model, mesh: Mesh, dtype: Any) -> Any:
-    """Compiled: (parameters, batch) -> `Encoded.details`, on every device."""
+    """Compiled: (parameters, batch) -> `trace_details`, on every device."""
 
     def local(params: Params, batch: Batch) -> dict[str, Array]:
-        return encode_batch(model, params, batch, dtype=dtype).details
+        return trace_details(encode_batch(model, params, batch, dtype=dtype).traces)
 
     specs = {"in_specs": (jax.P(), jax.P(DATA)), "out_specs": jax.P(None, DATA)}
     body = jax.shard_map(local, mesh=mesh, check_vma=False, **specs)

@@ -17,8 +17,9 @@ from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.counted import Counted
 from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.models.api import Model, encode_batch
+from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
-from mdrec_jax.types import Batch, Encoded, Params, Queries, Rows
+from mdrec_jax.types import Batch, Params, Queries, Rows
 
 AHEAD = 4
 """Batches whose states are awaited at once: the next ones are packed while these are worked out."""
@@ -84,7 +85,7 @@ def states(
     """(indices of queries, their states in float32) of a source, batch by batch.
 
     Args:
-        code: `h`, the state that is scored, or one of the model's `Encoded.codes`.
+        code: `h`, the state that is scored, or one of a disentangled model's `Codes`.
 
     Raises:
         InputError: a model without that code.
@@ -116,7 +117,7 @@ def _encoder(model: Model, mesh: Mesh, dtype: Any, code: str) -> Any:
     """Compiled: (parameters, batch, queries) -> the state at each query, on every device."""
 
     def local(params: Params, batch: Batch, queries: Queries) -> Float[Array, "Q D"]:
-        h = _code(encode_batch(model, params, batch, dtype=dtype), code)
+        h = code_of(model, encode_batch(model, params, batch, dtype=dtype), code)
         row = queries.row - jax.lax.axis_index(DATA) * h.shape[0]
         here = (row >= 0) & (row < h.shape[0])
         state = h[jnp.where(here, row, 0), queries.column].astype(jnp.float32)
@@ -126,14 +127,20 @@ def _encoder(model: Model, mesh: Mesh, dtype: Any, code: str) -> Any:
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False))
 
 
-def _code(encoded: Encoded, code: str) -> Float[Array, "R T D"]:
+SCORED = ("shared", "specific")
+"""Codes that items can be ranked by: they are made ready for inner products, as `h` is."""
+
+
+def code_of(model: Model, encoded: Encoded, code: str) -> Float[Array, "R T D"]:
+    """The state that is scored, or a code by its name. Raises InputError for a model that has none of that name."""
     if code == STATE:
         return encoded.h
-    if code not in encoded.codes:
-        found = ", ".join([STATE, *encoded.codes])
+    found = getattr(encoded.codes, code, None)
+    if found is None:
         hint = "shared and specific codes: mdrec train mdrec --model.disentangle.codes"
-        raise InputError(f"the model has no code '{code}'", found=found, expected=code, hint=hint)
-    return encoded.codes[code]
+        has = STATE if encoded.codes is None else ", ".join((STATE, *SCORED))
+        raise InputError(f"the model has no code '{code}'", found=has, expected=code, hint=hint)
+    return model.scored_states(found) if code in SCORED else found
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ def item_matrix(scorer: Scorer, ids: Int[np.ndarray, "U"]) -> Float[Array, "U D"
 def _vectors(model: Model, mesh: Mesh) -> Any:
     def local(params: Params, ids: Int32[Array, "U"]) -> Float[Array, "U D"]:
         rows = {name: Rows(table, {"items": ids}) for name, table in params.tables.items()}
-        return model.item_vectors(params.dense, rows, "items").astype(jnp.float32)
+        return model.scored_items(model.item_vectors(params.dense, rows, None, "items")).astype(jnp.float32)
 
     whole = jax.P()
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(whole, whole), out_specs=whole, check_vma=False))

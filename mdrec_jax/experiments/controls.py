@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.experiments.costs import Cost
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 
 TOLERANCE = 0.01
 """Costs that differ by less count as equal."""
@@ -31,7 +31,7 @@ def deeper(base: RunConfig, full: Cost, cost: Callable[[RunConfig], Cost]) -> Co
     None where `base` costs that much already.
     """
     model, wanted = base.model, (1 - TOLERANCE) * full.flops
-    assert isinstance(model, SasrecConfig)
+    assert isinstance(model, RecommenderConfig)
 
     def with_layers(layers: int) -> RunConfig:
         return replace(base, model={"layers": layers})
@@ -75,7 +75,7 @@ def wider(base: RunConfig, full: Cost, dense: Callable[[RunConfig], int]) -> Con
         None where `base` has that many already.
     """
     model = base.model
-    assert isinstance(model, SasrecConfig)
+    assert isinstance(model, RecommenderConfig)
 
     def with_width(width: int) -> RunConfig:
         return replace(base, model={"ffn_multiple": width / model.dim})

@@ -28,7 +28,6 @@ NOT_SEARCHED = {
     "seed": "--seeds",
     "train.metric": "one metric for all trials",
     "train.protocol": "one protocol for all trials",
-    "train.max_validation_queries": "the same queries for all trials",
 }
 """Fields that would make trials incomparable, and what is expected instead."""
 

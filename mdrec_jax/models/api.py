@@ -1,18 +1,27 @@
 """What a model is to the rest of the project, and the table of models."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.gru4rec import Gru4RecConfig, make_gru4rec
 from mdrec_jax.models.hstu import HstuConfig, make_hstu
-from mdrec_jax.models.mdrec import MdrecConfig, make_mdrec
-from mdrec_jax.models.sasrec import SasrecConfig, make_sasrec
-from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+from mdrec_jax.models.recommender import RecommenderConfig, make_recommender
+from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
-type ModelConfig = SasrecConfig | HstuConfig | Gru4RecConfig | MdrecConfig
+type ModelConfig = RecommenderConfig | HstuConfig | Gru4RecConfig
+
+MODELS: dict[type, Callable[..., Any]] = {
+    RecommenderConfig: make_recommender,
+    HstuConfig: make_hstu,
+    Gru4RecConfig: make_gru4rec,
+}
+"""What makes a model of a configuration."""
 
 
 class Model(Protocol):
@@ -46,6 +55,7 @@ class Model(Protocol):
         batch: Batch,
         *,
         statistics: dict[str, Any] | None = None,
+        content: Any = None,
         key: jax.Array | None,
         train: bool,
         dtype: Any = jnp.float32,
@@ -58,6 +68,7 @@ class Model(Protocol):
             rows: as a lookup of `row_ids` returns them.
             batch: R rows of T tokens, packed.
             statistics: as `init` makes them, or as they were worked out since; None for a model that has none.
+            content: as of `item_vectors`.
             key: of the dropout masks; may be None when not training.
             train: whether dropout is on.
             dtype: of activations and matrix products. Parameters stay float32; norms' and softmax's statistics are
@@ -72,8 +83,37 @@ class Model(Protocol):
         """
         ...
 
-    def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
-        """The vectors whose inner products with `h` are the logits: for the ids asked for under `name`, or all rows."""
+    def item_vectors(
+        self, dense: dict[str, Any], rows: dict[str, Rows], content: Any, ids: str | None
+    ) -> Float[Array, "... D"]:
+        """The items' vectors, which histories are made of and, as `scored_items`, states are scored against.
+
+        Args:
+            content: features of the items, for a model that reads any.
+            ids: the name under which the items were looked up; None for all rows.
+        """
+        ...
+
+    def scored_items(self, vectors: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Item vectors whose inner products with `h` are the logits."""
+        ...
+
+    def scored_states(self, h: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """States, such as a code by itself, as `h` is: ready for inner products."""
+        ...
+
+    @property
+    def gates(self) -> dict[str, tuple[str, ...]]:
+        """The names of what each routed layer chooses from."""
+        ...
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether `recalibrate` does anything."""
+        ...
+
+    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+        """The parameters and statistics with what is worked out in closed form from training histories."""
         ...
 
 
@@ -83,15 +123,7 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
     Raises:
         InputError: when the data set lacks what the model needs (an order of events, times).
     """
-    match config:
-        case SasrecConfig():
-            return make_sasrec(config, spec)
-        case HstuConfig():
-            return make_hstu(config, spec)
-        case Gru4RecConfig():
-            return make_gru4rec(config, spec)
-        case MdrecConfig():
-            return make_mdrec(config, spec)
+    return MODELS[type(config)](config, spec)
 
 
 def encode_batch(model: Model, params: Params, batch: Batch, *, dtype: Any = jnp.float32) -> Encoded:

@@ -10,7 +10,12 @@ from mdrec_jax.types import DatasetSpec
 
 
 def check_fields(
-    config: Any, *, counts: tuple[str, ...] = (), rates: tuple[str, ...] = (), positives: tuple[str, ...] = ()
+    config: Any,
+    *,
+    counts: tuple[str, ...] = (),
+    rates: tuple[str, ...] = (),
+    positives: tuple[str, ...] = (),
+    none_below_zero: tuple[str, ...] = (),
 ) -> None:
     """Checks fields of a frozen dataclass; those whose type is a `Literal` are always checked.
 
@@ -18,6 +23,7 @@ def check_fields(
         counts: whole numbers, at least 1.
         rates: dropout rates, 0 <= rate < 1.
         positives: finite numbers above zero.
+        none_below_zero: finite numbers, zero among them.
 
     Raises:
         ConfigError: for the first field out of its range.
@@ -30,6 +36,9 @@ def check_fields(
     for name in positives:
         value = getattr(config, name)
         check(name, value, math.isfinite(value) and value > 0.0, "a finite number > 0")
+    for name in none_below_zero:
+        value = getattr(config, name)
+        check(name, value, math.isfinite(value) and value >= 0.0, "a finite number >= 0")
     for field in dataclasses.fields(config):
         if typing.get_origin(field.type) is Literal:
             choices = typing.get_args(field.type)

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.encoded import Encoded
+from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ class Ensemble:
         batch: Batch,
         *,
         statistics: dict[str, Any] | None = None,
+        content: Any = None,
         key: jax.Array | None,
         train: bool,
         dtype: Any = jnp.float32,
         row_offset: int | jax.Array = 0,
     ) -> Encoded:
-        """As `Model.encode`, without losses, codes and statistics: members are trained by themselves.
+        """As `Model.encode`, states alone: members are trained by themselves.
 
         Raises:
             ValueError: when training.
@@ -74,6 +77,7 @@ class Ensemble:
                 _own(rows, member),
                 batch,
                 statistics=None if statistics is None else statistics[str(member)],
+                content=content,
                 key=key,
                 train=False,
                 dtype=dtype,
@@ -81,13 +85,37 @@ class Ensemble:
             ).h
             for member in range(self.members)
         ]
-        return Encoded(jnp.concatenate(states, axis=-1), {}, {})
+        return Encoded(jnp.concatenate(states, axis=-1))
 
-    def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
+    def item_vectors(
+        self, dense: dict[str, Any], rows: dict[str, Rows], content: Any, ids: str | None
+    ) -> Float[Array, "... D"]:
         vectors = [
-            self.model.item_vectors(dense[str(member)], _own(rows, member), name) for member in range(self.members)
+            self.model.item_vectors(dense[str(member)], _own(rows, member), content, ids)
+            for member in range(self.members)
         ]
-        return jnp.concatenate(vectors, axis=-1) / self.members
+        return jnp.concatenate(vectors, axis=-1)
+
+    def scored_items(self, vectors: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        each = [self.model.scored_items(one) for one in jnp.split(vectors, self.members, axis=-1)]
+        return jnp.concatenate(each, axis=-1) / self.members
+
+    def scored_states(self, h: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        each = [self.model.scored_states(one) for one in jnp.split(h, self.members, axis=-1)]
+        return jnp.concatenate(each, axis=-1)
+
+    @property
+    def gates(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    @property
+    def recalibrates(self) -> bool:
+        return False
+
+    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+        """Members are trained, and recalibrated, by themselves."""
+        del states
+        return params
 
 
 def side_by_side(members: Sequence[Params]) -> Params:

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt32
 
-from mdrec_jax.models import init, items
 from mdrec_jax.models.checks import check_fields
-from mdrec_jax.models.items import Inputs, ScoreKind
-from mdrec_jax.models.layers import Linear, dropout, fold_seeds, run_stack, stack
+from mdrec_jax.models.encoded import Encoded
+from mdrec_jax.models.items import Inputs, scored_states
+from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
+from mdrec_jax.models.layers.linear import Linear
+from mdrec_jax.models.layers.stack import run_stack, stack
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.tied import TiedModel
-from mdrec_jax.types import Batch, DatasetSpec, Encoded
+from mdrec_jax.types import Batch, DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,10 @@ class Gru4RecConfig:
         layers: recurrent layers, one on top of the other.
         domain_embedding, event_embedding: add an embedding of the event's domain, behaviour type, to its input.
         embedding_dropout: on the inputs of the first layer.
-        hidden_dropout: on each layer's output.
+        residual_dropout: on each layer's output.
         embedding_scale: an item vector is multiplied by it when it is read as an input.
         init_scale: standard deviation of the initial embeddings.
-        scores: logits are inner products, or cosines divided by `temperature`.
-        temperature: of `cosine` scores.
+        temperature: logits are cosines over it; inner products where it is 0.
     """
 
     dim: int = 64
@@ -43,18 +45,18 @@ class Gru4RecConfig:
     domain_embedding: bool = False
     event_embedding: bool = False
     embedding_dropout: float = 0.2
-    hidden_dropout: float = 0.2
+    residual_dropout: float = 0.2
     embedding_scale: float = 1.0
     init_scale: float = 0.02
-    scores: ScoreKind = "dot"
-    temperature: float = 0.05
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(
             self,
             counts=("dim", "layers"),
-            rates=("embedding_dropout", "hidden_dropout"),
-            positives=("embedding_scale", "init_scale", "temperature"),
+            rates=("embedding_dropout", "residual_dropout"),
+            positives=("embedding_scale", "init_scale"),
+            none_below_zero=("temperature",),
         )
 
 
@@ -98,11 +100,12 @@ class Encoder(nnx.Module):
         self.inputs = Inputs(
             input_key,
             config.dim,
+            spec,
             positions=0,
             domains=spec.num_domains if config.domain_embedding else 0,
             events=spec.num_events if config.event_embedding else 0,
             item_scale=config.embedding_scale,
-            scale=config.init_scale * config.embedding_scale,
+            init_scale=config.init_scale,
         )
         self.blocks = stack(lambda key: GatedRecurrence(key, config.dim), block_key, config.layers)
 
@@ -110,15 +113,15 @@ class Encoder(nnx.Module):
         config = self.config
         segment = jnp.asarray(batch.segment)
         first = jnp.diff(segment, axis=1, prepend=-1) != 0
-        x = dropout(self.inputs(item, batch), seeds, 0, config.embedding_dropout)
+        x = dropout(self.inputs(item, batch), seeds, Site.INPUT, config.embedding_dropout)
 
         def step(
             block: GatedRecurrence, x: Float[Array, "R T D"], number: jax.Array
         ) -> tuple[Float[Array, "R T D"], None]:
-            return dropout(block(x, first), fold_seeds(seeds, number), 1, config.hidden_dropout), None
+            return dropout(block(x, first), fold_seeds(seeds, number), Site.MIXED, config.residual_dropout), None
 
-        x, _ = run_stack(self.blocks, step, x, layers=config.layers, scan=False, remat=False)
-        return Encoded(items.scored_states(x, config.scores, config.temperature), {}, {})
+        x, _ = run_stack(self.blocks, step, x, layers=config.layers)
+        return Encoded(scored_states(x, config.temperature))
 
 
 def make_gru4rec(config: Gru4RecConfig, spec: DatasetSpec) -> TiedModel:

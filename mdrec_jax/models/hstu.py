@@ -21,21 +21,16 @@ from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_kernels.packed_attention import packed_attention
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.models import items
 from mdrec_jax.models.checks import check, check_fields, check_heads
-from mdrec_jax.models.items import Inputs, ScoreKind
-from mdrec_jax.models.layers import (
-    SCAN_FROM_LAYERS,
-    Linear,
-    Norm,
-    dropout,
-    fold_seeds,
-    run_stack,
-    stack,
-)
+from mdrec_jax.models.encoded import Encoded
+from mdrec_jax.models.items import Inputs, scored_states
+from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
+from mdrec_jax.models.layers.linear import Linear
+from mdrec_jax.models.layers.norm import Norm
+from mdrec_jax.models.layers.stack import run_stack, stack
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.tied import TiedModel
-from mdrec_jax.types import Batch, DatasetSpec, Encoded
+from mdrec_jax.types import Batch, DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,8 @@ class HstuConfig:
         layers: blocks.
         heads: attention heads; must divide `dim`. Queries, keys, values and gates are `dim / heads` wide.
         positions: `learned` adds an embedding of the event's position to its input.
-        max_length: how many events back a token sees, itself counted; also N, what attention is divided by.
-        position_bias: bias by distance; each block has a table of `max_length` entries, shared by its heads.
+        attention_window: how many events back a token sees, itself counted; also N, what attention is divided by.
+        position_bias: bias by distance; each block has a table of `attention_window` entries, shared by its heads.
         time_bias: bias by time; each block has a table of `time_buckets` entries, shared by its heads. Needs times.
         time_buckets: two for every doubling of the time; 64 hold any time.
         query_time_visible: look back from the time of the event to be predicted, not from that of the last one read.
@@ -57,9 +52,7 @@ class HstuConfig:
         residual_dropout: on the gated values, before a block's last linear map.
         embedding_scale: an item vector is multiplied by it when it is read as an input.
         init_scale: standard deviation of the initial embeddings.
-        scores: logits are inner products, or cosines divided by `temperature`.
-        temperature: of `cosine` scores.
-        scan_layers: run the blocks as one compiled loop; `auto` does so from `SCAN_FROM_LAYERS` blocks on.
+        temperature: logits are cosines over it; inner products where it is 0.
         remat: keep only the blocks' inputs for the backward pass.
     """
 
@@ -67,7 +60,7 @@ class HstuConfig:
     layers: int = 2
     heads: int = 1
     positions: Literal["learned", "none"] = "learned"
-    max_length: int = 50
+    attention_window: int = 50
     position_bias: bool = True
     time_bias: bool = True
     time_buckets: int = 64
@@ -78,28 +71,22 @@ class HstuConfig:
     residual_dropout: float = 0.2
     embedding_scale: float = 1.0
     init_scale: float = 0.02
-    scores: ScoreKind = "dot"
-    temperature: float = 0.05
-    scan_layers: Literal["auto", "on", "off"] = "auto"
+    temperature: float = 0.0
     remat: bool = False
 
     def __post_init__(self) -> None:
         check_fields(
             self,
-            counts=("dim", "layers", "heads", "max_length", "time_buckets"),
+            counts=("dim", "layers", "heads", "attention_window", "time_buckets"),
             rates=("embedding_dropout", "residual_dropout"),
-            positives=("embedding_scale", "init_scale", "temperature"),
+            positives=("embedding_scale", "init_scale"),
+            none_below_zero=("temperature",),
         )
         check_heads(self.dim, self.heads)
         visible_without_bias = self.query_time_visible and not self.time_bias
         check(
             "query_time_visible", self.query_time_visible, not visible_without_bias, "time_bias, which alone reads it"
         )
-
-    @property
-    def scanned(self) -> bool:
-        """Whether the blocks run as one compiled loop."""
-        return self.scan_layers == "on" or (self.scan_layers == "auto" and self.layers >= SCAN_FROM_LAYERS)
 
 
 @jax.tree_util.register_dataclass
@@ -127,7 +114,7 @@ class Block(nnx.Module):
         self.config = config
         self.uvqk = Linear(in_key, config.dim, 4 * config.dim, ("embed", "heads"), bias=False)
         self.out = Linear(out_key, config.dim, config.dim, ("heads", "embed"), gain=config.layers**-0.5)
-        self.position_bias = _bias(config.max_length, "position") if config.position_bias else None
+        self.position_bias = _bias(config.attention_window, "position") if config.position_bias else None
         self.time_bias = _bias(config.time_buckets, "bucket") if config.time_bias else None
 
     def __call__(
@@ -135,7 +122,7 @@ class Block(nnx.Module):
     ) -> Float[Array, "R T D"]:
         config = self.config
         rows, columns, dim = x.shape
-        norm = Norm(dim, "layernorm", affine=False)
+        norm = Norm(dim, affine=False)
         u, *vqk = jnp.split(jax.nn.silu(self.uvqk(norm(x))), 4, axis=-1)
         v, q, k = (part.reshape(rows, columns, config.heads, dim // config.heads) for part in vqk)
         mixed = packed_attention(
@@ -144,16 +131,16 @@ class Block(nnx.Module):
             v,
             moments.segment,
             mode="silu",
-            window=config.max_length,
+            window=config.attention_window,
             scale=1.0,
-            normalizer=config.max_length,
+            normalizer=config.attention_window,
             position_bias=_table(self.position_bias),
             time_bias=_table(self.time_bias),
             time=moments.time,
             query_time=moments.query_time,
         )
         y = norm(mixed.reshape(rows, columns, dim)) * u
-        return x + self.out(dropout(y, seeds, 1, config.residual_dropout))
+        return x + self.out(dropout(y, seeds, Site.MIXED, config.residual_dropout))
 
 
 def _bias(length: int, axis: str) -> nnx.Param:
@@ -173,25 +160,26 @@ class Encoder(nnx.Module):
         self.inputs = Inputs(
             input_key,
             config.dim,
-            positions=config.max_length if config.positions == "learned" else 0,
+            spec,
+            positions=config.attention_window if config.positions == "learned" else 0,
             domains=spec.num_domains if config.domain_embedding else 0,
             events=spec.num_events if config.event_embedding else 0,
             item_scale=config.embedding_scale,
-            scale=config.init_scale * config.embedding_scale,
+            init_scale=config.init_scale,
         )
         self.blocks = stack(lambda key: Block(key, config), block_key, config.layers)
-        self.final_norm = Norm(config.dim, "layernorm")
+        self.final_norm = Norm(config.dim)
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         config = self.config
-        x = dropout(self.inputs(item, batch), seeds, 0, config.embedding_dropout)
+        x = dropout(self.inputs(item, batch), seeds, Site.INPUT, config.embedding_dropout)
         moments = moments_of(batch, query_time_visible=config.query_time_visible)
 
         def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> tuple[Float[Array, "R T D"], None]:
             return block(x, moments, fold_seeds(seeds, layer)), None
 
-        x, _ = run_stack(self.blocks, step, x, layers=config.layers, scan=config.scanned, remat=config.remat)
-        return Encoded(items.scored_states(self.final_norm(x), config.scores, config.temperature), {}, {})
+        x, _ = run_stack(self.blocks, step, x, layers=config.layers, remat=config.remat)
+        return Encoded(scored_states(self.final_norm(x), config.temperature))
 
 
 def make_hstu(config: HstuConfig, spec: DatasetSpec) -> TiedModel:

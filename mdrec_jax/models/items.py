@@ -1,22 +1,61 @@
-"""From events to input vectors, and from item rows to the vectors that states are scored against."""
-
-from typing import Literal
+"""Items and events as vectors: what a history reads, and what states are scored against."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
-from mdrec_jax.models import init
-from mdrec_jax.models.dates import Dates
-from mdrec_jax.models.layers import at_least_float32
+from mdrec_jax.errors import InputError
+from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.norm import unit_length
 from mdrec_jax.models.pure import parameter
-from mdrec_jax.types import Batch, DatasetSpec, ParameterFacts, Rows, table_length
+from mdrec_jax.types import Batch, DatasetSpec, ParameterFacts, table_length
 
 ITEM_TABLE = "item"
 INPUT = "input"
 
-ScoreKind = Literal["dot", "cosine"]
+DAY = 24 * 3600
+
+
+class Dates(nnx.Module):
+    """time [R, T] in seconds since the data set's first event -> [R, T, D]: an embedding of an event's date.
+
+    Catalogues move: an item is bought for a while and then no more. The embedding is piecewise linear between learned
+    knots at equal distances from the data set's first event on; a date behind the last training event is read as that
+    event's, so nothing is asked of a knot that was never trained.
+
+    Args:
+        days: between two knots.
+        scale: standard deviation of the initial knots.
+    """
+
+    def __init__(self, key: jax.Array, dim: int, spec: DatasetSpec, *, days: float, scale: float) -> None:
+        self.seconds, self.last = days * DAY, max(spec.last_time, 0)
+        length = int(self.last // self.seconds) + 2
+        knots = init.embedding(key, length, dim, scale=scale)
+        # What is in fashion when is a data set's own.
+        self.knots = parameter(knots, "date", "embed", group="embedding", scope="private")
+
+    def __call__(self, time: Int32[Array, "R T"], dtype: jnp.dtype) -> Float[Array, "R T D"]:
+        place = jnp.clip(time, 0, self.last).astype(jnp.float32) / self.seconds
+        left = jnp.floor(place)
+        share, left = (place - left).astype(dtype)[..., None], left.astype(jnp.int32)
+        knots = self.knots.get_value().astype(dtype)
+        return knots[left] * (1 - share) + knots[left + 1] * share
+
+
+def check_dates(days: float, spec: DatasetSpec) -> None:
+    """
+    Raises:
+        InputError: dates are wanted and the data have no times.
+    """
+    if days and not spec.has_time:
+        raise InputError(
+            "an embedding of dates needs times, and this data set has none",
+            column="model.date_days",
+            found=days,
+            expected="0, or a data set with times",
+        )
 
 
 class Inputs(nnx.Module):
@@ -24,35 +63,38 @@ class Inputs(nnx.Module):
 
     Args:
         positions, domains, events: how many rows each learned embedding has; 0 leaves it out.
-        dates: the embedding of dates, if there is one.
+        date_days: days between the knots of the embedding of dates; 0 leaves it out.
         item_scale: what an item vector is multiplied by when it is read as an input.
-        scale: standard deviation of the learned embeddings' initial values.
+        init_scale: standard deviation of the initial item vectors; the learned embeddings start as large as those are
+            when they are read.
     """
 
     def __init__(
         self,
         key: jax.Array,
         dim: int,
+        spec: DatasetSpec,
         *,
         positions: int,
         domains: int,
         events: int,
+        date_days: float = 0.0,
         item_scale: float,
-        scale: float,
-        dates: Dates | None = None,
+        init_scale: float,
     ) -> None:
-        keys = jax.random.split(key, 3)
+        keys, scale = jax.random.split(key, 3), init_scale * item_scale
         self.item_scale = item_scale
         self.position = _embedding(keys[0], positions, dim, "position", scale)
         self.domain = _embedding(keys[1], domains, dim, "domain", scale)
         self.event = _embedding(keys[2], events, dim, "event", scale)
-        self.dates = dates
+        dates_key = jax.random.fold_in(key, 3)
+        self.dates = Dates(dates_key, dim, spec, days=date_days, scale=scale) if date_days else None
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch) -> Float[Array, "R T D"]:
         x = item * jnp.asarray(self.item_scale, item.dtype)
         for table, ids in ((self.position, batch.position), (self.domain, batch.domain), (self.event, batch.event)):
             if table is not None:
-                # Positions past the model's max_length share its last row.
+                # Positions past the last row share it.
                 x = x + table.get_value().astype(x.dtype).at[jnp.asarray(ids)].get(mode="clip")
         return x if self.dates is None else x + self.dates(jnp.asarray(batch.time), x.dtype)
 
@@ -70,18 +112,11 @@ def item_facts(spec: DatasetSpec, dim: int) -> ParameterFacts:
     return ParameterFacts(("table", "embed"), "private", "table", (table_length(spec.num_items), dim))
 
 
-def scored_vectors(rows: Rows, name: str | None, scores: ScoreKind) -> Float[Array, "... D"]:
-    """The vectors of the items asked for under `name`, or of all rows when None; of length 1 for `cosine`."""
-    values = rows.values if name is None else rows.take(name)
-    return unit_length(values) if scores == "cosine" else values
+def scored_items(vectors: Float[Array, "... D"], temperature: float) -> Float[Array, "... D"]:
+    """Item vectors as states are scored against them: of length 1 for cosines, as they are for a temperature of 0."""
+    return unit_length(vectors) if temperature else vectors
 
 
-def scored_states(h: Float[Array, "R T D"], scores: ScoreKind, temperature: float) -> Float[Array, "R T D"]:
-    """States whose inner products with `scored_vectors` are the logits: h, or cosines over the temperature."""
-    return unit_length(h) * jnp.asarray(1.0 / temperature, h.dtype) if scores == "cosine" else h
-
-
-def unit_length(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """x over its Euclidean length, worked out in float32 or wider; a zero vector stays zero."""
-    wide = at_least_float32(x)
-    return (wide * jax.lax.rsqrt((wide * wide).sum(-1, keepdims=True) + 1e-8)).astype(x.dtype)
+def scored_states(h: Float[Array, "... D"], temperature: float) -> Float[Array, "... D"]:
+    """States whose inner products with `scored_items` are the logits: h, or cosines over the temperature."""
+    return unit_length(h) * jnp.asarray(1.0 / temperature, h.dtype) if temperature else h

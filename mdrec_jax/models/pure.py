@@ -33,7 +33,12 @@ def statistic(value: jax.Array, *axes: str) -> Statistic:
 
 def init_arrays(build: Callable[[jax.Array], nnx.Module], key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters and the statistics of the module that `build` makes, as plain nested dicts of arrays."""
-    dense, statistics = nnx.state(build(key), *KINDS)
+    return arrays_of(build(key))
+
+
+def arrays_of(module: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and the statistics of a module, as plain nested dicts of arrays."""
+    dense, statistics = nnx.state(module, *KINDS)
     return nnx.to_pure_dict(dense), nnx.to_pure_dict(statistics)
 
 
@@ -73,6 +78,8 @@ def _facts(variable: nnx.Variable) -> ParameterFacts:
     axes = metadata["logical_axes"]
     if len(axes) == len(shape) - 1:
         axes = ("layers", *axes)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"logical axes {axes}: a name stands twice")
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} logical axes {axes} for a parameter of shape {shape}")
     return ParameterFacts(axes, metadata["scope"], metadata["group"], shape)

@@ -9,12 +9,11 @@ from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.lanes import Lanes
-from mdrec_jax.models.mdrec import MdrecConfig, make_mdrec
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.kv_cache import KVCache
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.tied import TiedModel
 
-type Layers = tuple[tuple[Lanes, ...], ...]
+type Layers = tuple[tuple[KVCache, ...], ...]
 """What is kept for each layer and, within it, for each pass of the loop."""
 
 
@@ -43,40 +42,34 @@ def initial_state(model: Model, users: int, dtype: Any = jnp.float32) -> StreamS
     """The state of users without any event.
 
     Args:
-        model: `mdrec` or `sasrec`, with rotary positions or none.
+        model: a recommender with rotary positions or none.
         users: U.
-        dtype: of keys, values and activations. The written memory is float32 at least.
+        dtype: of keys, values and activations. The user memory is float32 at least.
 
     Raises:
         ConfigError: a model that cannot be streamed.
     """
-    flagship, config = streamable(model)
-    base, written, domains = config.encoder, config.written, flagship.spec.num_domains
-    slots, heads = written.slots if written.mode == "erase" else 0, base.heads if written.mode == "delta" else 0
-    width = base.dim // base.heads
+    tied = streamable(model)
+    config: Any = tied.config
+    domains, heads = tied.spec.num_domains, config.heads if config.user_memory else 0
+    width = config.dim // config.heads
 
-    def lanes(number: int) -> Lanes:
-        ring = users, number, base.max_length, base.heads, width
-        return Lanes(
-            key=jnp.zeros(ring, dtype),
-            value=jnp.zeros(ring, dtype),
-            slots=jnp.zeros((users, number, slots, base.dim)),
-            keep=jnp.ones((users, number, slots)),
-            added=jnp.zeros((users, number, slots, base.dim)),
-            delta=jnp.zeros((users, number, heads, width, width)),
-        )
+    def cache(number: int) -> KVCache:
+        ring = users, number, config.attention_window, config.heads, width
+        memory = jnp.zeros((users, number, heads, width, width))
+        return KVCache(jnp.zeros(ring, dtype), jnp.zeros(ring, dtype), memory)
 
     def layers(number: int) -> Layers:
-        return tuple(tuple(lanes(number) for _ in range(config.loop.most)) for _ in range(base.layers))
+        return tuple(tuple(cache(number) for _ in range(config.loop.max_steps)) for _ in range(config.layers))
 
     two = config.views.in_domain
     return StreamState(
         events=jnp.zeros((users, domains), jnp.int32),
         mixed_layers=layers(1),
         own_layers=layers(domains) if two else (),
-        mixed=jnp.zeros((users, base.dim), dtype),
+        mixed=jnp.zeros((users, config.dim), dtype),
         domain=jnp.zeros((users,), jnp.int32),
-        own=jnp.zeros((users, domains if two else 0, base.dim), dtype),
+        own=jnp.zeros((users, domains if two else 0, config.dim), dtype),
         mixed_time=jnp.zeros((users, 1), jnp.int32),
         own_time=jnp.zeros((users, domains), jnp.int32),
     )
@@ -86,40 +79,34 @@ def state_bytes(model: Model, dtype: Any = jnp.float32) -> dict[str, int]:
     """Bytes of one user's state by what they hold, which no history changes.
 
     Returns:
-        `windows` of keys and values, `memory` as written, the `open_chunk`, and the `rest`.
+        `windows` of keys and values, the user `memory`, and the `rest`.
 
     Raises:
         ConfigError: a model that cannot be streamed.
     """
     state = jax.eval_shape(lambda: initial_state(model, 1, dtype))
-    lanes = [one for layers in (state.mixed_layers, state.own_layers) for passes in layers for one in passes]
+    caches = [one for layers in (state.mixed_layers, state.own_layers) for passes in layers for one in passes]
 
     def size(tree: Any) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     return {
-        "windows": size([(one.key, one.value) for one in lanes]),
-        "memory": size([(one.slots, one.delta) for one in lanes]),
-        "open_chunk": size([(one.keep, one.added) for one in lanes]),
+        "windows": size([(one.key, one.value) for one in caches]),
+        "memory": size([one.memory for one in caches]),
         "rest": size((state.events, state.domain, state.mixed, state.own, state.mixed_time, state.own_time)),
     }
 
 
-def streamable(model: Any) -> tuple[TiedModel, MdrecConfig]:
-    """The model as `mdrec`, of which SASRec is the form with every part off."""
-    match model.config:
-        case MdrecConfig() as config:
-            flagship, column = model, "model.encoder.positions"
-        case SasrecConfig() as base:
-            config, column = MdrecConfig(base), "model.positions"
-            flagship = make_mdrec(config, model.spec)
-        case other:
-            found = type(other).__name__.removesuffix("Config").lower()
-            raise ConfigError("cannot be streamed", column="model", found=found, expected="mdrec or sasrec")
-    if config.encoder.positions == "learned":
+def streamable(model: Any) -> TiedModel:
+    """The model. Raises ConfigError for one that cannot be streamed."""
+    config = model.config
+    if not isinstance(config, RecommenderConfig):
+        found = type(config).__name__.removesuffix("Config").lower()
+        raise ConfigError("cannot be streamed", column="model", found=found, expected="a recommender")
+    if config.positions == "learned":
         expected = "rotary or none: learned positions end where the training histories did"
-        raise ConfigError("cannot be streamed", column=column, found="learned", expected=expected)
+        raise ConfigError("cannot be streamed", column="model.positions", found="learned", expected=expected)
     if config.mixers.kinds:
         found, expected = ", ".join(config.mixers.kinds), "attention alone: a state of the other mixers is not kept"
         raise ConfigError("cannot be streamed", column="model.mixers.kinds", found=found, expected=expected)
-    return flagship, config
+    return model

@@ -5,7 +5,7 @@
     scores, items = stream_recommend(model, params, state, domain, candidates, k)
 
 The state is what encoding the whole history as a batch would have left behind, so the answers are those of `encode`
-(with the window of attention that the model was trained with, `max_length`), and an event costs the same however long
+(with the window of attention that the model was trained with), and an event costs the same however long
 the history is. All functions are pure, have the users as leading axis, and may be compiled with the model static.
 """
 
@@ -18,12 +18,12 @@ from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.models.api import Model
 from mdrec_jax.models.block import Block
-from mdrec_jax.models.context import Context, bucket, context_of
-from mdrec_jax.models.items import ITEM_TABLE
-from mdrec_jax.models.lanes import Arrivals, Lanes
-from mdrec_jax.models.looping import Halting
-from mdrec_jax.models.mdrec import Encoder
-from mdrec_jax.models.stepping import Step
+from mdrec_jax.models.items import INPUT
+from mdrec_jax.models.kv_cache import Arrivals, KVCache
+from mdrec_jax.models.layers.context import Context, bucket, context_of
+from mdrec_jax.models.layers.loop import Halting
+from mdrec_jax.models.recommender import Encoder
+from mdrec_jax.models.sequence import Cached
 from mdrec_jax.models.stream_state import Layers, StreamState, initial_state, state_bytes, streamable
 from mdrec_jax.types import AnyArray, Batch, DatasetSpec, Params, Rows
 
@@ -70,20 +70,22 @@ def stream_update(
     """
     if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be in [0, 1), found {tolerance}")
-    encoder: Encoder = streamable(model)[0].module(params.dense, params.statistics)
+    tied = streamable(model)
+    encoder: Encoder = tied.module(params.dense, params.statistics)
     batch = _batch(events)
     domain, here = jnp.asarray(batch.domain), jnp.asarray(batch.item) > 0
-    item = params.tables[ITEM_TABLE][jnp.asarray(batch.item)].astype(state.mixed.dtype)
+    rows = {name: Rows(params.tables[name], ids) for name, ids in tied.row_ids(batch, {}).items()}
+    item = tied.item_vectors(params.dense, rows, None, INPUT).astype(state.mixed.dtype)
     x = encoder.embedded(item, batch, None)
     nothing, time = jnp.zeros_like(domain), jnp.asarray(batch.time)
     at = Arrivals.of(nothing, here, state.events.sum(1, keepdims=True))
     context = _context(batch, encoder.spec, at, state.mixed_time)
-    mixed, mixed_layers = _encode(encoder, x, at, context, nothing, state.mixed_layers, tolerance)
+    mixed, mixed_layers = _View(encoder, at, context, nothing).states(x, state.mixed_layers, tolerance)
     at = Arrivals.of(domain, here, state.events)
     own, own_layers, context = state.own, state.own_layers, _context(batch, encoder.spec, at, state.own_time)
     if encoder.fusion is not None:
-        h, own_layers = _encode(encoder, x, at, context, 1 + domain, own_layers, tolerance)
-        own = _latest(h, at.lane, here, own)
+        h, own_layers = _View(encoder, at, context, 1 + domain).states(x, own_layers, tolerance)
+        own = _latest(h, at.sequence, here, own)
     return StreamState(
         events=_counted(state.events, at),
         mixed_layers=mixed_layers,
@@ -102,14 +104,14 @@ def stream_queries(model: Model, params: Params, state: StreamState, domain: Int
     It is the state that `encode` gives the user's last event with this `target_domain`. Of a user without events it
     means nothing.
     """
-    encoder: Encoder = streamable(model)[0].module(params.dense, params.statistics)
+    encoder: Encoder = streamable(model).module(params.dense, params.statistics)
     own = None
     if encoder.fusion is not None:
         user = jnp.arange(domain.shape[0], dtype=jnp.int32)
         known = state.events[user, domain] > 0
         null = encoder.fusion.null.get_value().astype(state.own.dtype)
         own = jnp.where(known[:, None], state.own[user, domain], null[None])[:, None]
-    return encoder.scored(state.mixed[:, None], own, state.domain[:, None], domain[:, None])[:, 0]
+    return encoder.state(state.mixed[:, None], own, state.domain[:, None], domain[:, None])[:, 0]
 
 
 def stream_recommend(
@@ -131,8 +133,8 @@ def stream_recommend(
         Scores and item ids.
     """
     h = stream_queries(model, params, state, domain).astype(jnp.float32)
-    rows = {ITEM_TABLE: Rows(params.tables[ITEM_TABLE], {"items": items})}
-    scores, place = top_k(h, model.item_vectors(params.dense, rows, "items"), k)
+    rows = {name: Rows(table, {"items": items}) for name, table in params.tables.items()}
+    scores, place = top_k(h, model.scored_items(model.item_vectors(params.dense, rows, None, "items")), k)
     return scores, items[place]
 
 
@@ -158,95 +160,59 @@ def _batch(events: Events) -> Batch:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One layer's pass over new events of one view."""
+class _View:
+    """New events of one view: where they go, and what is known of them."""
 
-    block: Block
     encoder: Encoder
     at: Arrivals
     context: Context
     path: Int32[Array, "U B"]
 
-    def taken(
-        self, x: Float[Array, "U B D"], lanes: Lanes, number: int | Array = 0, runs: Array | None = None
-    ) -> tuple[Array, Lanes]:
-        """The states after it, and what is kept; `number` of the pass, `runs` as of `Step`."""
-        step = self._step(lanes, runs, reads=True)
-        y, _, _ = self.block.once(x, step, self.encoder.shared_bank, 0, None, number)
-        return y, step.lanes
+    def cached(self, cache: KVCache, runs: Array | None = None, *, reads: bool = True) -> Cached:
+        """What a pass runs over, from what it kept; `runs`, `reads` as of `Cached`."""
+        rotary = self.encoder.config.positions == "rotary"
+        return Cached(cache, self.at, self.context, self.path, rotary, runs, reads)
 
-    def skipped(self, x: Float[Array, "U B D"], lanes: Lanes, number: int | Array) -> Lanes:
-        """What is kept where no token takes it."""
-        block, step = self.block, self._step(lanes, None, reads=False)
-        assert block.attention is not None
-        step.attend(block.attention, block.delta, block.attended(x, number), 0, None)
-        if block.slots is not None and block.slots_norm is not None:
-            step.remember(block.slots, block.slots_norm(x), 0)
-        return step.lanes
+    def states(
+        self, x: Float[Array, "U B D"], layers: Layers, tolerance: float | None
+    ) -> tuple[Float[Array, "U B D"], Layers]:
+        """The view's states, and what its layers keep."""
+        after = []
+        for number, kept in enumerate(layers):
+            block: Block = jax.tree.map(lambda p, number=number: p[number], self.encoder.blocks)
+            if block.halting is None or tolerance is None:
+                passes = tuple(self.cached(cache) for cache in kept)
+                x, _ = block(x, passes, self.encoder.shared_bank, None)
+                kept = tuple(one.cache for one in passes)
+            else:
+                x, kept = self._until(block, block.halting, x, kept, tolerance)
+            after.append(kept)
+        return x, tuple(after)
 
-    def _step(self, lanes: Lanes, runs: Array | None, *, reads: bool) -> Step:
-        rotary = self.encoder.config.encoder.positions == "rotary"
-        return Step(lanes, self.at, self.context, self.path, rotary=rotary, runs=runs, reads=reads)
+    def _until(
+        self, block: Block, halting: Halting, x: Float[Array, "U B D"], kept: tuple[KVCache, ...], tolerance: float
+    ) -> tuple[Array, tuple[KVCache, ...]]:
+        """The loop ends where every token has stopped; the passes after it read nothing."""
 
+        def change(x: Array, number: Array, runs: Array, kept: KVCache) -> tuple[Array, KVCache]:
+            one = self.cached(jax.tree.map(lambda k: k[number], kept), runs)
+            y, _ = block.once(x, one, self.encoder.shared_bank, None, number)
+            return y - x, _put(kept, number, one.cache)
 
-def _encode(
-    encoder: Encoder,
-    x: Float[Array, "U B D"],
-    at: Arrivals,
-    context: Context,
-    path: Int32[Array, "U B"],
-    layers: Layers,
-    tolerance: float | None,
-) -> tuple[Float[Array, "U B D"], Layers]:
-    """One view's states, and what its layers keep."""
-    after = []
-    for number, kept in enumerate(layers):
-        block: Block = jax.tree.map(lambda p, number=number: p[number], encoder.blocks)
-        one = _Pass(block, encoder, at, context, path)
-        if block.halting is None:
-            x, lanes = one.taken(x, kept[0])
-            kept = (lanes,)
-        elif tolerance is None:
-            x, kept = _all_passes(block.halting, one, x, kept)
-        else:
-            x, kept = _passes_until(block.halting, one, x, kept, tolerance)
-        after.append(kept)
-    return x, tuple(after)
+        together = jax.tree.map(lambda *passes: jnp.stack(passes), *kept)
+        mixed, stopped, taken, together = halting.until(change, x, self.at.here, together, tolerance)
+
+        def skip(number: Array, kept: KVCache) -> KVCache:
+            one = self.cached(jax.tree.map(lambda k: k[number], kept), reads=False)
+            assert block.attention is not None
+            one.attend(block.attention, block.user_memory, block.attended(stopped, number), None)
+            return _put(kept, number, one.cache)
+
+        together = jax.lax.fori_loop(taken, len(kept), skip, together)
+        return mixed, tuple(jax.tree.map(lambda k, n=n: k[n], together) for n in range(len(kept)))
 
 
-def _all_passes(
-    halting: Halting, one: _Pass, x: Float[Array, "U B D"], kept: tuple[Lanes, ...]
-) -> tuple[Array, tuple[Lanes, ...]]:
-    after = list(kept)
-
-    def change(x: Array, number: int) -> Array:
-        y, after[number] = one.taken(x, kept[number], number)
-        return y - x
-
-    mixed, _ = halting(change, x)
-    return mixed, tuple(after)
-
-
-def _passes_until(
-    halting: Halting, one: _Pass, x: Float[Array, "U B D"], kept: tuple[Lanes, ...], tolerance: float
-) -> tuple[Array, tuple[Lanes, ...]]:
-    """The loop ends where every token has stopped; the passes after it read nothing."""
-
-    def change(x: Array, number: Array, runs: Array, kept: Lanes) -> tuple[Array, Lanes]:
-        y, new = one.taken(x, jax.tree.map(lambda k: k[number], kept), number, runs)
-        return y - x, _put(kept, number, new)
-
-    together = jax.tree.map(lambda *passes: jnp.stack(passes), *kept)
-    mixed, stopped, taken, together = halting.until(change, x, one.at.here, together, tolerance)
-
-    def skip(number: Array, kept: Lanes) -> Lanes:
-        return _put(kept, number, one.skipped(stopped, jax.tree.map(lambda k: k[number], kept), number))
-
-    together = jax.lax.fori_loop(taken, len(kept), skip, together)
-    return mixed, tuple(jax.tree.map(lambda k, n=n: k[n], together) for n in range(len(kept)))
-
-
-def _put(kept: Lanes, number: Array, new: Lanes) -> Lanes:
+def _put(kept: KVCache, number: Array, new: KVCache) -> KVCache:
     return jax.tree.map(lambda k, n: k.at[number].set(n), kept, new)
 
 
@@ -256,28 +222,28 @@ def _counted(counts: Int32[Array, "U G"], at: Arrivals) -> Int32[Array, "U G"]:
 
 
 def _context(batch: Batch, spec: DatasetSpec, at: Arrivals, last: Int32[Array, "U N"]) -> Context:
-    """What is known about the new events; the gap is that to the event before in the lane.
+    """What is known about the new events; the gap is that to the event before in the sequence.
 
     Args:
-        last: the time of each lane's last event before all of these.
+        last: the time of each sequence's last event before all of these.
     """
     context = context_of(batch, spec)
     if "gap" in context:
         time, column = jnp.asarray(batch.time), jnp.arange(batch.item.shape[1], dtype=jnp.int32)
-        same = (at.lane[:, :, None] == at.lane[:, None, :]) & at.here[:, None, :]
+        same = (at.sequence[:, :, None] == at.sequence[:, None, :]) & at.here[:, None, :]
         earlier = same & (column[None, None, :] < column[None, :, None])
         previous = jnp.max(jnp.where(earlier, column[None, None, :], -1), axis=2)
-        kept = jnp.take_along_axis(last, at.lane, axis=1)
+        kept = jnp.take_along_axis(last, at.sequence, axis=1)
         before = jnp.where(previous >= 0, jnp.take_along_axis(time, jnp.maximum(previous, 0), axis=1), kept)
         context["gap"] = bucket(time - before, at.before == 0)
     return context
 
 
 def _latest(
-    h: Shaped[Array, "U B D"], lane: Int32[Array, "U B"], here: Bool[Array, "U B"], before: Shaped[Array, "U N D"]
+    h: Shaped[Array, "U B D"], sequence: Int32[Array, "U B"], here: Bool[Array, "U B"], before: Shaped[Array, "U N D"]
 ) -> Shaped[Array, "U N D"]:
-    """What each lane's last event left: one of the new ones, or the one before."""
-    mine = (lane[:, :, None] == jnp.arange(before.shape[1], dtype=jnp.int32)[None, None, :]) & here[:, :, None]
+    """What each sequence's last event left: one of the new ones, or the one before."""
+    mine = (sequence[:, :, None] == jnp.arange(before.shape[1], dtype=jnp.int32)[None, None, :]) & here[:, :, None]
     column = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :, None]
     last = jnp.max(jnp.where(mine, column, -1), axis=1)
     new = jnp.take_along_axis(h, jnp.maximum(last, 0)[..., None], axis=1)

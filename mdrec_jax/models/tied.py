@@ -1,7 +1,7 @@
 """The pure surface of every model that is an encoder over one item table, which is read and scored against alike."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from mdrec_jax.models import init, items
+from mdrec_jax.models import items
 from mdrec_jax.models.checks import check_ordered
-from mdrec_jax.models.items import ScoreKind
-from mdrec_jax.models.layers import row_seeds
-from mdrec_jax.models.pure import abstract_module, array_facts, init_arrays, with_arrays
-from mdrec_jax.types import Batch, DatasetSpec, Encoded, Params, Rows
+from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.encoded import Encoded
+from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.dropout import row_seeds
+from mdrec_jax.models.pure import abstract_module, array_facts, arrays_of, init_arrays, with_arrays
+from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 
 class TiedConfig(Protocol):
@@ -26,7 +28,7 @@ class TiedConfig(Protocol):
     @property
     def init_scale(self) -> float: ...
     @property
-    def scores(self) -> ScoreKind: ...
+    def temperature(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TiedModel:
         config: of the encoder.
         spec: of the data set. Raises InputError for one without an order of events.
         encoder: (key, config, spec) -> module; the module maps (item vectors [R, T, D], batch, seeds of the rows'
-            dropout or None) to `Encoded`.
+            dropout or None) to `Encoded`. It may have a method `recalibrate(states)`.
     """
 
     config: TiedConfig
@@ -80,6 +82,7 @@ class TiedModel:
         batch: Batch,
         *,
         statistics: dict[str, Any] | None = None,
+        content: Any = None,
         key: jax.Array | None,
         train: bool,
         dtype: Any = jnp.float32,
@@ -90,10 +93,34 @@ class TiedModel:
             if key is None:
                 raise ValueError("training needs a key for dropout")
             seeds = row_seeds(key, batch.item.shape[0], row_offset)
-        encoder = self.module(dense, statistics or {})
-        inputs = rows[items.ITEM_TABLE].take(items.INPUT).astype(dtype)
-        return encoder(inputs, batch, seeds)
+        inputs = self.item_vectors(dense, rows, content, items.INPUT).astype(dtype)
+        return self.module(dense, statistics or {})(inputs, batch, seeds)
 
-    def item_vectors(self, dense: dict[str, Any], rows: dict[str, Rows], name: str | None) -> Float[Array, "... D"]:
-        del dense
-        return items.scored_vectors(rows[items.ITEM_TABLE], name, self.config.scores)
+    def item_vectors(
+        self, dense: dict[str, Any], rows: dict[str, Rows], content: Any, ids: str | None
+    ) -> Float[Array, "... D"]:
+        del dense, content
+        table = rows[items.ITEM_TABLE]
+        return table.values if ids is None else table.take(ids)
+
+    def scored_items(self, vectors: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return items.scored_items(vectors, self.config.temperature)
+
+    def scored_states(self, h: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return items.scored_states(h, self.config.temperature)
+
+    @property
+    def gates(self) -> dict[str, tuple[str, ...]]:
+        return getattr(self.config, "gates", {})
+
+    @property
+    def recalibrates(self) -> bool:
+        return getattr(self._abstract, "recalibrates", False)
+
+    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+        if not self.recalibrates:
+            return params
+        module = self.module(params.dense, params.statistics)
+        module.recalibrate(states)
+        dense, statistics = arrays_of(module)
+        return replace(params, dense=dense, statistics=statistics)

@@ -9,7 +9,7 @@ Both sides of a pair are anchors in turn. A segment gives one pair of each kind,
 length. What is compared:
 
 intra   at the segment's last target: the mixed state and the in-domain state, two views of what the user does next in
-        one domain; or the state and itself under another dropout mask (a second pass; DuoRec, arXiv 2110.05730).
+        one domain.
 inter   the in-domain state at that target and the one at the segment's last target of another domain.
 
 The negatives are both sides of other users' pairs, those of the positive's own domain alone: otherwise telling the
@@ -26,8 +26,14 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int32
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.forward import Forward, Weighted
+from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.types import Batch
 
+NEGATIVES = 1024
+"""At most this many states of the global batch are compared with, the first of its rows."""
+ROBUST_POWER, ROBUST_SHARE = 0.5, 0.025
+"""q and lambda of `robust`: towards q = 0 it is InfoNCE, at 1 it is symmetric against noise."""
 FAR = -1e30
 """The score of what is no negative: finite, so that an anchor without negatives has finite gradients."""
 
@@ -38,37 +44,25 @@ class ContrastiveConfig:
     Args:
         intra: weight of the contrast within a domain; 0 leaves it out.
         inter: weight of the contrast between two domains of a user; 0 leaves it out.
-        second: what `intra` compares with: the `in_domain` view with the mixed one, or the final state with itself
-            under another `dropout` mask, which any model has.
         form: `decoupled`; `infonce`, with the positive in the denominator (van den Oord et al. 2018); `robust`, which
             gives less weight to pairs that do not fit, such as false ones (RINCE, arXiv 2201.04309).
         temperature: tau.
-        negatives: at most this many states of the global batch are compared with, the first of its rows.
-        robust_power: q of `robust`; towards 0 it is InfoNCE, at 1 it is symmetric against noise.
-        robust_share: lambda of `robust`.
     """
 
     intra: float = 0.0
     inter: float = 0.0
-    second: Literal["in_domain", "dropout"] = "in_domain"
     form: Literal["decoupled", "infonce", "robust"] = "decoupled"
     temperature: float = 0.1
-    negatives: int = 1024
-    robust_power: float = 0.5
-    robust_share: float = 0.025
 
     def __post_init__(self) -> None:
         checks = {
             "intra": (0 <= self.intra < math.inf, "a weight, >= 0"),
             "inter": (0 <= self.inter < math.inf, "a weight, >= 0"),
             "temperature": (0 < self.temperature < math.inf, "> 0"),
-            "negatives": (self.negatives >= 2, ">= 2"),
-            "robust_power": (0 < self.robust_power <= 1, "above 0, at most 1"),
-            "robust_share": (self.robust_share > 0, "> 0"),
         }
         if self.form == "robust" and self.temperature > 0:
-            largest = self.robust_power * (1 / self.temperature + math.log(self.negatives + 1))
-            checks["temperature"] = (largest < 80, "robust_power / temperature below 70: exp of it is taken")
+            largest = ROBUST_POWER * (1 / self.temperature + math.log(NEGATIVES + 1))
+            checks["temperature"] = (largest < 80, "> .0067 for `robust`: exp of its inverse is taken")
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ConfigError(
@@ -79,9 +73,23 @@ class ContrastiveConfig:
                 )
 
     @property
-    def needs_views(self) -> bool:
-        """Whether the model must have an in-domain view."""
-        return self.inter > 0 or (self.intra > 0 and self.second == "in_domain")
+    def used(self) -> bool:
+        """Whether anything is compared: the model must then have an in-domain view."""
+        return self.inter > 0 or self.intra > 0
+
+    def losses(self, seen: Forward) -> Weighted:
+        parts: Weighted = {}
+        if self.used:
+            views = seen.encoded.views
+            assert views is not None
+            pairs = {
+                "intra": (self.intra, lambda: intra_pairs(seen.batch, views.mixed, views.in_domain)),
+                "inter": (self.inter, lambda: inter_pairs(seen.batch, views.in_domain)),
+            }
+            for name, (weight, make) in pairs.items():
+                if weight:
+                    parts[f"contrastive_{name}"] = weight, pair_loss(self, make(), seen.spread)
+        return parts
 
 
 @dataclass(frozen=True)
@@ -96,20 +104,16 @@ class Pairs:
     real: Bool[jax.Array, " N"]
 
 
-def intra_pairs(batch: Batch, left: Float[jax.Array, "R T D"], right: Float[jax.Array, "R T D"], own: bool) -> Pairs:
-    """Two states at each segment's last target.
-
-    Args:
-        own: whether only targets count that have an earlier event in their domain.
-    """
-    column = last_columns(batch, _targets(batch, own=own))
+def intra_pairs(batch: Batch, left: Float[jax.Array, "R T D"], right: Float[jax.Array, "R T D"]) -> Pairs:
+    """Two states at each segment's last target that has an earlier event in its domain."""
+    column = last_columns(batch, _targets(batch))
     domain = pick(jnp.asarray(batch.target_domain), column)
     return Pairs(pick(left, column), pick(right, column), domain, domain, _users(batch), (column >= 0).reshape(-1))
 
 
 def inter_pairs(batch: Batch, own: Float[jax.Array, "R T D"]) -> Pairs:
     """In-domain states `own` at each segment's last target, and at its last target of another domain."""
-    targets, asked = _targets(batch, own=True), jnp.asarray(batch.target_domain)
+    targets, asked = _targets(batch), jnp.asarray(batch.target_domain)
     first = last_columns(batch, targets)
     domain = jnp.take_along_axis(asked, jnp.maximum(first, 0), axis=1)
     of_token = jnp.take_along_axis(domain, jnp.maximum(jnp.asarray(batch.segment) - 1, 0), axis=1)
@@ -135,15 +139,14 @@ def pick(x: jax.Array, column: Int32[jax.Array, "R S"]) -> jax.Array:
     return found.reshape(-1, *x.shape[2:])
 
 
-def pair_loss(config: ContrastiveConfig, pairs: Pairs, axis: str) -> Float[jax.Array, ""]:
+def pair_loss(config: ContrastiveConfig, pairs: Pairs, spread: Spread) -> Float[jax.Array, ""]:
     """This device's part of the mean over all anchors of the global batch that have a negative.
 
     Args:
         pairs: of the local rows.
-        axis: the mesh axis that the batch's rows lie along.
     """
     left, right = unit_length(pairs.left), unit_length(pairs.right)
-    others = _first_real(pairs, jnp.stack([left, right], axis=1), config.negatives, axis)
+    others = _first_real(pairs, jnp.stack([left, right], axis=1), NEGATIVES, spread)
     anchor, positive = jnp.concatenate([left, right]), jnp.concatenate([right, left])
     asked = jnp.concatenate([pairs.right_domain, pairs.left_domain])
     user, real = jnp.tile(pairs.user, 2), jnp.tile(pairs.real, 2)
@@ -151,7 +154,7 @@ def pair_loss(config: ContrastiveConfig, pairs: Pairs, axis: str) -> Float[jax.A
     negative &= others.user[None, :] != user[:, None]
     counted = real & negative.any(-1)
     losses = contrast(config, anchor, positive, others.left, negative)
-    number = jax.lax.psum(counted.sum(dtype=jnp.float32), axis)
+    number = spread.sum(counted.sum(dtype=jnp.float32))
     return jnp.where(counted, losses, 0.0).sum() / jnp.maximum(number, 1.0)
 
 
@@ -175,8 +178,8 @@ def contrast(
     together = jnp.logaddexp(own, total)
     if config.form == "infonce":
         return together - own
-    power = config.robust_power
-    return (config.robust_share**power * jnp.exp(power * together) - jnp.exp(power * own)) / power
+    power = ROBUST_POWER
+    return (ROBUST_SHARE**power * jnp.exp(power * together) - jnp.exp(power * own)) / power
 
 
 def unit_length(x: Float[jax.Array, "... D"]) -> Float[jax.Array, "... D"]:
@@ -185,20 +188,19 @@ def unit_length(x: Float[jax.Array, "... D"]) -> Float[jax.Array, "... D"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
-def _first_real(pairs: Pairs, sides: Float[jax.Array, "N 2 D"], most: int, axis: str) -> Pairs:
+def _first_real(pairs: Pairs, sides: Float[jax.Array, "N 2 D"], most: int, spread: Spread) -> Pairs:
     """Both sides of the first real pairs of the global batch, at most `most` states, as the `left` of one `Pairs`."""
     domain = jnp.stack([pairs.left_domain, pairs.right_domain], axis=1)
     user, real = (jnp.repeat(x, 2) for x in (pairs.user, pairs.real))
     local = sides.reshape(-1, sides.shape[-1]), domain.reshape(-1), user, real
-    states, domain, user, real = (jax.lax.all_gather(x, axis, tiled=True) for x in local)
+    states, domain, user, real = spread.gather(local)
     first = jnp.argsort(~real, stable=True)[:most]
     states, domain, user, real = (x[first] for x in (states, domain, user, real))
     return Pairs(states, states, domain, domain, user, real)
 
 
-def _targets(batch: Batch, *, own: bool) -> Bool[jax.Array, "R T"]:
-    targets = jnp.asarray(batch.weight) > 0
-    return targets & (jnp.asarray(batch.previous_in_target_domain) >= 0) if own else targets
+def _targets(batch: Batch) -> Bool[jax.Array, "R T"]:
+    return (jnp.asarray(batch.weight) > 0) & (jnp.asarray(batch.previous_in_target_domain) >= 0)
 
 
 def _users(batch: Batch) -> Int32[jax.Array, " N"]:

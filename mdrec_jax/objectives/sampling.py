@@ -42,22 +42,21 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (cumulative - 1).astype(np.uint32), steps / total
 
 
-def sampler_tables(pools: list[np.ndarray], counts: np.ndarray, sampler: Sampler, power: float = 1.0) -> SamplerTables:
+def sampler_tables(pools: list[np.ndarray], counts: np.ndarray, sampler: Sampler) -> SamplerTables:
     """Tables for drawing from `pools` (sorted item ids each).
 
     Args:
         pools: the items of each pool.
         counts: training events of every item id, [num_items].
-        sampler: `uniform` over the pool, or `popularity`: in proportion to `(count + 1) ** power`. `in_batch` draws
-            training targets themselves, whose distribution is the count's: it uses power 1 for the correction.
-        power: flattens the popularity (0 = uniform).
+        sampler: `uniform` over the pool, or `popularity`: in proportion to `count + 1`. `in_batch` draws training
+            targets themselves, whose distribution is the count's: it has the tables of `popularity`.
     """
     longest = max(len(pool) for pool in pools)
     items = np.zeros((len(pools), longest), np.int32)
     cumulative = np.full((len(pools), longest), np.uint32(0xFFFFFFFF), np.uint32)
     log_probability = np.zeros((len(pools), len(counts)), np.float32)
     for g, pool in enumerate(pools):
-        weights = np.ones(len(pool)) if sampler == "uniform" else (counts[pool] + 1.0) ** power
+        weights = np.ones(len(pool)) if sampler == "uniform" else counts[pool] + 1.0
         items[g, : len(pool)] = pool
         cumulative[g, : len(pool)], probability = _fixed_point(weights)
         log_probability[g, pool] = np.log(probability)

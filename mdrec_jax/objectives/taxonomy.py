@@ -20,7 +20,16 @@ from jaxtyping import Bool, Float, Int32
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.objectives.contrastive import FAR, unit_length
+from mdrec_jax.objectives.forward import Forward, Weighted
+from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.types import Batch
+
+TAXONOMY = "taxonomy"
+"""The name under which the compared items' rows are looked up."""
+TEMPERATURE = 0.1
+"""tau."""
+ITEMS = 512
+"""How many different targets of the global batch are compared, at most: the first of its rows."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +38,15 @@ class TaxonomyConfig:
     Args:
         weight: of the objective; 0 leaves it out.
         levels: L, how many levels of the category path are used, from the root.
-        items: how many different targets of the global batch are compared, at most: the first of its rows.
-        temperature: tau.
-        constraint: whether a level's loss is at least that of every finer one.
     """
 
     weight: float = 0.0
     levels: int = 3
-    items: int = 512
-    temperature: float = 0.1
-    constraint: bool = True
 
     def __post_init__(self) -> None:
         checks = {
             "weight": (0 <= self.weight < math.inf, "a weight, >= 0"),
             "levels": (self.levels >= 1, ">= 1"),
-            "items": (self.items >= 2, ">= 2"),
-            "temperature": (0 < self.temperature < math.inf, "> 0"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -53,23 +54,27 @@ class TaxonomyConfig:
                     "out of range", column=f"objectives.taxonomy.{name}", found=getattr(self, name), expected=expected
                 )
 
+    def losses(self, seen: Forward) -> Weighted:
+        if seen.categories is None:
+            return {}
+        items = seen.candidates.shared[TAXONOMY]
+        loss = taxonomy_loss(self, seen.vectors(TAXONOMY), seen.categories[items], items > 0)
+        # Every device compares the same items.
+        return {"taxonomy": (self.weight, loss / seen.spread.size)}
 
-def items_of(batch: Batch, most: int, axis: str) -> Int32[jax.Array, " M"]:
-    """The first different targets of the global batch, in the order of its rows; 0 behind them.
 
-    Args:
-        axis: the mesh axis that the batch's rows lie along.
-    """
+def items_of(batch: Batch, spread: Spread) -> Int32[jax.Array, " M"]:
+    """The first different targets of the global batch, in the order of its rows; 0 behind them."""
     real = jnp.asarray(batch.weight) > 0
     target = jnp.where(real, jnp.asarray(batch.target), 0).reshape(-1)
-    target = jax.lax.all_gather(target, axis, tiled=True)
+    target = spread.gather(target)
     order = jnp.argsort(target, stable=True)
     ordered = target[order]
     new = (ordered > 0) & (ordered != jnp.roll(ordered, 1))
     # All the same: rolling brings the item in front of itself.
     new = new.at[0].set(ordered[0] > 0)
     first = jnp.zeros_like(new).at[order].set(new)
-    places = jnp.argsort(~first, stable=True)[:most]
+    places = jnp.argsort(~first, stable=True)[:ITEMS]
     return jnp.where(first[places], target[places], 0)
 
 
@@ -88,7 +93,7 @@ def taxonomy_loss(
     real = real & (categories[:, 0] > 0)
     z = unit_length(vectors)
     others = real[:, None] & real[None, :] & ~jnp.eye(len(z), dtype=bool)
-    scores = jnp.where(others, z @ z.T / config.temperature, FAR)
+    scores = jnp.where(others, z @ z.T / TEMPERATURE, FAR)
     distance = jax.nn.logsumexp(scores, axis=-1)[:, None] - scores
     shared = ((categories[:, None, :] == categories[None, :, :]) & (categories > 0)[:, None, :]).sum(-1)
     total, finest = jnp.zeros((), z.dtype), jnp.zeros((), z.dtype)
@@ -98,8 +103,7 @@ def taxonomy_loss(
         each = jnp.where(pairs, distance, 0.0).sum(-1) / jnp.maximum(partners, 1.0)
         anchors = (partners > 0).sum(dtype=z.dtype)
         loss = each.sum() / jnp.maximum(anchors, 1.0)
-        if config.constraint:
-            loss = jnp.where(anchors > 0, jnp.maximum(loss, finest), 0.0)
-            finest = jnp.maximum(loss, finest)
+        loss = jnp.where(anchors > 0, jnp.maximum(loss, finest), 0.0)
+        finest = jnp.maximum(loss, finest)
         total = total + math.exp(1 / (config.levels - level + 1)) * loss
     return total / config.levels

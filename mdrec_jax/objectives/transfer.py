@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int32
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives.forward import Forward, Weighted
+from mdrec_jax.parallel.collectives import Spread
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,51 @@ class TransferConfig:
             if not 0 <= value < math.inf:
                 raise ConfigError("out of range", column=f"objectives.transfer.{name}", found=value, expected=">= 0")
 
+    def losses(self, seen: Forward) -> Weighted:
+        """Of the in-domain state by itself."""
+        views = seen.encoded.views
+        if not self.weight or views is None:
+            return {}
+        return {"single_domain": (self.weight, seen.score(views.in_domain_state, seen.weight))}
+
+    def weights(self, seen: Forward) -> tuple[Float[jax.Array, "R T"], dict[str, Float[jax.Array, ""]]]:
+        """The targets' weights by what their domain gains, and the gains (of each device an equal part)."""
+        views = seen.encoded.views
+        if not self.weight or views is None:
+            return seen.weight, {}
+        domain, domains, spread = jnp.asarray(seen.batch.target_domain), seen.next_item.domains, seen.spread
+        real = (seen.weight > 0).reshape(-1)
+        known = real & (jnp.asarray(seen.batch.previous_in_target_domain) >= 0).reshape(-1)
+        single, cross = (
+            domain_means(seen.each(state), domain.reshape(-1), known, domains, spread)
+            for state in (views.in_domain_state, seen.encoded.h)
+        )
+        gain, number = single - cross, domain_counts(domain.reshape(-1), real, domains, spread)
+        factor = domain_weights(self, gain, number)
+        return seen.weight * factor[domain], {f"gain_{g}": gain[g] / spread.size for g in range(domains)}
+
 
 def domain_means(
     loss: Float[jax.Array, " N"],
     domain: Int32[jax.Array, " N"],
     counted: Bool[jax.Array, " N"],
     domains: int,
-    axis: str,
+    spread: Spread,
 ) -> Float[jax.Array, " G"]:
     """The mean over each domain's counted tokens of the global batch; 0 where there are none.
 
     Args:
         loss, domain, counted: of the local tokens.
-        axis: the mesh axis that the batch's rows lie along.
     """
     sums = jnp.where(_of_domains(domain, counted, domains), loss[:, None], 0.0).sum(0)
-    return jax.lax.psum(sums, axis) / jnp.maximum(domain_counts(domain, counted, domains, axis), 1.0)
+    return spread.sum(sums) / jnp.maximum(domain_counts(domain, counted, domains, spread), 1.0)
 
 
 def domain_counts(
-    domain: Int32[jax.Array, " N"], counted: Bool[jax.Array, " N"], domains: int, axis: str
+    domain: Int32[jax.Array, " N"], counted: Bool[jax.Array, " N"], domains: int, spread: Spread
 ) -> Float[jax.Array, " G"]:
     """How many counted tokens of the global batch each domain has."""
-    return jax.lax.psum(_of_domains(domain, counted, domains).sum(0, dtype=jnp.float32), axis)
+    return spread.sum(_of_domains(domain, counted, domains).sum(0, dtype=jnp.float32))
 
 
 def domain_weights(

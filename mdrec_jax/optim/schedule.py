@@ -14,22 +14,18 @@ class ScheduleConfig:
     """How the learning rate moves, as a factor that multiplies every base rate.
 
     Args:
-        kind: `constant`; `linear` and `cosine` fall from 1 after the warm-up to `final` at the end of the run.
+        kind: `constant`; `linear` and `cosine` fall from 1 after the warm-up to 0 at the end of the run.
         warmup_steps: the factor rises linearly from 0 to 1 over this many steps.
-        final: the factor at the end of the run.
     """
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
-    final: float = 0.0
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise ConfigError(
                 "negative", column="optim.schedule.warmup_steps", found=self.warmup_steps, expected=">= 0"
             )
-        if not 0.0 <= self.final <= 1.0:
-            raise ConfigError("out of range", column="optim.schedule.final", found=self.final, expected="0 to 1")
 
 
 def learning_rate_factor(config: ScheduleConfig, step: jax.Array, total_steps: int) -> jax.Array:
@@ -40,4 +36,4 @@ def learning_rate_factor(config: ScheduleConfig, step: jax.Array, total_steps: i
         return rise
     done = jnp.clip((now - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 0.0, 1.0)
     left = 1.0 - done if config.kind == "linear" else 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-    return rise * (config.final + (1.0 - config.final) * left)
+    return rise * left

@@ -46,13 +46,17 @@ class Progress:
         return cls(**{**value, "best_value": float("-inf") if best is None else best})
 
 
+KEPT = 2
+"""Checkpoints that are kept beside the best."""
+
+
 class Checkpoints:
     """The checkpoints of one run folder, to be written; whoever makes one holds the run's lock.
 
     Close it (or use `with`) to wait for the last one to be written.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int = KEPT) -> None:
         self._folder, self._keep = folder.absolute(), keep
         self._folder.mkdir(parents=True, exist_ok=True)
         sealed.clean(self._folder)

@@ -22,7 +22,6 @@ class TrainConfig:
             repeat themselves, or `uniformN` where a published table was made so, which means one draw here and the mean
             of 30 at test.
         accumulate: micro-batches that a step's rows are split into; it saves memory and changes no result.
-        max_validation_queries: at most this many queries (the same ones each time); 0 takes all.
     """
 
     epochs: float = 20.0
@@ -32,14 +31,12 @@ class TrainConfig:
     metric: str = "ndcg@10"
     protocol: str = "full"
     accumulate: int = 1
-    max_validation_queries: int = 0
 
     def __post_init__(self) -> None:
         _at_least("train.epochs", self.epochs, 0)
         _at_least("train.steps", self.steps, 0)
         _at_least("train.patience", self.patience, 0)
         _at_least("train.accumulate", self.accumulate, 1)
-        _at_least("train.max_validation_queries", self.max_validation_queries, 0)
         for field, check in (("metric", _check_metric), ("protocol", parse_protocol)):
             try:
                 check(getattr(self, field))
@@ -62,19 +59,16 @@ class LoggingConfig:
     Args:
         every: steps between two lines of `metrics.jsonl`.
         checkpoint_every: steps between two checkpoints, beside the one at each validation; 0 for those alone.
-        keep: checkpoints kept, beside the best.
         tensorboard: whether to write event files.
     """
 
     every: int = 20
     checkpoint_every: int = 500
-    keep: int = 2
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
         _at_least("logging.every", self.every, 1)
         _at_least("logging.checkpoint_every", self.checkpoint_every, 0)
-        _at_least("logging.keep", self.keep, 1)
 
 
 @dataclass(frozen=True)

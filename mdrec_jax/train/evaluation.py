@@ -17,7 +17,7 @@ from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, results_name, write_results
 from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.verdict import verdict
-from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.alike import LENGTH, check_alike
 from mdrec_jax.train.ending import check_ended
 from mdrec_jax.train.run_folder import RunFolder
@@ -90,7 +90,7 @@ def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0
         InputError: no run, no checkpoint, or a model that has neither loops nor routers.
     """
     config = read_config(RunFolder(path).config).model
-    if not isinstance(config, MdrecConfig) or not (config.gates or config.loop.most > 1):
+    if not isinstance(config, RecommenderConfig) or not (config.gates or config.loop.max_steps > 1):
         raise InputError(
             "the run's model has neither loops nor routers",
             file=path,

@@ -98,7 +98,7 @@ def fit(
             resumed = partial(record_resume, folder, record, changed)
         else:
             start(folder, record, described)
-        with Checkpoints(folder.checkpoints, config.logging.keep) as checkpoints:
+        with Checkpoints(folder.checkpoints) as checkpoints:
             _train(setup, validate, folder, checkpoints, state, resumed)
 
 
@@ -168,7 +168,7 @@ def _validation(setup: Setup) -> Validate:
         InputError: a protocol or a metric that the data set does not allow.
     """
     protocol = protocol_of(setup.config.train.protocol, setup.dataset, setup.model, "validation")
-    asked = ask(setup.dataset, protocol, at_most=setup.config.train.max_validation_queries)
+    asked = ask(setup.dataset, protocol)
     _check_metric(setup.config.train.metric, asked)
     wanted = setup.config.train.metric.rsplit("/", 1)[-1]
     names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))

@@ -5,19 +5,22 @@ What was worked out is part of the state: it is validated, kept in the checkpoin
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Float64, Int32
 
-from mdrec_jax.data.queries import training_ends
+from mdrec_jax.data.queries import QueryList, training_ends
 from mdrec_jax.evaluate.codes import codes_at, last_events
-from mdrec_jax.evaluate.scorer import make_scorer
-from mdrec_jax.models import erasure, standard
+from mdrec_jax.evaluate.scorer import code_of, make_scorer
 from mdrec_jax.models.api import encode_batch
-from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.layers import erasure
+from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.train.loop import Refresh
 from mdrec_jax.train.setup import Setup, compute_dtype
@@ -30,87 +33,80 @@ rest in the others': R2 .198 with 4,096 slots, .037 with 16,384, .009 with 32,76
 
 
 def make_refresh(setup: Setup) -> Refresh:
-    """Puts the closed forms of the erasure's map and of the standard code's statistics into a state; leaves the state
-    of a model that has neither as it is.
+    """Has the model put its closed forms into a state; leaves the state of a model that has none as it is.
 
     The codes are worked out without dropout: they depend on nothing but the parameters, and what is done twice is done
     once.
     """
-    config = setup.config.model
-    parts: list[Refresh] = []
-    if isinstance(config, MdrecConfig) and config.disentangle.erase:
-        parts.append(_erasing(setup, config.disentangle.shared_rank))
-    if isinstance(config, MdrecConfig) and config.disentangle.standardise:
-        parts.append(_standardising(setup))
+    histories = _Histories(setup)
 
     def refresh(state: TrainState) -> TrainState:
-        for part in parts:
-            state = part(state)
-        return state
-
-    return refresh
-
-
-def _at(state: TrainState, params: Params) -> TrainState:
-    """The optimiser's moments stay."""
-    return dataclasses.replace(state, params=params)
-
-
-def _erasing(setup: Setup, rank: int) -> Refresh:
-    """The erasure's map, from the codes of the first training batches."""
-    batching = setup.config.batching
-    number = min(max(1, SLOTS // (batching.rows * batching.row_length)), setup.batches.batches_per_epoch())
-    batches, moments = list(islice(setup.batches_from(0), number)), _moments(setup)
-
-    def refresh(state: TrainState) -> TrainState:
-        found = erasure.covariance([jax.device_get(moments(state.params, batch)) for batch in batches])
-        # Codes may be too large for their squares where parameters are not: the look finds them.
-        if not np.isfinite(found).all():
+        if not setup.model.recalibrates:
             return state
-        return _at(
-            state, _with(state.params, "dense", {"erasure": {"map": {"kernel": erasure.closed_form(found, rank)}}})
-        )
+        new = setup.model.recalibrate(state.params, _States(histories, state.params))
+        placed = jax.tree.map(lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding), new, state.params)
+        # The optimiser's moments stay.
+        return dataclasses.replace(state, params=placed)
 
     return refresh
 
 
-def _standardising(setup: Setup) -> Refresh:
-    """The standard code's statistics: those of the states where training histories end (models/standard.py)."""
-    histories = last_events(training_ends(setup.dataset))
-    dtype = compute_dtype(setup.config.precision.compute)
+@dataclass(frozen=True)
+class _Histories:
+    """A run's training histories, ready to be read; what a look does not ask for is never made."""
 
-    def refresh(state: TrainState) -> TrainState:
-        scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
-        code = codes_at(scorer, setup.dataset, histories, "plain")
-        maps = standard.closed_form(code, histories.domain, setup.dataset.spec.num_domains)
-        return _at(state, _with(state.params, "statistics", {"standard": maps}))
+    setup: Setup
 
-    return refresh
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The first of training."""
+        batching, batches = self.setup.config.batching, self.setup.batches
+        number = min(max(1, SLOTS // (batching.rows * batching.row_length)), batches.batches_per_epoch())
+        return list(islice(self.setup.batches_from(0), number))
+
+    @cached_property
+    def ends(self) -> QueryList:
+        return last_events(training_ends(self.setup.dataset))
+
+    @property
+    def dtype(self) -> Any:
+        return compute_dtype(self.setup.config.precision.compute)
+
+    def moments(self, first: str, second: str) -> Callable[[Params, Batch], erasure.Moments]:
+        """Compiled: the moments of two codes at a batch's targets, on every device."""
+        model, dtype, spread = self.setup.model, self.dtype, Spread(DATA)
+
+        def local(params: Params, batch: Batch) -> erasure.Moments:
+            encoded = encode_batch(model, params, batch, dtype=dtype)
+            z, x = (code_of(model, encoded, name) for name in (first, second))
+            rows = z.reshape(-1, z.shape[-1]), x.reshape(-1, x.shape[-1]), jnp.ravel(batch.weight) > 0
+            return erasure.moments(*spread.gather(rows))
+
+        whole, split = jax.P(), jax.P(DATA)
+        body = jax.shard_map(local, mesh=self.setup.mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
+        return jax.jit(body)
+
+    @cached_property
+    def compiled(self) -> dict[tuple[str, str], Callable[[Params, Batch], erasure.Moments]]:
+        return {}
 
 
-def _with(params: Params, part: Literal["dense", "statistics"], values: dict[str, Any]) -> Params:
-    """The parameters with other values of some of the fusion's."""
+@dataclass(frozen=True)
+class _States:
+    """`models.disentangle.TrainingStates` of some parameters."""
 
-    def changed(before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        return before | {name: one(before[name], value) for name, value in values.items()}
+    histories: _Histories
+    params: Params
 
-    def one(before: Any, value: Any) -> Any:
-        if isinstance(value, dict):
-            return changed(before, value)
-        return jax.device_put(value.astype(before.dtype), before.sharding)
+    def covariance(self, first: str, second: str) -> Float64[np.ndarray, "E E"]:
+        compiled, name = self.histories.compiled, (first, second)
+        if name not in compiled:
+            compiled[name] = self.histories.moments(first, second)
+        moments = [jax.device_get(compiled[name](self.params, batch)) for batch in self.histories.batches]
+        return erasure.covariance(moments)
 
-    return dataclasses.replace(params, **{part: changed(getattr(params, part), {"fusion": values})})
-
-
-def _moments(setup: Setup) -> Callable[[Params, Batch], erasure.Moments]:
-    """Compiled: the moments of the codes at a batch's targets, on every device."""
-    model, dtype = setup.model, compute_dtype(setup.config.precision.compute)
-
-    def local(params: Params, batch: Batch) -> erasure.Moments:
-        codes = encode_batch(model, params, batch, dtype=dtype).codes
-        z, x = (codes[name].reshape(-1, codes[name].shape[-1]) for name in ("inner", "whole"))
-        return erasure.moments(*jax.lax.all_gather((z, x, jnp.ravel(batch.weight) > 0), DATA, tiled=True))
-
-    whole, split = jax.P(), jax.P(DATA)
-    body = jax.shard_map(local, mesh=setup.mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
-    return jax.jit(body)
+    def ends(self, code: str) -> tuple[Float32[np.ndarray, "N D"], Int32[np.ndarray, " N"]]:
+        setup, ends = self.histories.setup, self.histories.ends
+        dtype = self.histories.dtype
+        scorer = make_scorer(setup.model, self.params, setup.config.batching, mesh=setup.mesh, dtype=dtype)
+        return codes_at(scorer, setup.dataset, ends, code), ends.domain

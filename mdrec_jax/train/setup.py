@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mdrec_jax.config import RunConfig, field_names
+from mdrec_jax.config import RunConfig, check_lengths, field_names
 from mdrec_jax.data.batching import TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.loader import grain_loader
@@ -20,7 +20,8 @@ from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted
 from mdrec_jax.models.api import Model, make_model
-from mdrec_jax.objectives.balance import Objectives, check_objectives
+from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.objectives.combine import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
 from mdrec_jax.train.memory import check_fits
@@ -51,17 +52,17 @@ class Setup:
 
     @classmethod
     def _of(cls, config: RunConfig, dataset: Dataset) -> "Setup":
+        check_lengths(config)
         mesh = make_mesh(config.hardware)
         model = make_model(config.model, dataset.spec)
         check_fits(model, config.batching.rows * config.batching.row_length * config.model.dim)
         counts = np.bincount(dataset.item[dataset.role == 0], minlength=dataset.spec.num_items)
         next_item = make_objective(config.loss, dataset.domain_items, counts, table_length(dataset.spec.num_items))
-        views = getattr(config.model, "views", None)
+        parts = config.model if isinstance(config.model, RecommenderConfig) else RecommenderConfig()
         check_objectives(
             config.objectives,
-            config.loss,
-            views=views is not None and views.in_domain,
-            critic=views is not None and views.critic,
+            views=parts.views.in_domain,
+            codes=parts.disentangle.codes,
             micro_batches=config.train.accumulate,
         )
         taxonomy = config.objectives.taxonomy

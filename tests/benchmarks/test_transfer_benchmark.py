@@ -13,7 +13,7 @@ import transfer
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.prepare import PrepareOptions
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from tests.data.make import DAY, make_dataset
 
@@ -36,7 +36,7 @@ def test_both_models_rank_the_same_targets_of_the_same_people(tmp_path: Path) ->
     transfer.check_same_targets(merged, films, place)
     config = RunConfig(
         batching=BatchingConfig(rows=8, row_length=32, max_length=14),
-        model=SasrecConfig(dim=8, layers=1, max_length=14),
+        model=RecommenderConfig(dim=8, layers=1, attention_window=14),
         train=TrainConfig(epochs=1.0, evaluate_every=0.5, patience=0, metric="macro/mrr"),
         logging=LoggingConfig(tensorboard=False),
     )

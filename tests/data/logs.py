@@ -104,9 +104,9 @@ def expected_training(dataset: Dataset, config: BatchingConfig) -> list[tuple[in
         visible = [place for place in places if dataset.role[place] in (TRAIN, CONTEXT)]
         while visible and dataset.role[visible[-1]] != TRAIN:
             visible.pop()
-        for begin, end, scored_from in cut(len(visible) - 1, config):
+        for begin, end in cut(len(visible) - 1, config):
             tokens = [token(dataset, visible[begin:end], position) for position in range(end - begin)]
-            for position in range(scored_from, end - begin):
+            for position in range(end - begin):
                 target = visible[begin + position + 1]
                 if dataset.role[target] == TRAIN:
                     tokens[position] |= {
@@ -123,17 +123,17 @@ def expected_training(dataset: Dataset, config: BatchingConfig) -> list[tuple[in
     return segments
 
 
-def cut(tokens: int, config: BatchingConfig) -> list[tuple[int, int, int]]:
-    """(begin, end, scored from) of the windows over a sequence that has so many tokens."""
+def cut(tokens: int, config: BatchingConfig) -> list[tuple[int, int]]:
+    """(begin, end) of the windows over a sequence that has so many tokens."""
     if tokens <= 0:
         return []
     if config.window == "last":
         begin = max(0, tokens - config.max_length)
-        return [(begin, tokens, 0)]
-    windows = [(0, min(tokens, config.max_length), 0)]
+        return [(begin, tokens)]
+    windows = [(0, min(tokens, config.max_length))]
     while windows[-1][1] < tokens:
-        begin = windows[-1][1] - config.context
-        windows.append((begin, min(tokens, begin + config.max_length), config.context))
+        begin = windows[-1][1]
+        windows.append((begin, min(tokens, begin + config.max_length)))
     return windows
 
 

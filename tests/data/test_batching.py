@@ -52,8 +52,6 @@ def configs(draw: st.DrawFn) -> BatchingConfig:
         row_length=max_length + draw(st.integers(0, 6)),
         max_length=max_length,
         window=draw(st.sampled_from(["last", "all"])),
-        context=draw(st.integers(0, max_length - 1)),
-        segments=draw(st.integers(0, 3)),
     )
 
 
@@ -88,11 +86,10 @@ def test_every_field_has_the_type_that_a_batch_promises() -> None:
         assert getattr(batch, field.name).dtype == (np.float32 if field.name == "weight" else np.int32), field.name
 
 
-@pytest.mark.parametrize("context", [0, 3])
-def test_windows_over_all_of_a_history_score_every_target_exactly_once(context: int) -> None:
+def test_windows_over_all_of_a_history_score_every_target_exactly_once() -> None:
     lengths = np.random.default_rng(0).integers(1, 40, 60)
     dataset = dataset_of([[TRAIN] * int(length) for length in lengths], num_domains=2)
-    config = BatchingConfig(rows=4, row_length=16, max_length=8, window="all", context=context)
+    config = BatchingConfig(rows=4, row_length=16, max_length=8, window="all")
     batches = TrainBatches(dataset, config, 0)
     first = set(dataset.item[dataset.sequence_offsets[:-1]].tolist())
     for number in range(3):
@@ -211,8 +208,6 @@ def test_training_events_that_held_out_events_of_other_domains_part_are_joined(t
     ("field", "value"),
     [
         ("rows", 0), ("row_length", 49), ("max_length", 0), ("max_length", 70_000), ("window", "first"),
-        ("context", 50), ("context", -1), ("segments", -1), ("mixing", "even"), ("temperature", 0.0),
-        ("domain_weights", (1.0, -1.0)),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:

@@ -64,7 +64,6 @@ def test_the_noise_is_its_seeds_and_grows_with_the_share() -> None:
     np.testing.assert_array_equal(many[hit], few[hit])
     assert (many != clean).sum() > 2 * hit.sum()
     np.testing.assert_array_equal(tokens(dataset, NoiseConfig(share=0.2), seed=9)["item"], few)
-    assert (tokens(dataset, NoiseConfig(share=0.2, seed=1))["item"] != few).any()
 
 
 def test_what_is_held_out_and_what_is_only_read_keep_their_roles() -> None:
@@ -92,7 +91,7 @@ def test_batches_may_be_asked_for_in_any_order() -> None:
     np.testing.assert_array_equal([other[i].item for i in range(4)][3], late)
 
 
-@pytest.mark.parametrize(("field", "value"), [("share", 1.5), ("share", -0.1), ("seed", -1), ("what", "targets")])
+@pytest.mark.parametrize(("field", "value"), [("share", 1.5), ("share", -0.1), ("what", "targets")])
 def test_a_value_out_of_range_is_refused_by_its_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"batching\.noise\.{field}"):
         NoiseConfig(**{field: value})  # pyright: ignore[reportArgumentType]

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.packing import SHARE_BITS, make_pool, pack, plan_epoch, slot_lengths
+from mdrec_jax.data.packing import make_pool, pack, plan_epoch, slot_lengths
 
-ONCE = 1 << SHARE_BITS
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 
 
@@ -18,17 +17,17 @@ def lengths_by_slot(pool, template, length: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=100, deadline=None)
-@given(length=LENGTHS, row_length=st.integers(12, 40), segments=st.integers(0, 4))
-def test_every_window_has_a_slot_and_no_row_overflows(length: list[int], row_length: int, segments: int) -> None:
+@given(length=LENGTHS, row_length=st.integers(12, 40))
+def test_every_window_has_a_slot_and_no_row_overflows(length: list[int], row_length: int) -> None:
     lengths = np.array(length)
-    pool = make_pool(lengths, None)
-    template = pack(slot_lengths(pool, lengths), row_length, segments)
+    pool = make_pool(lengths)
+    template = pack(slot_lengths(pool, lengths), row_length)
     by_slot = lengths_by_slot(pool, template, lengths)
     assert sorted(by_slot.tolist()) == sorted(length)
     assert sorted(template.slot_rank.tolist()) == list(range(len(length)))
     rows = np.split(by_slot, template.row_offsets[1:-1])
     assert max(row.sum() for row in rows) <= row_length
-    assert max(len(row) for row in rows) == template.segments <= (segments or row_length)
+    assert max(len(row) for row in rows) == template.segments <= row_length
 
 
 def test_rows_are_full_where_lengths_allow_it() -> None:
@@ -38,48 +37,22 @@ def test_rows_are_full_where_lengths_allow_it() -> None:
 
 def test_two_packings_of_the_same_lengths_are_the_same() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 1000)
-    one, two = (pack(slot_lengths(make_pool(order, None), order), 128) for order in (lengths, lengths[::-1]))
+    one, two = (pack(slot_lengths(make_pool(order), order), 128) for order in (lengths, lengths[::-1]))
     np.testing.assert_array_equal(one.slot_rank, two.slot_rank)
     np.testing.assert_array_equal(one.row_offsets, two.row_offsets)
 
 
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), length=LENGTHS, epoch=st.integers(0, 5))
-def test_whatever_an_epoch_draws_fits_the_slots(data: st.DataObject, length: list[int], epoch: int) -> None:
-    lengths = np.array(length)
-    rate = np.array(data.draw(st.lists(st.integers(0, 3 * ONCE), min_size=len(length), max_size=len(length))))
-    rate[0] += ONCE
-    pool = make_pool(lengths, rate)
-    template = pack(slot_lengths(pool, lengths), 40)
-    plan = plan_epoch(pool, template, 0, epoch)
-    slots = np.sort(lengths_by_slot(pool, template, lengths))[::-1]
-    assert len(plan.draw) <= len(slots)
-    assert (lengths[plan.draw] <= slots[: len(plan.draw)]).all()
-    assert sorted(plan.row_order.tolist()) == list(range(template.rows))
-    drawn = np.bincount(plan.draw, minlength=len(length))
-    assert (np.abs(drawn - rate / ONCE) < 1).all()
-
-
-def test_without_rates_an_epoch_draws_every_window_once() -> None:
+def test_an_epoch_draws_every_window_once() -> None:
     lengths = np.random.default_rng(0).integers(1, 9, 500)
-    pool = make_pool(lengths, None)
+    pool = make_pool(lengths)
     plan = plan_epoch(pool, pack(slot_lengths(pool, lengths), 16), 3, 7)
     assert sorted(plan.draw.tolist()) == list(range(500))
     assert (np.diff(lengths[plan.draw]) <= 0).all()
 
 
-def test_over_epochs_a_window_is_drawn_as_often_as_its_rate_says() -> None:
-    lengths = np.random.default_rng(0).integers(1, 5, 40)
-    rate = np.random.default_rng(1).uniform(0, 2, 40)
-    pool = make_pool(lengths, np.rint(rate * ONCE).astype(np.int64))
-    template = pack(slot_lengths(pool, lengths), 16)
-    drawn = sum(np.bincount(plan_epoch(pool, template, 0, epoch).draw, minlength=40) for epoch in range(2000))
-    np.testing.assert_allclose(drawn / 2000, rate, atol=0.05)
-
-
 def test_a_plan_is_a_function_of_seed_and_epoch() -> None:
     lengths = np.random.default_rng(0).integers(1, 9, 500)
-    pool = make_pool(lengths, None)
+    pool = make_pool(lengths)
     template = pack(slot_lengths(pool, lengths), 16)
     plan = plan_epoch(pool, template, 3, 7)
     np.testing.assert_array_equal(plan.draw, plan_epoch(pool, template, 3, 7).draw)
@@ -92,7 +65,7 @@ def test_a_plan_is_a_function_of_seed_and_epoch() -> None:
 @pytest.mark.parametrize("epochs", [4000])
 def test_windows_of_a_length_take_every_slot_of_that_length_alike(epochs: int) -> None:
     lengths = np.full(4, 2)
-    pool = make_pool(lengths, None)
+    pool = make_pool(lengths)
     template = pack(slot_lengths(pool, lengths), 4)
     first = np.bincount([plan_epoch(pool, template, 0, epoch).draw[0] for epoch in range(epochs)], minlength=4)
     np.testing.assert_allclose(first / epochs, 0.25, atol=0.03)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdrec_jax.data.streams import EventStream
-from mdrec_jax.data.windows import Windows, count_targets, count_targets_by_domain, cut_windows, domain_geometry
+from mdrec_jax.data.windows import Windows, count_targets, cut_windows, domain_geometry
 
 Cut = Literal["last", "all"]
 
@@ -37,46 +37,39 @@ def stream_of(lengths: list[int], gap: int = 0, seed: int = 0, read_only: float 
     )
 
 
-def rows(windows: Windows) -> list[tuple[int, int, int, int]]:
-    columns = (windows.sequence, windows.start, windows.length, windows.scored_from)
+def rows(windows: Windows) -> list[tuple[int, int, int]]:
+    columns = (windows.sequence, windows.start, windows.length)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def scored(window: tuple[int, int, int, int]) -> list[int]:
+def scored(window: tuple[int, int, int]) -> list[int]:
     """Places of the events that a window predicts."""
-    _, start, length, first = window
-    return list(range(start + first + 1, start + length + 1))
+    _, start, length = window
+    return list(range(start + 1, start + length + 1))
 
 
 @pytest.mark.parametrize(
-    ("window", "context", "expected"),
+    ("window", "expected"),
     [
         # Nine events are eight tokens; the second sequence starts at place 9.
-        ("last", 0, [(0, 5, 3, 0), (1, 9, 2, 0)]),
-        ("all", 0, [(0, 0, 3, 0), (0, 3, 3, 0), (0, 6, 2, 0), (1, 9, 2, 0)]),
-        ("all", 1, [(0, 0, 3, 0), (0, 2, 3, 1), (0, 4, 3, 1), (0, 6, 2, 1), (1, 9, 2, 0)]),
-        ("all", 2, [(0, 0, 3, 0), *((0, first, 3, 2) for first in (1, 2, 3, 4, 5)), (1, 9, 2, 0)]),
+        ("last", [(0, 5, 3), (1, 9, 2)]),
+        ("all", [(0, 0, 3), (0, 3, 3), (0, 6, 2), (1, 9, 2)]),
     ],
 )
-def test_windows_of_three_tokens(window: Cut, context: int, expected: list[tuple[int, int, int, int]]) -> None:
-    assert rows(cut_windows(stream_of([9, 3]), window=window, max_length=3, context=context)) == expected
-
-
-SIZES = st.tuples(st.integers(1, 6), st.integers(0, 5)).filter(lambda size: size[1] < size[0])
+def test_windows_of_three_tokens(window: Cut, expected: list[tuple[int, int, int]]) -> None:
+    assert rows(cut_windows(stream_of([9, 3]), window=window, max_length=3)) == expected
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 25), min_size=1, max_size=6),
-    size=SIZES,
+    longest=st.integers(1, 6),
     gap=st.integers(0, 2),
     read_only=st.sampled_from([0.0, 0.5]),
 )
-def test_every_target_is_scored_once_behind_its_context(
-    lengths: list[int], size: tuple[int, int], gap: int, read_only: float
-) -> None:
-    (longest, context), stream = size, stream_of(lengths, gap, read_only=read_only)
-    windows = cut_windows(stream, window="all", max_length=longest, context=context)
+def test_every_target_is_scored_once(lengths: list[int], longest: int, gap: int, read_only: float) -> None:
+    stream = stream_of(lengths, gap, read_only=read_only)
+    windows = cut_windows(stream, window="all", max_length=longest)
     cut = rows(windows)
     wanted = [
         place
@@ -86,26 +79,22 @@ def test_every_target_is_scored_once_behind_its_context(
     ]
     found = [place for window in cut for place in scored(window) if stream.target[place]]
     assert found == wanted
-    for sequence, start, length, first in cut:
+    for sequence, start, length in cut:
         assert 1 <= length <= longest
-        assert first == (context if start > stream.start[sequence] else 0)
         assert start >= stream.start[sequence]
         assert start + length < stream.start[sequence] + stream.length[sequence]
     counts = [[place for place in scored(window) if stream.target[place]] for window in cut]
     assert count_targets(stream, windows).tolist() == [len(places) for places in counts]
     assert min(map(len, counts), default=1) > 0, "a window without a target is left out"
-    by_domain = [[sum(stream.domain[place] == g for place in places) for g in range(3)] for places in counts]
-    assert count_targets_by_domain(stream, windows).tolist() == by_domain
 
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(2, 25), min_size=1, max_size=6), longest=st.integers(1, 30), gap=st.integers(0, 2))
 def test_the_last_window_ends_with_the_sequence(lengths: list[int], longest: int, gap: int) -> None:
     stream = stream_of(lengths, gap)
-    for (sequence, start, length, first), whole in zip(
-        rows(cut_windows(stream, window="last", max_length=longest, context=0)), lengths, strict=True
+    for (sequence, start, length), whole in zip(
+        rows(cut_windows(stream, window="last", max_length=longest)), lengths, strict=True
     ):
-        assert first == 0
         assert length == min(whole - 1, longest)
         assert start + length == stream.start[sequence] + whole - 1
 
@@ -113,7 +102,7 @@ def test_the_last_window_ends_with_the_sequence(lengths: list[int], longest: int
 @pytest.mark.parametrize("window", ["last", "all"])
 def test_ranks_and_gaps_within_a_domain_are_those_of_a_loop(window: Cut) -> None:
     stream = stream_of([25, 7, 2], gap=1, seed=3)
-    windows = cut_windows(stream, window=window, max_length=6, context=2)
+    windows = cut_windows(stream, window=window, max_length=6)
     geometry = domain_geometry(stream, windows)
     assert geometry is not None
     facts = geometry.facts.view(np.uint16).reshape(-1, 4)
@@ -123,7 +112,7 @@ def test_ranks_and_gaps_within_a_domain_are_those_of_a_loop(window: Cut) -> None
             assert facts[place].tolist() == [
                 stream.domain[place], 0, len(same), place - same[-1] if same else 0xFFFF,
             ]  # fmt: skip
-    for number, (sequence, start, length, _) in enumerate(rows(windows)):
+    for number, (sequence, start, length) in enumerate(rows(windows)):
         for offset, domain in itertools.product(range(length), range(3)):
             place = start + offset
             if stream.domain[place] == domain:

@@ -24,13 +24,13 @@ from mdrec_jax.evaluate.recommend import Choice, recommend
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from mdrec_jax.train.setup import Setup
 from tests.evaluate.test_ranking import all_scores, expected
 from tests.evaluate.worlds import two_domains
 
-WEIGHT, LEAST = 3.0, 0.02
+WEIGHT, LEAST = 3.0, 0.01
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
-    model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
-    counts = Counted(count_training(world, plain(world.role) == ROLE_TRAIN), CountsConfig(WEIGHT, LEAST))
+    model = make_model(RecommenderConfig(dim=16, layers=1, attention_window=10, init_scale=0.5), world.spec)
+    counts = Counted(count_training(world, plain(world.role) == ROLE_TRAIN), CountsConfig(WEIGHT))
     batching = BatchingConfig(rows=4, row_length=24, max_length=10)
     return make_scorer(model, model.init(jax.random.key(0)), batching, counted=counts)
 
@@ -152,7 +152,7 @@ def test_blocks_hold_no_more_entries_than_they_may(
 
 
 def test_a_run_counts_what_it_trains_on_if_it_is_told_to(world: Dataset, scorer: Scorer) -> None:
-    config = RunConfig(model=SasrecConfig(dim=16, layers=1, max_length=10), batching=scorer.batching)
+    config = RunConfig(model=RecommenderConfig(dim=16, layers=1, attention_window=10), batching=scorer.batching)
     assert Setup.of(config, world).counted is None
     found = Setup.of(with_fields(config, counts={"weight": WEIGHT}), world).counted
     assert found is not None
@@ -164,7 +164,7 @@ def test_a_run_counts_what_it_trains_on_if_it_is_told_to(world: Dataset, scorer:
     assert config.hash() != with_fields(config, counts={"weight": WEIGHT}).hash()
 
 
-@pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("least", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("weight", -1.0)])
 def test_values_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"counts\.{name}"):
         with_fields(RunConfig(), counts={name: value})

@@ -2,31 +2,37 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.queries import query_list, training_ends
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.evaluate import readout
+from mdrec_jax.evaluate import codes, probes, readout
 from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
+from mdrec_jax.objectives.disentangle import DisentangleLossConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.evaluation import evaluate_runs, probe_run
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.step import initial_params
 from mdrec_jax.train.trained import TrainedRun, load_run
 from tests.command import mdrec
+from tests.models.plain import Plain
 
 RNG = np.random.default_rng(0)
 USER = np.repeat(np.arange(400), 3)
@@ -107,9 +113,24 @@ def test_each_history_is_asked_for_its_last_events_domain(world: Dataset) -> Non
     assert len(histories) == len(ends)
 
 
-def run_config(domain_embedding: bool, **parts: object) -> RunConfig:
-    encoder = SasrecConfig(dim=8, layers=1, max_length=24, domain_embedding=domain_embedding)
-    model = MdrecConfig(encoder, views=ViewsConfig(in_domain=True), **parts)  # pyright: ignore[reportArgumentType]
+def test_of_too_many_histories_the_same_few_are_read(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    every, few = last_events(query_list(world, "test")), len(query_list(world, "test")) // 4
+    key = lambda some: list(zip(some.sequence.tolist(), some.history_end.tolist(), strict=True))  # noqa: E731
+    monkeypatch.setattr(codes, "MOST", few)
+    chosen = key(last_events(query_list(world, "test")))
+    assert len(set(chosen)) == few
+    assert chosen == [one for one in key(every) if one in set(chosen)], "in the order of the queries"
+    assert chosen == key(last_events(query_list(world, "test")))
+    monkeypatch.setattr(codes, "MOST", len(every))
+    assert key(last_events(query_list(world, "test"))) == key(every)
+
+
+def run_config(domain_embedding: bool, *, disentangled: bool = False, **parts: Any) -> RunConfig:
+    codes = DisentangleConfig(codes=True, shared_rank=4, domain_whitening=True) if disentangled else DisentangleConfig()
+    model = RecommenderConfig(
+        dim=8, layers=1, attention_window=24, domain_embedding=domain_embedding, views=ViewsConfig(in_domain=True),
+        disentangle=codes,
+    )  # fmt: skip
     return replace(
         RunConfig(),
         batching={"rows": 8, "row_length": 32, "max_length": 24},
@@ -117,23 +138,22 @@ def run_config(domain_embedding: bool, **parts: object) -> RunConfig:
         train=TrainConfig(epochs=0.0, steps=3),
         logging=LoggingConfig(every=1, tensorboard=False),
         hardware={"data": 1},
+        **parts,
     )
 
 
 @pytest.fixture(scope="module")
 def trained(world: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    losses = DisentangleConfig(
-        codes=True, shared_rank=4, standardise=True, shared_alone=0.5, adversary=0.1, info_nce=0.1, hsic=0.1, sample=8
-    )
-    fit(run_config(True, disentangle=losses), world, RunFolder(folder))
+    losses = {"disentangle": DisentangleLossConfig(shared_alone=0.5, adversary=0.1, mmd=0.1, sample=8)}
+    fit(run_config(True, disentangled=True, objectives=losses), world, RunFolder(folder))
     return folder
 
 
 def test_the_losses_are_written_down(trained: Path) -> None:
     last = json.loads(RunFolder(trained).metrics.read_text().splitlines()[-2])
-    assert {"adversary", "info_nce", "hsic", "shared_alone"} <= last.keys()
-    assert "specific_alone" not in last
+    assert {"adversary", "mmd", "shared_alone"} <= last.keys()
+    assert "specific_domain" not in last
 
 
 def test_the_command_prints_and_writes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,9 +187,9 @@ def test_a_code_is_that_of_the_models_own_answer(trained: Path, world: Dataset) 
     np.testing.assert_allclose(shared + specific, h, rtol=1e-4, atol=1e-5)
 
 
-def test_a_standardised_code_is_read_before_it_is_told_the_targets_domain(trained: Path, world: Dataset) -> None:
+def test_a_whitened_code_is_read_before_it_is_told_the_targets_domain(trained: Path, world: Dataset) -> None:
     run, histories = load_run(trained), last_events(query_list(world, "test"))
-    z, told = (codes_at(run.scorer, world, histories, code) for code in ("standard", "shared"))
+    z, told = (codes_at(run.scorer, world, histories, code) for code in ("whitened", "shared"))
     assert (z.shape[1], told.shape[1]) == (4, 8)
     found = readout.balanced_accuracy(z, histories.domain, histories.user)
     assert probe_run(run).codes["shared"]["logistic"] == found
@@ -205,9 +225,9 @@ def test_what_is_evaluated_and_probed_is_what_the_checkpoint_holds(trained: Path
     )
     alone = question_metrics(rank_queries(replace(run.scorer, counted=None), asked, "shared"), ("ndcg@10",))
     assert probe_run(run, split=split).codes["shared"]["ndcg@10"].value == pytest.approx(alone.values.mean())
-    z = codes_at(run.scorer, world, last_events(training_ends(world)), "standard")
+    z = codes_at(run.scorer, world, last_events(training_ends(world)), "whitened")
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
-    assert np.abs(codes_at(run.scorer, world, last_events(query_list(world, "test")), "standard").mean(0)).max() > 1e-3
+    assert np.abs(codes_at(run.scorer, world, last_events(query_list(world, "test")), "whitened").mean(0)).max() > 1e-3
 
 
 def test_a_model_without_codes_is_refused(world: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,5 +236,17 @@ def test_a_model_without_codes_is_refused(world: Dataset, tmp_path: Path, capsys
     assert mdrec("evaluate", tmp_path / "plain", "--probes") == 2
     captured = capsys.readouterr()
     assert "the model has no code 'shared'" in captured.err
-    assert "h, mixed, in_domain" in captured.err
     assert not captured.out
+
+
+def test_codes_are_ranked_by_without_what_is_counted(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ranked = ask(world, parse_protocol("full")), []
+    ranks = baseline_ranks(asked)["popularity"]
+    monkeypatch.setattr(probes, "rank_queries", lambda scorer, _, code: ranked.append((code, scorer.counted)) or ranks)
+    model, counted = cast(Any, Plain()), cast(Any, "what is counted")
+    scorer = make_scorer(model, initial_params(model, 0), BatchingConfig(), counted=counted)
+    found = probes.rank_by(scorer, asked)
+    assert ranked == [(code, None) for code in probes.CODES]
+    value = question_metrics(ranks, ("ndcg@10",)).values.mean()
+    assert found["h"]["ndcg@10"].value == pytest.approx(value)
+    assert {one["kept"].value for one in found.values()} == {1.0}

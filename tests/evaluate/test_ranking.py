@@ -20,7 +20,7 @@ from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import Scorer, item_matrix, make_scorer, states
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from tests.evaluate.worlds import two_domains
 
@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
-    model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
+    model = make_model(RecommenderConfig(dim=16, layers=1, attention_window=10, init_scale=0.5), world.spec)
     return make_scorer(model, model.init(jax.random.key(0)), BATCHING)
 
 

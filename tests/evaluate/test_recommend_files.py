@@ -23,7 +23,7 @@ from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
-    model = make_model(SasrecConfig(dim=16, layers=1, max_length=10, init_scale=0.5), world.spec)
+    model = make_model(RecommenderConfig(dim=16, layers=1, attention_window=10, init_scale=0.5), world.spec)
     return make_scorer(model, model.init(jax.random.key(0)), BatchingConfig(rows=4, row_length=24, max_length=10))
 
 

@@ -80,11 +80,11 @@ def test_a_few_batches_are_packed_ahead_and_none_is_lost() -> None:
 
 
 def test_codes_are_asked_for_by_name() -> None:
-    ((_, half),) = states(scorer_on(), cast(Any, Source()), "half")
+    ((_, half),) = states(scorer_on(), cast(Any, Source()), "shared")
     np.testing.assert_allclose(half, expected(0) / 2, rtol=1e-5)
-    with pytest.raises(InputError, match="no code 'shared'") as error:
-        next(states(scorer_on(), cast(Any, Source()), "shared"))
-    assert "h, half, twice" in str(error.value)
+    with pytest.raises(InputError, match="no code 'whitened'") as error:
+        next(states(scorer_on(), cast(Any, Source()), "whitened"))
+    assert "h, shared, specific" in str(error.value)
 
 
 def test_activations_have_the_scorers_type_and_states_are_float32() -> None:

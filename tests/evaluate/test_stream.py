@@ -12,20 +12,17 @@ import pytest
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate import streaming
 from mdrec_jax.evaluate.recommend import NO_HISTORY
 from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.streaming import stream_files
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import WrittenConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from tests.evaluate.worlds import two_domains
 
-ENCODER = SasrecConfig(dim=8, layers=1, max_length=4, init_scale=0.5, positions="rotary")
+ENCODER = RecommenderConfig(dim=8, layers=1, attention_window=4, init_scale=0.5, positions="rotary")
 type Event = tuple[str, str, str, int]
 
 
@@ -36,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(world: Dataset) -> Scorer:
-    config = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), written=WrittenConfig("erase", slots=3, chunk=4))
+    config = replace(ENCODER, views=ViewsConfig(in_domain=True), user_memory=True)
     model = make_model(config, world.spec)
     batching = BatchingConfig(rows=4, row_length=48, max_length=24)
     return make_scorer(model, model.init(jax.random.key(0)), batching, mesh=make_mesh(MeshConfig(data=2)))
@@ -159,22 +156,7 @@ def test_states_that_do_not_fit_are_refused(world: Dataset, scorer: Scorer, tmp_
 
 
 def test_a_model_with_learned_positions_is_refused(world: Dataset, tmp_path: Path) -> None:
-    model = make_model(SasrecConfig(dim=8, layers=1, max_length=4), world.spec)
+    model = make_model(RecommenderConfig(dim=8, layers=1, attention_window=4), world.spec)
     scorer = make_scorer(model, model.init(jax.random.key(0)), BatchingConfig(rows=4, row_length=24, max_length=10))
     with pytest.raises(ConfigError, match=r"model\.positions.*\n.*learned"):
         stream_files(scorer, world, "a run", written(tmp_path / "a.csv", log(world, [3])), tmp_path / "out.csv")
-
-
-def test_a_models_times_begin_with_the_data_set(
-    world: Dataset, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    later, read = replace(world, manifest=replace(world.manifest, time_origin=50)), []
-    update = lambda *_: lambda params, now, events: read.append(jax.device_get(events)) or now  # noqa: E731
-    monkeypatch.setattr(streaming, "_update", update)
-    raw = world.items(0)["raw"].to_list()
-    rows = [("a", raw[0], "books", 70), ("b", raw[1], "books", 60), ("a", raw[2], "books", 95)]
-    stream_files(scorer, later, "run", written(tmp_path / "e.csv", rows), tmp_path / "out.csv")
-    (events,) = read
-    ids = world.lookup_items([raw[0], raw[2], raw[1]], ["books"] * 3)
-    np.testing.assert_array_equal(events.item[:2], [ids[:2], [ids[2], 0]])
-    np.testing.assert_array_equal(events.time[:2], [[20, 45], [10, 0]])

@@ -23,11 +23,11 @@ from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.streaming import stream_files
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from tests.data.make import DAY, make_dataset
 from tests.evaluate.worlds import two_domains
 
-ENCODER = SasrecConfig(dim=8, layers=1, max_length=24, init_scale=0.5, positions="rotary")
+ENCODER = RecommenderConfig(dim=8, layers=1, attention_window=24, init_scale=0.5, positions="rotary")
 KNOWN, LATE = "events already known", "late events left out"
 type Event = tuple[str, str, str, int]
 

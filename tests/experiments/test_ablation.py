@@ -83,7 +83,7 @@ def test_what_cannot_be_ablated_is_refused(
 ) -> None:
     out = tmp_path / "out"
     assert mdrec("ablate", "quickstart", "--data", small_world, "--out", out) == EXIT_BAD_INPUT
-    assert "SasrecConfig" in capsys.readouterr().err
+    assert "RecommenderConfig" in capsys.readouterr().err
     assert mdrec("ablate", "mdrec", "--data", small_world, "--out", out, "--seeds", "a") == EXIT_BAD_INPUT
     assert not out.exists()
 
@@ -101,7 +101,7 @@ def test_only_the_rows_asked_for(short_run: RunConfig) -> None:
 def test_the_command_from_a_preset_to_a_table(
     small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("--train.epochs", "0", "--train.steps", "3", "--model.encoder.dim", "16", "--logging.no-tensorboard")
+    few = ("--train.epochs", "0", "--train.steps", "3", "--model.dim", "16", "--logging.no-tensorboard")
     given = ("ablate", "mdrec", "--smoke", "--data", small_world, "--out", tmp_path, "--seeds", "0,1", *few)
     assert mdrec(*given) == 0
     record = json.loads((tmp_path / "ablation.json").read_text())

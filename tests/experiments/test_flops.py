@@ -10,7 +10,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.experiments.flops import counted, step_flops
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.setup import Setup
 
 N = 64
@@ -63,7 +63,7 @@ ROWS, T, D, F = 8, 32, 64, 256
 def run_of(**model: object) -> RunConfig:
     sizes = {"dim": D, "layers": 2, "max_length": T, "embedding_dropout": 0.0, "residual_dropout": 0.0}
     batching = BatchingConfig(rows=ROWS, row_length=T, max_length=24)
-    return replace(RunConfig(), batching=batching, model=SasrecConfig(**(sizes | model)))
+    return replace(RunConfig(), batching=batching, model=RecommenderConfig(**(sizes | model)))
 
 
 def test_a_step_of_two_layers_costs_what_its_products_say(small_world: Path) -> None:

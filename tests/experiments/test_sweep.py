@@ -50,13 +50,13 @@ def test_what_is_no_field_with_values_is_refused(text: str) -> None:
     ("name", "value", "said"),
     [
         ("modle.dim", 3, "one of: batching"),
-        ("model.encoder.dimm", 3, "model.encoder.dimm"),
-        ("model.encoder.dim.more", 3, "model.encoder.dim has no fields"),
-        ("model.encoder", 3, "model.encoder.dim"),
-        ("model.class", "SasrecConfig", "no such field"),
-        ("model.encoder.dim", "wide", "a whole number"),
-        ("model.encoder.dim", -3, ">= 1"),
-        ("model.written.mode", "forget", "erase"),
+        ("model.dimm", 3, "model.dimm"),
+        ("model.dim.more", 3, "model.dim has no fields"),
+        ("model.loop", 3, "model.loop.max_steps"),
+        ("model.class", "RecommenderConfig", "no such field"),
+        ("model.dim", "wide", "a whole number"),
+        ("model.dim", -3, ">= 1"),
+        ("model.positions", "relative", "rotary"),
         ("optim.dense.learning_rate", True, "a number"),
     ],
 )
@@ -100,7 +100,7 @@ def test_trials_are_all_combinations_or_some_of_them(short_run: RunConfig, small
 
 
 def test_flags_say_what_the_values_say() -> None:
-    values = {"model.encoder.dim": 32, "model.encoder.remat": True, "model.views.projectors": False}
+    values = {"model.dim": 32, "model.remat": True, "model.views.in_domain": True}
     values |= {"model.experts.multiples": [1.0, 2.0], "optim.schedule.kind": "cosine"}
     args = parse(["train", "mdrec", *flags(values)])
     assert args is not None

@@ -16,68 +16,46 @@ from mdrec_jax.experiments.controls import TOLERANCE, deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, parameters
 from mdrec_jax.experiments.switches import SWITCHES, all_off, switches_on, without
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.experts import ExpertsConfig
-from mdrec_jax.models.looping import LoopConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BanksConfig, WrittenConfig
-from mdrec_jax.models.mixers import MixersConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.hstu import HstuConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
+from mdrec_jax.models.layers.loop import LoopConfig
+from mdrec_jax.models.layers.mixers import MixersConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
-from mdrec_jax.objectives.balance import ObjectivesConfig
+from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
-from mdrec_jax.objectives.denoise import DenoiseConfig
-from mdrec_jax.objectives.infomax import InfomaxConfig
+from mdrec_jax.objectives.disentangle import DisentangleLossConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.objectives.transfer import TransferConfig
 from mdrec_jax.train.setup import Setup
 
-ENCODER = SasrecConfig(dim=16, layers=2, max_length=24)
-EVERYTHING = MdrecConfig(
+ENCODER = RecommenderConfig(dim=16, layers=2, attention_window=24)
+EVERYTHING = replace(
     ENCODER,
-    views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2, critic=True),
-    loop=LoopConfig(most=2),
-    banks=BanksConfig(local=3, shared=3),
-    written=WrittenConfig("erase", slots=4),
+    views=ViewsConfig(in_domain=True, path_rank=2),
+    loop=LoopConfig(max_steps=2),
+    learned_memory=LearnedMemoryConfig(local=3, shared=3),
+    user_memory=True,
     mixers=MixersConfig(("attention", "convolution")),
-    experts=ExpertsConfig(each=1),
-    disentangle=DisentangleConfig(
-        codes=True,
-        variational=True,
-        kl=0.1,
-        shared_alone=0.1,
-        mmd=0.1,
-        orthogonal=0.1,
-        across=0.1,
-        shared_rank=2,
-        standardise=True,
-        erase=True,
-    ),
+    experts=ExpertsConfig(experts_per_width=1),
+    disentangle=DisentangleConfig(codes=True, shared_rank=2, domain_whitening=True, cross_domain=True, erase=True),
 )
 RUN = replace(
     RunConfig(),
+    batching={"max_length": 24, "row_length": 24},
     model=EVERYTHING,
     objectives=ObjectivesConfig(
-        ContrastiveConfig(intra=0.1, inter=0.1), InfomaxConfig(0.1), TaxonomyConfig(0.1), TransferConfig(0.1)
+        ContrastiveConfig(intra=0.1, inter=0.1), DisentangleLossConfig(shared_alone=0.1, mmd=0.1), TaxonomyConfig(0.1),
+        TransferConfig(0.1),
     ),
-    loss=NextItemConfig(denoise=DenoiseConfig(trim=0.1)),
-)
+    loss=NextItemConfig(noise=0.1),
+)  # fmt: skip
 CODES = "shared and specific codes"
-WITHIN = {
-    CODES: {
-        "variational codes",
-        "sufficiency",
-        "states of elsewhere",
-        "standardised code",
-        "erasure",
-        "alignment",
-        "independence",
-    }
-}
+WITHIN = {CODES: {"sufficiency", "cross-domain code", "domain whitening", "erasure", "alignment"}}
 CONTRASTS = {"contrast within domains", "contrast between domains"}
-WITHIN["in-domain view"] = (
-    {"domain paths", "projectors", CODES} | WITHIN[CODES] | CONTRASTS | {"infomax", "transfer weights"}
-)
+WITHIN["in-domain view"] = {"domain paths", CODES, "transfer weights"} | WITHIN[CODES] | CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -88,16 +66,16 @@ class Linear:
 
     def of(self, config: RunConfig) -> Cost:
         model = config.model
-        layers = model.encoder.layers if isinstance(model, MdrecConfig) else model.layers
-        more = 7 * len(switches_on(config)) if isinstance(model, MdrecConfig) else 0
-        return Cost(*parameters(config, self.dataset), 100.0 + 10 * layers + more)
+        assert isinstance(model, RecommenderConfig)
+        return Cost(*parameters(config, self.dataset), 100.0 + 10 * model.layers + 7 * len(switches_on(config)))
 
 
 def test_every_part_has_a_switch() -> None:
-    model = {f"model.{field.name}" for field in dataclasses.fields(MdrecConfig)} - {"model.encoder"}
+    groups = {field.name for field in dataclasses.fields(RecommenderConfig) if field.default is dataclasses.MISSING}
+    model = {f"model.{name}" for name in groups} | {"model.user_memory"}
     objectives = {f"objectives.{field.name}" for field in dataclasses.fields(ObjectivesConfig)}
     switched = {".".join(name.split(".")[:2]) for switch in SWITCHES for name in switch.off}
-    assert switched == model | objectives | {"loss.denoise"}
+    assert switched == model | objectives | {"loss.noise"}
 
 
 def test_each_switch_turns_off_its_part_and_what_is_built_on_it(small_world: Path) -> None:
@@ -111,28 +89,22 @@ def test_each_switch_turns_off_its_part_and_what_is_built_on_it(small_world: Pat
         Setup.of(less, dataset)  # a run that can be
 
 
-def test_a_contrast_that_needs_no_view_stays_without_it() -> None:
-    contrast = ContrastiveConfig(intra=0.1, second="dropout")
-    config = replace(RunConfig(), model=EVERYTHING, objectives=ObjectivesConfig(contrast))
-    assert without(config, SWITCHES[0]).objectives.contrastive == contrast
-
-
 def test_all_off_is_sasrec() -> None:
-    assert all_off(replace(RUN, seed=3)) == replace(RunConfig(), model=ENCODER, seed=3)
+    assert all_off(replace(RUN, seed=3)) == replace(RunConfig(), batching=RUN.batching, model=ENCODER, seed=3)
 
 
 def test_the_rows_of_an_ablation(small_world: Path) -> None:
     linear = Linear(open_dataset(small_world))
-    some = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True), loop=LoopConfig(most=2))
+    some = replace(ENCODER, views=ViewsConfig(in_domain=True), loop=LoopConfig(max_steps=2))
     rows = variants(replace(RunConfig(), model=some), linear)
-    names = ["full", "without in-domain view", "without projectors", "without loop", "all off"]
+    names = ["full", "without in-domain view", "without loop", "all off"]
     assert [row.name for row in rows] == [*names, *(f"all off, {how}" for how in ("deeper", "longer", "wider"))]
     assert len({row.folder for row in rows}) == len(rows)
-    alone = variants(replace(RunConfig(), model=MdrecConfig(ENCODER, loop=LoopConfig(most=2))), linear)
+    alone = variants(replace(RunConfig(), model=replace(ENCODER, loop=LoopConfig(max_steps=2))), linear)
     assert [row.name for row in alone][:2] == ["full", "all off"]
 
 
-@pytest.mark.parametrize(("model", "said"), [(ENCODER, "SasrecConfig"), (MdrecConfig(ENCODER), "every part is off")])
+@pytest.mark.parametrize(("model", "said"), [(HstuConfig(), "RecommenderConfig"), (ENCODER, "every part is off")])
 def test_a_run_without_parts_is_refused(model: object, said: str, small_world: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         variants(replace(RunConfig(), model=model), Linear(open_dataset(small_world)))

@@ -1,5 +1,6 @@
 """What is shared leaves a silo, what is private never does: two silos train in turn on the ordinary step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,19 +14,20 @@ from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.federated.partition import average, shared_part, with_shared_part
 from mdrec_jax.models.api import make_model, parameter_facts
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import TrainConfig
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
 from tests.models.make import PARTS, SPEC
 
-ENCODER = SasrecConfig(dim=16, layers=2, heads=2, max_length=24, domain_embedding=True, event_embedding=True)
-EVERYTHING = PARTS["codes"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
+ENCODER = RecommenderConfig(dim=16, layers=2, heads=2, attention_window=24, domain_embedding=True, event_embedding=True)
+EVERYTHING = (
+    PARTS["codes"] | PARTS["loop"] | PARTS["learned memory"] | PARTS["user memory"] | PARTS["mixers"] | PARTS["experts"]
+)
 RUN = RunConfig(
     batching=BatchingConfig(rows=8, row_length=32, max_length=24),
-    model=MdrecConfig(ENCODER, **PARTS["views"]),
+    model=replace(ENCODER, **PARTS["views"]),
     train=TrainConfig(epochs=8.0),
     hardware=MeshConfig(1),
 )
@@ -78,7 +80,7 @@ def test_two_silos_train_in_turn_with_the_shared_part_averaged_each_round(silos:
 def test_nothing_shared_has_a_shape_that_depends_on_a_silos_data(silos: tuple[Path, Path]) -> None:
     shapes = []
     for data in silos:
-        facts = parameter_facts(make_model(MdrecConfig(ENCODER, **EVERYTHING), open_dataset(data).spec))
+        facts = parameter_facts(make_model(replace(ENCODER, **EVERYTHING), open_dataset(data).spec))
         leaves = jax.tree.leaves(facts, is_leaf=lambda leaf: hasattr(leaf, "scope"))
         shapes.append([leaf.shape for leaf in leaves if leaf.scope == "shared"])
         assert any(leaf.scope == "private" for leaf in leaves)
@@ -86,10 +88,10 @@ def test_nothing_shared_has_a_shape_that_depends_on_a_silos_data(silos: tuple[Pa
 
 
 def test_statistics_never_leave_and_stay_as_they_are() -> None:
-    model = make_model(MdrecConfig(ENCODER, **PARTS["standard codes"]), SPEC)
+    model = make_model(replace(ENCODER, **PARTS["whitened codes"]), SPEC)
     params, facts = model.init(jax.random.key(0)), parameter_facts(model)
     shared = shared_part(params, facts)
-    assert not any("standard" in name or "statistics" in name for name in shared)
+    assert not any("whitening" in name or "statistics" in name for name in shared)
     taken = with_shared_part(params, facts, jax.tree.map(jnp.zeros_like, shared))
     assert jax.tree.leaves(taken.statistics)
     for one, other in zip(*map(jax.tree.leaves, (taken.statistics, params.statistics)), strict=True):

@@ -11,14 +11,13 @@ import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.experts import ExpertsConfig
 from mdrec_jax.models.gru4rec import Gru4RecConfig
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.looping import LoopConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BanksConfig, WrittenConfig
-from mdrec_jax.models.mixers import MixersConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
+from mdrec_jax.models.layers.loop import LoopConfig
+from mdrec_jax.models.layers.mixers import MixersConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
@@ -27,61 +26,55 @@ SPEC = DatasetSpec(num_items=40, num_domains=3, num_events=2, has_time=True, las
 COLUMNS = 32
 """Most tests share one shape, so that a model is compiled once for all of them."""
 
-SASREC = SasrecConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
-HSTU = HstuConfig(dim=8, layers=2, heads=2, max_length=16, init_scale=0.5)
-FLAGSHIP = SasrecConfig(dim=8, layers=1, heads=2, max_length=16, init_scale=0.5)
+SASREC = RecommenderConfig(dim=8, layers=2, heads=2, attention_window=16, init_scale=0.5)
+HSTU = HstuConfig(dim=8, layers=2, heads=2, attention_window=16, init_scale=0.5)
+FLAGSHIP = RecommenderConfig(dim=8, layers=1, heads=2, attention_window=16, init_scale=0.5)
 PARTS: dict[str, dict[str, Any]] = {
-    "views": {"views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2)},
-    "loop": {"loop": LoopConfig(most=3, ponder=0.1, rank=2)},
-    "banks": {"banks": BanksConfig(local=5, shared=3)},
-    "slots": {"written": WrittenConfig("erase", slots=4, chunk=2)},
-    "delta": {"written": WrittenConfig("delta", chunk=2)},
-    "mixers": {"mixers": MixersConfig(("attention", "convolution", "recurrence", "context"), width=3)},
-    "experts": {"experts": ExpertsConfig(each=1, multiples=(1.0, 2.0, 3.0))},
+    "views": {"views": ViewsConfig(in_domain=True, path_rank=2)},
+    "loop": {"loop": LoopConfig(max_steps=3, rank=2)},
+    "learned memory": {"learned_memory": LearnedMemoryConfig(local=5, shared=3)},
+    "user memory": {"user_memory": True},
+    "mixers": {"mixers": MixersConfig(("attention", "convolution", "context"))},
+    "experts": {"experts": ExpertsConfig(experts_per_width=1, multiples=(1.0, 2.0, 3.0))},
     "codes": {
-        "views": ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
-        "disentangle": DisentangleConfig(codes=True, variational=True, adversary=0.1, orthogonal=0.1, kl=0.01),
+        "views": ViewsConfig(in_domain=True, path_rank=2),
+        "disentangle": DisentangleConfig(codes=True),
     },
-    "standard codes": {
+    "whitened codes": {
         "views": ViewsConfig(in_domain=True),
-        "disentangle": DisentangleConfig(codes=True, shared_rank=3, standardise=True, adversary=0.1, orthogonal=0.1),
+        "disentangle": DisentangleConfig(codes=True, shared_rank=3, domain_whitening=True, cross_domain=True),
     },
 }
-"""The parts of the flagship, each by itself."""
+"""The parts of the recommender, each by itself."""
 
 VARIANTS: dict[str, ModelConfig] = {
     "sasrec": SASREC,
-    "sasrec, rotary, SwiGLU, RMS norm": SasrecConfig(
-        dim=8, layers=1, heads=2, max_length=16, init_scale=0.5, positions="rotary", activation="swiglu", norm="rmsnorm"
+    "sasrec, rotary, SwiGLU": RecommenderConfig(
+        dim=8, layers=1, heads=2, attention_window=16, init_scale=0.5, positions="rotary", activation="swiglu"
     ),
-    "sasrec, gates, input norm, domains, events and dates, cosine": SasrecConfig(
+    "sasrec, domains, events and dates, cosine": RecommenderConfig(
         dim=8,
         layers=1,
-        max_length=16,
+        attention_window=16,
         init_scale=0.5,
-        gated_residual=True,
-        input_norm=True,
         domain_embedding=True,
         event_embedding=True,
         date_days=1.0,
         activation="relu",
-        scores="cosine",
+        temperature=0.05,
     ),
     "hstu": HSTU,
     "hstu without bias": HstuConfig(
-        dim=8, layers=1, max_length=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
+        dim=8, layers=1, attention_window=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
     "gru4rec, domains and events, cosine": Gru4RecConfig(
-        dim=8, layers=2, init_scale=0.5, domain_embedding=True, event_embedding=True, scores="cosine"
+        dim=8, layers=2, init_scale=0.5, domain_embedding=True, event_embedding=True, temperature=0.05
     ),
-    "mdrec, two views, slots": MdrecConfig(FLAGSHIP, **(PARTS["views"] | PARTS["slots"])),
-    "mdrec, shared and specific codes": MdrecConfig(FLAGSHIP, **PARTS["codes"]),
-    "mdrec, loop, banks, delta rule, experts": MdrecConfig(
-        FLAGSHIP, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"] | PARTS["experts"])
+    "mdrec, shared and specific codes": replace(FLAGSHIP, **PARTS["codes"]),
+    "mdrec, loop, memories, experts": replace(
+        FLAGSHIP, **(PARTS["loop"] | PARTS["learned memory"] | PARTS["user memory"] | PARTS["experts"])
     ),
-    "mdrec, two views, mixers, dates": MdrecConfig(
-        replace(FLAGSHIP, date_days=2.0), **(PARTS["views"] | PARTS["mixers"])
-    ),
+    "mdrec, two views, mixers, dates": replace(FLAGSHIP, date_days=2.0, **(PARTS["views"] | PARTS["mixers"])),
 }
 """One model for every branch of the code."""
 

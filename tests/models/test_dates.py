@@ -8,9 +8,8 @@ import pytest
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.dates import DAY, Dates
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.items import DAY, Dates
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import DatasetSpec
 from tests.data.logs import ORIGIN, TEST, TRAIN, dataset_of
 
@@ -47,14 +46,13 @@ def test_the_last_time_is_that_of_a_training_event() -> None:
     assert dataset_of([[TRAIN, TRAIN]], has_time=False).spec.last_time == 0
 
 
-@pytest.mark.parametrize("wrap", [lambda encoder: encoder, MdrecConfig])
-def test_data_without_times_are_refused(wrap) -> None:
+def test_data_without_times_are_refused() -> None:
     spec = DatasetSpec(num_items=9, num_domains=1, num_events=1, has_time=False)
     with pytest.raises(InputError, match=r"model\.date_days"):
-        make_model(wrap(SasrecConfig(date_days=3.0)), spec)
+        make_model(RecommenderConfig(date_days=3.0), spec)
 
 
 @pytest.mark.parametrize("days", [-1.0, float("inf"), float("nan")])
 def test_no_such_distance(days: float) -> None:
     with pytest.raises(ConfigError, match=r"model\.date_days"):
-        SasrecConfig(date_days=days)
+        RecommenderConfig(date_days=days)

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import ModelConfig
-from mdrec_jax.models.layers import dropout, fold_seeds, keep_mask, row_seeds
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.dropout import dropout, fold_seeds, keep_mask, row_seeds
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import Batch
 from tests.models.make import HSTU, built, pack, random_sequences, rows_of, states
 
-DROPPING = SasrecConfig(
+DROPPING = RecommenderConfig(
     dim=8,
     layers=1,
     heads=2,
-    max_length=16,
+    attention_window=16,
     embedding_dropout=0.3,
-    attention_dropout=0.3,
-    ffn_dropout=0.3,
+    inner_dropout=0.3,
     residual_dropout=0.3,
 )
 both_families = pytest.mark.parametrize("config", [DROPPING, HSTU], ids=["sasrec", "hstu"])
@@ -46,7 +45,7 @@ def test_the_share_dropped_is_the_rate(rate: float) -> None:
 def test_draws_of_different_rows_columns_channels_sites_blocks_and_keys_are_uncorrelated() -> None:
     here = mask().astype(float) - 0.5
     seeds = row_seeds(jax.random.key(0), 64, 0)
-    folded = fold_seeds(seeds, jnp.uint32(0)), fold_seeds(seeds, jnp.uint32(1))
+    folded = fold_seeds(seeds, 0), fold_seeds(seeds, 1)
     blocks = [np.asarray(keep_mask(s, 0, here.shape, 0.5)) for s in folded if s is not None]
     others = {
         "row": np.roll(here, 1, 0),

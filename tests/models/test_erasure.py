@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.erasure import PACE, Erasure, closed_form, covariance, moments
+from mdrec_jax.models.layers.erasure import PACE, Erasure, closed_form, covariance, moments
 
 RNG = np.random.default_rng(0)
 ROWS, RANK, WIDTH = 4000, 3, 12

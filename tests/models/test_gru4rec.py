@@ -49,7 +49,9 @@ def test_dropout_takes_part_in_training_alone() -> None:
     assert not np.allclose(evaluated, trained)
 
 
-@pytest.mark.parametrize(("field", "value"), [("dim", 0), ("layers", 0), ("hidden_dropout", 1.0), ("init_scale", 0.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("dim", 0), ("layers", 0), ("residual_dropout", 1.0), ("init_scale", 0.0)]
+)
 def test_values_out_of_range_are_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
         Gru4RecConfig(**{field: value})

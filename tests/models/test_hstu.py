@@ -50,7 +50,7 @@ def obvious_states(config: HstuConfig, params, batch: Batch) -> np.ndarray:
                         bias = block["position_bias"][i - j] + block["time_bias"][bucket]
                         for head in range(config.heads):
                             here = slice(head * width, (head + 1) * width)
-                            weight = silu(q[i, here] @ k[j, here] + bias) / config.max_length
+                            weight = silu(q[i, here] @ k[j, here] + bias) / config.attention_window
                             mixed[i, here] += weight * v[j, here]
                 gated = np.stack([normed(row) for row in mixed]) * u
                 x = x + gated @ block["out"]["kernel"] + block["out"]["bias"]

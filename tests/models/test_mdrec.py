@@ -10,12 +10,13 @@ import pytest
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.delta_memory import DeltaMemory
-from mdrec_jax.models.looping import Halting, LoopConfig, PassChange
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BankReads, BanksConfig, SharedBank, WrittenConfig, aligned
-from mdrec_jax.models.mixers import MixersConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemory, LearnedMemoryConfig, MemoryBank
+from mdrec_jax.models.layers.loop import Halting, LoopConfig, PassChange
+from mdrec_jax.models.layers.mixers import MixersConfig
+from mdrec_jax.models.layers.user_memory import UserMemory, aligned
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import InDomain
+from mdrec_jax.objectives.routers import router_losses
 from mdrec_jax.types import Params
 from tests.models.make import FLAGSHIP, PARTS, SASREC, SPEC, built, pack, random_sequences, rows_of, states
 
@@ -23,27 +24,19 @@ SEQUENCES = random_sequences(0, [5, 7, 3, 9, 1, 12])
 BATCH = pack([SEQUENCES[:3], SEQUENCES[3:]])
 
 
-def test_with_all_parts_off_it_is_sasrec() -> None:
-    plain, params = built(SASREC)
-    flagship = make_model(MdrecConfig(SASREC), SPEC)
-    for one, other in zip(*(jax.tree.leaves(m.init(jax.random.key(3))) for m in (plain, flagship)), strict=True):
-        np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(states(flagship, params, BATCH), states(plain, params, BATCH))
-
-
-PAIRS = [pair for pair in itertools.combinations(PARTS, 2) if pair != ("slots", "delta")]
+PAIRS = list(itertools.combinations(PARTS, 2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
-    config = MdrecConfig(FLAGSHIP, **(PARTS[pair[0]] | PARTS[pair[1]]))
+    config = replace(FLAGSHIP, **(PARTS[pair[0]] | PARTS[pair[1]]))
     model = make_model(config, SPEC)
     params = model.init(jax.random.key(0))
 
     def loss(params: Params) -> jax.Array:
         encoded = model.encode(params.dense, rows_of(model, params, BATCH), BATCH, key=jax.random.key(1), train=True)
-        return jnp.square(encoded.h - 1.0).mean() + 1e-3 * sum(encoded.losses.values(), jnp.float32(0.0))
+        return jnp.square(encoded.h - 1.0).mean() + 1e-3 * sum(router_losses(encoded.traces).values(), jnp.float32(0.0))
 
     step = jax.jit(jax.value_and_grad(loss))
     before, gradient = step(params)
@@ -53,13 +46,14 @@ def test_any_two_parts_learn_together(pair: tuple[str, str]) -> None:
 
 
 def test_every_parameter_of_every_part_gets_a_gradient() -> None:
-    everything = PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS["slots"] | PARTS["mixers"] | PARTS["experts"]
-    model, params = built(MdrecConfig(FLAGSHIP, **everything))
+    everything = {name: value for part in PARTS.values() for name, value in part.items() if name != "disentangle"}
+    everything["views"] = PARTS["views"]["views"]
+    model, params = built(replace(FLAGSHIP, **everything))
     goal = jax.random.normal(jax.random.key(5), (*BATCH.item.shape, SASREC.dim))
 
     def loss(dense: dict) -> jax.Array:
         encoded = model.encode(dense, rows_of(model, params, BATCH), BATCH, key=None, train=False)
-        return (encoded.h * goal).sum() + sum(encoded.losses.values(), jnp.float32(0.0))
+        return (encoded.h * goal).sum() + sum(router_losses(encoded.traces).values(), jnp.float32(0.0))
 
     flat, _ = jax.tree.flatten_with_path(jax.jit(jax.grad(loss))(params.dense))
     still = [jax.tree_util.keystr(path) for path, leaf in flat if not jnp.any(leaf != 0)]
@@ -88,7 +82,8 @@ def test_the_state_in_the_domain_asked_about_is_that_of_its_last_event() -> None
 
 
 def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
-    halting = Halting(jax.random.key(0), 4, LoopConfig(most=3, halt_bias=-0.5, step_start=0.3))
+    halting = Halting(jax.random.key(0), 4, LoopConfig(max_steps=3))
+    halting.step.set_value(jnp.full((2,), 0.3))
     x = jax.random.normal(jax.random.key(1), (1, 2, 4))
     mixed, passes = halting(lambda x, number: jnp.tanh(x) + number, x)
     kernel, bias = (np.asarray(v.get_value()) for v in (halting.stop.kernel, halting.stop.bias))
@@ -104,20 +99,20 @@ def test_passes_are_mixed_by_weights_that_sum_to_one() -> None:
     np.testing.assert_allclose(passes, total, rtol=1e-5)
 
 
-def test_what_sub_layers_add_begins_as_large_as_asked() -> None:
+def test_what_sub_layers_add_begins_smaller_where_it_is_added_more_often() -> None:
     outputs = {"['out']['kernel']", "['down']['kernel']", "['local_out']", "['shared_out']"}
-    for config in (SASREC, MdrecConfig(FLAGSHIP, **PARTS["banks"])):
-        encoder = config.encoder if isinstance(config, MdrecConfig) else config
-        small = replace(encoder, output_scale=0.5)
-        smaller = replace(config, encoder=small) if isinstance(config, MdrecConfig) else small
-        usual, half = (make_model(one, SPEC).init(jax.random.key(0)) for one in (config, smaller))
-        for (path, found), whole in zip(jax.tree.leaves_with_path(half), jax.tree.leaves(usual), strict=True):
-            part = 0.5 if any(jax.tree_util.keystr(path).endswith(name) for name in outputs) else 1.0
-            np.testing.assert_array_equal(found, part * whole, err_msg=jax.tree_util.keystr(path))
+    once = replace(FLAGSHIP, **PARTS["learned memory"])
+    often = replace(once, loop=LoopConfig(max_steps=4))
+    usual, half = (make_model(one, SPEC).init(jax.random.key(0)) for one in (once, often))
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(half)}
+    for path, whole in jax.tree.leaves_with_path(usual):
+        name = jax.tree_util.keystr(path)
+        part = 0.5 if any(name.endswith(output) for output in outputs) else 1.0
+        np.testing.assert_array_equal(found[name], part * whole, err_msg=name)
 
 
 def test_each_pass_changes_what_a_layer_reads_in_its_own_way() -> None:
-    change = PassChange(jax.random.key(0), 4, LoopConfig(most=3, rank=2))
+    change = PassChange(jax.random.key(0), 4, LoopConfig(max_steps=3, rank=2))
     y = jax.random.normal(jax.random.key(1), (1, 5, 4))
     np.testing.assert_array_equal(change(y, 1), y)
     for number, part in enumerate((change.scale, change.shift, change.up)):
@@ -131,9 +126,9 @@ def test_each_pass_changes_what_a_layer_reads_in_its_own_way() -> None:
         np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_banks_are_read_by_attention_behind_their_gates() -> None:
-    reads = BankReads(jax.random.key(0), 8, BanksConfig(local=5, shared=3), output_gain=1.0)
-    shared = SharedBank(jax.random.key(1), 3, 8, scope="shared")
+def test_learned_memory_is_read_by_attention_behind_their_gates() -> None:
+    reads = LearnedMemory(jax.random.key(0), 8, LearnedMemoryConfig(local=5, shared=3), output_gain=1.0)
+    shared = MemoryBank(jax.random.key(1), 3, 8, scope="shared")
     x = jax.random.normal(jax.random.key(2), (2, 4, 8))
 
     def rms(x: jax.Array) -> jax.Array:
@@ -147,9 +142,9 @@ def test_banks_are_read_by_attention_behind_their_gates() -> None:
     np.testing.assert_allclose(reads(x, shared), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_delta_memory_is_written_and_read_with_attentions_queries_and_keys() -> None:
+def test_user_memory_is_written_and_read_with_attentions_queries_and_keys() -> None:
     """Event by event: the memory fades, what it says of the event's key moves towards the value, and is read."""
-    memory = DeltaMemory(jax.random.key(0), 8, 2, WrittenConfig("delta", chunk=3, write_bias=0.5, keep_bias=1.0))
+    memory = UserMemory(jax.random.key(0), 8, 2)
     x, *heads = (
         jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 9, 8), *[(2, 9, 2, 4)] * 3])
     )
@@ -171,9 +166,9 @@ def test_delta_memory_is_written_and_read_with_attentions_queries_and_keys() -> 
             np.testing.assert_allclose(found[row, t, head], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_delta_memory_needs_attention() -> None:
-    with pytest.raises(ConfigError, match=r"model\.written\.mode"):
-        MdrecConfig(mixers=MixersConfig(("convolution", "recurrence")), written=WrittenConfig("delta"))
+def test_user_memory_needs_attention() -> None:
+    with pytest.raises(ConfigError, match=r"model\.user_memory"):
+        RecommenderConfig(mixers=MixersConfig(("convolution", "context")), user_memory=True)
 
 
 def test_every_segment_is_moved_to_the_start_of_a_chunk() -> None:
@@ -189,9 +184,9 @@ def test_every_segment_is_moved_to_the_start_of_a_chunk() -> None:
 
 
 def test_parameters_say_what_stays_with_their_owner() -> None:
-    model, _ = built(MdrecConfig(SASREC, **(PARTS["views"] | PARTS["banks"])))
+    model, _ = built(replace(SASREC, **(PARTS["views"] | PARTS["learned memory"])))
     dense = model.facts.dense
     assert dense["shared_bank"]["key"].scope == "shared"
-    assert dense["blocks"]["banks"]["local"]["key"].scope == "private"
+    assert dense["blocks"]["learned_memory"]["local"]["key"].scope == "private"
     assert dense["blocks"]["paths"]["up"].scope == "private"
     assert dense["fusion"]["mixed_map"]["kernel"].scope == "shared"

@@ -11,10 +11,15 @@ from jax.test_util import check_grads
 
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.context import context_of, context_sizes
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.mixers import ContextMean, Convolution, Mixers, MixersConfig, Recurrence, causal_convolution
-from mdrec_jax.models.recurrence import by_column, by_tree, linear_recurrence
+from mdrec_jax.models.layers.context import context_of, context_sizes
+from mdrec_jax.models.layers.mixers import (
+    ContextMean,
+    Convolution,
+    Mixers,
+    MixersConfig,
+    causal_convolution,
+)
+from mdrec_jax.models.layers.recurrence import by_column, by_tree, linear_recurrence
 from tests.models.make import FLAGSHIP, PARTS, SPEC, built, pack, random_sequences, states
 
 CLOCKED = replace(SPEC, week_second=5000)
@@ -91,27 +96,10 @@ def test_the_convolution_is_numpys_in_every_segment() -> None:
 
 
 def test_the_convolution_is_gated() -> None:
-    layer, x = Convolution(jax.random.key(0), DIM, 3, output_gain=1.0), x_of()
+    layer, x = Convolution(jax.random.key(0), DIM, CLOCKED, output_gain=1.0), x_of()
     value, gate = np.split(linear(layer.inward, x), 2, axis=-1)
     mixed = np.asarray(causal_convolution(jnp.asarray(value), layer.kernel.get_value(), SEGMENT))
-    assert_close_where_real(layer(x, SEGMENT), linear(layer.out, silu(gate) * mixed))
-
-
-def test_the_recurrence_follows_its_equations_event_by_event() -> None:
-    layer, x = Recurrence(jax.random.key(0), DIM, output_gain=1.0), x_of()
-    decay = np.asarray(layer.decay.get_value())
-    np.testing.assert_allclose(np.exp(-4 * np.log1p(np.exp(decay)))[[0, -1]], np.exp([-1, -1 / 128]), rtol=1e-4)
-
-    def one(x: np.ndarray) -> np.ndarray:
-        value, forget, take, gate = np.split(linear(layer.inward, x), 4, axis=-1)
-        h, out = np.zeros(DIM), []
-        for t in range(len(x)):
-            a = np.exp(-8 * np.log1p(np.exp(decay)) * sigmoid(forget[t])) if t else np.zeros(DIM)
-            h = a * h + np.sqrt(1 - a**2) * sigmoid(take[t]) * value[t]
-            out.append(silu(gate[t]) * h)
-        return linear(layer.out, np.stack(out))
-
-    assert_close_where_real(layer(x, SEGMENT), by_segment(one, x))
+    assert_close_where_real(layer(x, SEGMENT, {}), linear(layer.out, silu(gate) * mixed))
 
 
 def test_the_context_mean_follows_its_equations_event_by_event() -> None:
@@ -135,18 +123,17 @@ def test_the_context_mean_follows_its_equations_event_by_event() -> None:
     assert_close_where_real(layer(x, SEGMENT, context), by_segment(one, x, facts))
 
 
-def mixers(kinds: tuple[Any, ...], **options: Any) -> Mixers:
-    config = MixersConfig(kinds, width=3, **options)
-    return Mixers(jax.random.key(0), DIM, CLOCKED, config, window=16, output_gain=1.0)
+def mixers(kinds: tuple[Any, ...]) -> Mixers:
+    return Mixers(jax.random.key(0), DIM, CLOCKED, MixersConfig(kinds), output_gain=1.0)
 
 
-EACH = pytest.mark.parametrize("kind", ["convolution", "recurrence", "context"])
+EACH = pytest.mark.parametrize("kind", ["convolution", "context"])
 
 
 @EACH
 def test_no_mixer_looks_ahead_or_at_a_neighbour(kind: Any) -> None:
     """To the last bit: of a row's segments 1, 2, 3 every event of the second is changed, in what it is and when."""
-    layer, x = mixers((kind,), top_k=1), x_of()
+    layer, x = mixers((kind,)), x_of()
     run = jax.jit(lambda x, batch: layer(x, None, SEGMENT, context_of(batch, CLOCKED))[0])
     before = run(x, BATCH)
     for column in np.flatnonzero(BATCH.segment[0] == 2):
@@ -164,64 +151,46 @@ def test_no_mixer_looks_ahead_or_at_a_neighbour(kind: Any) -> None:
 @EACH
 def test_gradients_of_every_mixer_are_those_of_differences(kind: Any) -> None:
     with jax.enable_x64(True):
-        layer, segment = mixers((kind,), top_k=1), SEGMENT[:1, :12]
+        layer, segment = mixers((kind,)), SEGMENT[:1, :12]
         mixer, context = layer.others[kind], jax.tree.map(lambda ids: ids[:1, :12], context_of(BATCH, CLOCKED))
-        more = (context,) if kind == "context" else ()
         x = x_of().astype(jnp.float64)[:1, :12]
-        check_grads(jax.jit(lambda x: mixer(x, segment, *more)), (x,), order=1, modes=["rev"], rtol=1e-4)
+        check_grads(jax.jit(lambda x: mixer(x, segment, context)), (x,), order=1, modes=["rev"], rtol=1e-4)
 
 
 def test_the_output_is_the_gates_sum_of_the_mixers() -> None:
-    kinds = ("recurrence", "attention", "context", "convolution")
-    layer, x = mixers(kinds, top_k=3), x_of()
+    kinds = ("attention", "context", "convolution")
+    layer, x = mixers(kinds), x_of()
     context, attended = context_of(BATCH, CLOCKED), x_of(1)
-    y, _, routed = layer(x, attended, SEGMENT, context)
+    y, routed = layer(x, attended, SEGMENT, context)
     gate = routed.dense()
     np.testing.assert_allclose(gate.sum(-1), 1.0, rtol=1e-6)
-    np.testing.assert_array_equal((gate > 0).sum(-1), 3)
+    np.testing.assert_array_equal((gate > 0).sum(-1), 2)
     outputs = {
         "attention": attended,
-        "recurrence": layer.others["recurrence"](x, SEGMENT),
         "context": layer.others["context"](x, SEGMENT, context),
-        "convolution": layer.others["convolution"](x, SEGMENT),
+        "convolution": layer.others["convolution"](x, SEGMENT, context),
     }
     expected = sum(gate[..., place, None] * outputs[kind] for place, kind in enumerate(kinds))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_as_the_only_mixer_is_attention() -> None:
-    plain, params = built(MdrecConfig(FLAGSHIP))
-    model = make_model(MdrecConfig(FLAGSHIP, mixers=MixersConfig(("attention",), top_k=1)), SPEC)
+    plain, params = built(FLAGSHIP)
+    model = make_model(replace(FLAGSHIP, mixers=MixersConfig(("attention",))), SPEC)
     dense = model.init(jax.random.key(1)).dense
     blocks = params.dense["blocks"] | {"mixers": dense["blocks"]["mixers"]}
     found = states(model, replace(params, dense=params.dense | {"blocks": blocks}), BATCH)
     np.testing.assert_allclose(found, states(plain, params, BATCH), rtol=1e-6)
 
 
-def test_a_mixers_cost_is_its_multiplications() -> None:
-    layer = mixers(("attention", "convolution", "recurrence", "context"))
-    work = dict(zip(layer.config.kinds, layer.work, strict=True))
-    assert work["attention"] == 4 * DIM * DIM + 16 * DIM
-    assert work["convolution"] == _products(layer.others["convolution"]) + 3 * DIM
-    for kind in ("recurrence", "context"):
-        assert work[kind] == _products(layer.others[kind])
-
-
-def _products(layer: Any) -> int:
-    return sum(part.kernel.get_value().size for part in (layer.inward, layer.out))
-
-
 def test_bad_settings_are_refused() -> None:
     for kinds, options, field in (
         (("convolution", "convolution"), {}, "model.mixers.kinds"),
         (("pooling", "attention"), {}, "model.mixers.kinds"),
-        (("attention", "context"), {"top_k": 3}, "model.mixers.top_k"),
-        (("attention", "context"), {"balance": -1.0}, "model.mixers.balance"),
-        (("attention", "convolution"), {"width": 0}, "width"),
     ):
         with pytest.raises(ConfigError, match=field):
             MixersConfig(kinds, **options)  # pyright: ignore[reportArgumentType]
     timeless = replace(SPEC, has_time=False)
     assert "gap" not in context_sizes(timeless)
     with pytest.raises(InputError, match=r"context mixer needs times"):
-        make_model(MdrecConfig(FLAGSHIP, **PARTS["mixers"]), timeless)
+        make_model(replace(FLAGSHIP, **PARTS["mixers"]), timeless)

@@ -10,28 +10,29 @@ import pytest
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.models.api import ModelConfig, make_model, parameter_facts
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import ParameterFacts
 from tests.models.make import FLAGSHIP, PARTS, SPEC, VARIANTS, built, pack, states
 
-BOTH = (SasrecConfig, HstuConfig)
+BOTH = (RecommenderConfig, HstuConfig)
 BAD = [
-    *((kind, field, value) for kind in BOTH for field in ("dim", "layers", "heads", "max_length") for value in (0, -1)),
+    *(
+        (kind, field, value)
+        for kind in BOTH
+        for field in ("dim", "layers", "heads", "attention_window")
+        for value in (0, -1)
+    ),
     *((kind, "dim", 64.0) for kind in BOTH),
     *((kind, "heads", 3) for kind in BOTH),
     *((kind, "embedding_dropout", value) for kind in BOTH for value in (-0.1, 1.0, float("nan"))),
     *((kind, "residual_dropout", 1.5) for kind in BOTH),
-    *((kind, field, 0.0) for kind in BOTH for field in ("embedding_scale", "init_scale", "temperature")),
+    *((kind, field, 0.0) for kind in BOTH for field in ("embedding_scale", "init_scale")),
     *((kind, "init_scale", float("inf")) for kind in BOTH),
-    *((kind, "scores", "euclidean") for kind in BOTH),
+    *((kind, "temperature", value) for kind in BOTH for value in (-0.1, float("nan"))),
     *((kind, "positions", "relative") for kind in BOTH),
-    *((kind, "scan_layers", "yes") for kind in BOTH),
-    (SasrecConfig, "attention_dropout", 1.0),
-    (SasrecConfig, "ffn_dropout", -1.0),
-    (SasrecConfig, "ffn_multiple", -4.0),
-    (SasrecConfig, "activation", "tanh"),
-    (SasrecConfig, "norm", "batchnorm"),
+    (RecommenderConfig, "inner_dropout", 1.0),
+    (RecommenderConfig, "ffn_multiple", -4.0),
+    (RecommenderConfig, "activation", "tanh"),
     (HstuConfig, "time_buckets", 0),
 ]
 
@@ -47,16 +48,16 @@ def test_a_value_out_of_range_is_refused_by_name(kind: type, field: str, value: 
 
 def test_rotary_positions_need_heads_of_an_even_width() -> None:
     with pytest.raises(ConfigError, match=r"model\.positions"):
-        SasrecConfig(dim=15, heads=3, positions="rotary")
+        RecommenderConfig(dim=15, heads=3, positions="rotary")
 
 
-@pytest.mark.parametrize("config", [SasrecConfig(), HstuConfig()])
+@pytest.mark.parametrize("config", [RecommenderConfig(), HstuConfig()])
 def test_data_without_an_order_is_refused(config: ModelConfig) -> None:
     with pytest.raises(InputError, match="order"):
         make_model(config, replace(SPEC, ordered=False))
 
 
-EVERY = VARIANTS | {name: MdrecConfig(FLAGSHIP, **part) for name, part in PARTS.items()}
+EVERY = VARIANTS | {name: replace(FLAGSHIP, **part) for name, part in PARTS.items()}
 
 
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY.keys())
@@ -97,14 +98,14 @@ def test_parameters_are_plain_nested_dicts_of_float32(config: ModelConfig) -> No
     check(params.statistics)
 
 
-@pytest.mark.parametrize("config", [SasrecConfig(dim=8), HstuConfig(dim=8)])
+@pytest.mark.parametrize("config", [RecommenderConfig(dim=8), HstuConfig(dim=8)])
 def test_a_model_is_a_value(config: ModelConfig) -> None:
     one, other = (make_model(config, SPEC) for _ in range(2))
     assert one == other
     assert hash(one) == hash(other)
 
 
-@pytest.mark.parametrize("config", [SasrecConfig(dim=8), HstuConfig(dim=8)])
+@pytest.mark.parametrize("config", [RecommenderConfig(dim=8), HstuConfig(dim=8)])
 def test_initial_values_depend_on_the_key_alone(config: ModelConfig) -> None:
     model = make_model(config, SPEC)
     first, again, other = (model.init(jax.random.key(seed)) for seed in (0, 0, 1))
@@ -113,7 +114,7 @@ def test_initial_values_depend_on_the_key_alone(config: ModelConfig) -> None:
 
 
 def test_a_missing_parameter_is_not_made_up() -> None:
-    model, params = built(SasrecConfig(dim=8))
+    model, params = built(RecommenderConfig(dim=8))
     dense = {name: value for name, value in params.dense.items() if name != "final_norm"}
     with pytest.raises(ValueError, match="final_norm"):
         states(model, replace(params, dense=dense), pack([[[2, 3]]]))

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdrec_jax.models.attention import rotary_angles, rotate
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.attention import rotary_angles, rotate
+from mdrec_jax.models.recommender import RecommenderConfig
 from tests.models.make import built, pack, random_sequences, relative_error, states
 
 
@@ -47,6 +47,8 @@ def test_without_position_embeddings_the_order_still_matters_by_rotation_alone()
     user = random_sequences(0, [10])[0]
     swapped = [user[1], user[0], *user[2:]]
     for positions, sees_order in (("rotary", True), ("none", False)):
-        model, params = built(SasrecConfig(dim=8, layers=1, max_length=16, init_scale=0.5, positions=positions))
+        model, params = built(
+            RecommenderConfig(dim=8, layers=1, attention_window=16, init_scale=0.5, positions=positions)
+        )
         one, other = (states(model, params, pack([[s]]))[0, 9] for s in (user, swapped))
         assert (relative_error(one, other) > 1e-3) == sees_order

@@ -11,8 +11,8 @@ import pytest
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model, ModelConfig, make_model
-from mdrec_jax.models.looping import Halting, LoopConfig
-from mdrec_jax.models.mdrec import MdrecConfig
+from mdrec_jax.models.layers.loop import Halting, LoopConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.streaming import (
     Events,
     StreamState,
@@ -26,8 +26,8 @@ from mdrec_jax.types import Params, Rows
 from tests.models.make import FLAGSHIP, HSTU, PARTS, SASREC, SPEC, pack, random_sequences, relative_error, states
 
 WINDOW, LENGTH, BLOCK = 6, 32, 5
-ROTARY = replace(FLAGSHIP, max_length=WINDOW, positions="rotary", domain_embedding=True, event_embedding=True)
-DEEP = replace(ROTARY, layers=2, gated_residual=True, input_norm=True, norm="rmsnorm", activation="swiglu")
+ROTARY = replace(FLAGSHIP, attention_window=WINDOW, positions="rotary", domain_embedding=True, event_embedding=True)
+DEEP = replace(ROTARY, layers=2, activation="swiglu")
 HISTORIES = random_sequences(0, [LENGTH, LENGTH - 3])
 """More than five times as long as the window."""
 
@@ -40,8 +40,8 @@ def made(config: ModelConfig) -> tuple[Model, Params]:
         lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(model.init, jax.random.key(0)),
     )
-    if isinstance(config, MdrecConfig) and config.loop.halt_bias > 0:
-        params.dense["blocks"]["halting"]["stop"]["bias"] += config.loop.halt_bias
+    if config.loop.max_steps > 1:
+        params.dense["blocks"]["halting"]["stop"]["bias"] += 3.0
     return model, params
 
 
@@ -103,23 +103,20 @@ def assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found[there], expected[there], rtol=1e-5, atol=1e-5)
 
 
-VIEWS_AND_SLOTS = MdrecConfig(replace(ROTARY, scores="cosine"), **(PARTS["views"] | PARTS["slots"]))
-LOOP_AND_DELTA = MdrecConfig(ROTARY, **(PARTS["loop"] | PARTS["banks"] | PARTS["delta"]))
-LOOP_AND_SLOTS = MdrecConfig(ROTARY, loop=LoopConfig(most=3, halt_bias=3.0, rank=2), **PARTS["slots"])
-FEW: dict[str, ModelConfig] = {
+VIEWED = replace(ROTARY, temperature=0.05, **(PARTS["views"] | PARTS["user memory"]))
+LOOPED = replace(ROTARY, **(PARTS["loop"] | PARTS["learned memory"] | PARTS["user memory"]))
+FEW: dict[str, RecommenderConfig] = {
     "sasrec": DEEP,
-    "views, slots": VIEWS_AND_SLOTS,
-    "loop, banks, delta": LOOP_AND_DELTA,
-    "views, experts": MdrecConfig(replace(ROTARY, positions="none"), **(PARTS["views"] | PARTS["experts"])),
+    "views, user memory": VIEWED,
+    "loop, memories": LOOPED,
+    "views, experts": replace(ROTARY, positions="none", **(PARTS["views"] | PARTS["experts"])),
 }
-MANY: dict[str, ModelConfig] = {
-    **{name: MdrecConfig(DEEP, **part) for name, part in PARTS.items() if name != "mixers"},
-    **{
-        f"views, loop, banks, {memory}, experts": MdrecConfig(
-            DEEP, **(PARTS["views"] | PARTS["loop"] | PARTS["banks"] | PARTS[memory] | PARTS["experts"])
-        )
-        for memory in ("slots", "delta")
-    },
+EVERY = {
+    name: value for part in PARTS.values() for name, value in part.items() if name not in ("mixers", "disentangle")
+}
+MANY: dict[str, RecommenderConfig] = {
+    **{name: replace(DEEP, **part) for name, part in PARTS.items() if name != "mixers"},
+    "all but mixers and codes": replace(DEEP, **(EVERY | PARTS["views"])),
 }
 
 
@@ -137,9 +134,9 @@ def test_every_part_and_all_of_them_give_what_a_batch_gives(config: ModelConfig)
 
 
 def test_one_event_at_a_time_gives_what_a_batch_gives() -> None:
-    found = streamed(VIEWS_AND_SLOTS, list(np.asarray(HISTORIES[:1]).T[:, :, None]))
+    found = streamed(VIEWED, list(np.asarray(HISTORIES[:1]).T[:, :, None]))
     assert not np.isnan(found).any()
-    assert_equal(found, encoded(VIEWS_AND_SLOTS)[:1])
+    assert_equal(found, encoded(VIEWED)[:1])
 
 
 def read(config: ModelConfig, cut: list[np.ndarray], tolerance: float | None = None) -> StreamState:
@@ -154,15 +151,15 @@ def read(config: ModelConfig, cut: list[np.ndarray], tolerance: float | None = N
 def test_other_users_never_matter(tolerance: float | None) -> None:
     cut = blocks(HISTORIES, seed=3)
     other = [np.stack([block[0], np.roll(block[1], 1) % 7]) for block in cut]
-    states = (read(LOOP_AND_SLOTS, some, tolerance) for some in (cut, other))
+    states = (read(LOOPED, some, tolerance) for some in (cut, other))
     for one, another in zip(*(jax.tree.leaves(state) for state in states), strict=True):
         np.testing.assert_allclose(one[0], another[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_user_without_new_events_stays_as_he_was() -> None:
     cut = blocks(HISTORIES, seed=4)
-    model, params = made(VIEWS_AND_SLOTS)
-    before = read(VIEWS_AND_SLOTS, cut)
+    model, params = made(VIEWED)
+    before = read(VIEWED, cut)
     after = update(model, params, before, next(events([cut[0] * np.asarray([[1], [0]])])))
     for one, another in zip(*(jax.tree.leaves(state) for state in (before, after)), strict=True):
         np.testing.assert_array_equal(one[1], another[1])
@@ -170,22 +167,18 @@ def test_a_user_without_new_events_stays_as_he_was() -> None:
 
 
 def test_the_state_has_one_size() -> None:
-    model, _ = made(VIEWS_AND_SLOTS)
+    model, _ = made(VIEWED)
     parts = state_bytes(model)
-    full = read(VIEWS_AND_SLOTS, blocks(HISTORIES, seed=4))
+    full = read(VIEWED, blocks(HISTORIES, seed=4))
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(full)) == len(HISTORIES) * sum(parts.values())
-    lanes, dim = 1 + SPEC.num_domains, FLAGSHIP.dim
-    slots = 4 * (dim + 1)
-    assert parts["windows"] == 4 * lanes * 2 * WINDOW * dim
-    assert parts["memory"] + parts["open_chunk"] == 4 * lanes * (slots + 4 * dim)
-    heads = FLAGSHIP.heads
-    delta = state_bytes(made(MdrecConfig(ROTARY, **PARTS["delta"]))[0])
-    assert (delta["memory"], delta["open_chunk"]) == (4 * heads * (dim // heads) ** 2, 0)
+    sequences, dim, heads = 1 + SPEC.num_domains, FLAGSHIP.dim, FLAGSHIP.heads
+    assert parts["windows"] == 4 * sequences * 2 * WINDOW * dim
+    assert parts["memory"] == 4 * sequences * heads * (dim // heads) ** 2
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_early_exit_agrees_within_its_tolerance(layers: int) -> None:
-    config = replace(LOOP_AND_SLOTS, encoder=replace(ROTARY, layers=layers))
+    config = replace(LOOPED, layers=layers)
     cut = blocks(HISTORIES, seed=5)
     exact = streamed(config, cut)
     size = np.nanmax(np.abs(exact))
@@ -196,7 +189,9 @@ def test_an_early_exit_agrees_within_its_tolerance(layers: int) -> None:
 
 
 def test_passes_end_when_every_token_has_stopped() -> None:
-    halting = Halting(jax.random.key(0), 4, LoopConfig(most=6, halt_bias=4.0))
+    halting = Halting(jax.random.key(0), 4, LoopConfig(max_steps=6))
+    assert halting.stop.bias is not None
+    halting.stop.bias.set_value(jnp.full((1,), 4.0))
     x = jax.random.normal(jax.random.key(1), (2, 3, 4))
     real = jnp.asarray([[True, True, False], [True, False, False]])
 
@@ -214,24 +209,27 @@ def test_passes_end_when_every_token_has_stopped() -> None:
 
 
 def test_the_best_items_are_those_with_the_highest_scores() -> None:
-    model, params = made(VIEWS_AND_SLOTS)
-    state = read(VIEWS_AND_SLOTS, blocks(HISTORIES, seed=4))
+    model, params = made(VIEWED)
+    state = read(VIEWED, blocks(HISTORIES, seed=4))
     items, domain = jnp.arange(5, 30, dtype=jnp.int32), jnp.asarray([2, 0])
     scores, found = jax.jit(lambda state: stream_recommend(model, params, state, domain, items, 4))(state)
     rows = {"item": Rows(params.tables["item"], {"items": items})}
-    expected = queries(model, params, state, domain) @ model.item_vectors(params.dense, rows, "items").T
+    expected = (
+        queries(model, params, state, domain)
+        @ model.scored_items(model.item_vectors(params.dense, rows, None, "items")).T
+    )
     np.testing.assert_array_equal(found, items[np.argsort(-np.asarray(expected), axis=1)[:, :4]])
     np.testing.assert_allclose(scores, -np.sort(-np.asarray(expected), axis=1)[:, :4], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_states_may_be_half_as_wide() -> None:
-    model, params = made(VIEWS_AND_SLOTS)
+    model, params = made(VIEWED)
     state = initial_state(model, 2, jnp.bfloat16)
     for block in events(blocks(HISTORIES, seed=1)):
         state = update(model, params, state, block)
     assert state.mixed_layers[0][0].key.dtype == jnp.bfloat16
-    exact = read(VIEWS_AND_SLOTS, blocks(HISTORIES, seed=1))
+    exact = read(VIEWED, blocks(HISTORIES, seed=1))
     assert relative_error(state.own.astype(jnp.float32), exact.own) < 0.05
     assert sum(state_bytes(model, jnp.bfloat16).values()) < sum(state_bytes(model).values())
 
@@ -239,8 +237,7 @@ def test_states_may_be_half_as_wide() -> None:
 REFUSED = {
     "hstu": HSTU,
     "learned": SASREC,
-    "learned, mdrec": MdrecConfig(SASREC),
-    "mixers": MdrecConfig(ROTARY, **PARTS["mixers"]),
+    "mixers": replace(ROTARY, **PARTS["mixers"]),
 }
 
 
@@ -251,7 +248,7 @@ def test_what_cannot_be_streamed_is_refused(config: ModelConfig) -> None:
 
 
 def test_a_tolerance_out_of_range_is_refused() -> None:
-    model, params = made(LOOP_AND_SLOTS)
+    model, params = made(LOOPED)
     one = next(events([np.ones((1, 1), np.int32)]))
     with pytest.raises(ValueError, match="tolerance"):
         stream_update(model, params, initial_state(model, 1), one, tolerance=1.0)

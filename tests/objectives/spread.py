@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh
 from mdrec_jax.types import Batch
 from tests.models.make import pack, random_sequences
 
+DEVICES = Spread(DATA)
 LENGTHS = [[5, 7, 3], [9, 1, 12], [4, 4], [], [6, 2, 8], [10, 3], [7], [2, 11, 5, 3]]
 """Lengths of the segments of each row."""
 USERS = [[0, 1, 2], [3, 4, 0], [5, 5], [], [6, 7, 8], [9, 10], [11], [12, 13, 14, 15]]

@@ -11,10 +11,10 @@ import pytest
 from jax.test_util import check_grads
 
 from mdrec_jax.errors import ConfigError
+from mdrec_jax.objectives import contrastive
 from mdrec_jax.objectives.contrastive import ContrastiveConfig, inter_pairs, intra_pairs, pair_loss
-from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.types import Batch
-from tests.objectives.spread import make_batch, spread
+from tests.objectives.spread import DEVICES, make_batch, spread
 
 BATCH = make_batch()
 WIDTH = 6
@@ -22,21 +22,20 @@ VIEWS = np.random.default_rng(1).standard_normal((2, *BATCH.item.shape, WIDTH)).
 FORMS = ("decoupled", "infonce", "robust")
 
 
-def places(batch: Batch, *, own: bool) -> list[tuple[int, int, list[int]]]:
-    """Row, user and columns with a target (with an earlier event in its domain, if `own`) of each segment."""
+def places(batch: Batch) -> list[tuple[int, int, list[int]]]:
+    """Row, user and columns with a target with an earlier event in its domain, of each segment."""
     found = []
     for row, number in np.ndindex(batch.segment_user.shape):
         targets = (batch.segment[row] == number + 1) & (batch.weight[row] > 0)
-        if own:
-            targets &= batch.previous_in_target_domain[row] >= 0
+        targets &= batch.previous_in_target_domain[row] >= 0
         found.append((row, batch.segment_user[row, number], np.flatnonzero(targets).tolist()))
     return found
 
 
-def pairs_of(kind: str, own: bool = True) -> list[tuple[int, Any, int, Any, int]]:
+def pairs_of(kind: str) -> list[tuple[int, Any, int, Any, int]]:
     """User, state and domain, state and domain of each pair."""
     pairs = []
-    for row, user, columns in places(BATCH, own=own):
+    for row, user, columns in places(BATCH):
         if not columns:
             continue
         last = columns[-1]
@@ -56,7 +55,7 @@ def expected_loss(config: ContrastiveConfig, pairs: list) -> float:
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / config.temperature
 
     states = [(user, state, domain) for user, *sides in pairs for state, domain in (sides[:2], sides[2:])]
-    states = states[: config.negatives]
+    states = states[: contrastive.NEGATIVES]
     losses = []
     for user, left, left_domain, right, right_domain in pairs:
         for anchor, positive, domain in ((left, right, right_domain), (right, left, left_domain)):
@@ -64,21 +63,21 @@ def expected_loss(config: ContrastiveConfig, pairs: list) -> float:
             if not scores:
                 continue
             own, against = cosine(anchor, positive), np.exp(scores).sum()
-            together, q = against + np.exp(own), config.robust_power
+            together, q = against + np.exp(own), contrastive.ROBUST_POWER
             forms = {
                 "decoupled": np.log(against) - own,
                 "infonce": np.log(together) - own,
-                "robust": -np.exp(q * own) / q + (config.robust_share * together) ** q / q,
+                "robust": -np.exp(q * own) / q + (contrastive.ROBUST_SHARE * together) ** q / q,
             }
             losses.append(forms[config.form])
     return float(np.mean(losses))
 
 
 @cache
-def loss_of(config: ContrastiveConfig, kind: str, own: bool = True) -> Any:
+def loss_of(config: ContrastiveConfig, kind: str) -> Any:
     def loss(views: tuple[jax.Array, jax.Array], batch: Batch) -> jax.Array:
-        pairs = intra_pairs(batch, *views, own) if kind == "intra" else inter_pairs(batch, views[1])
-        return pair_loss(config, pairs, DATA)
+        pairs = intra_pairs(batch, *views) if kind == "intra" else inter_pairs(batch, views[1])
+        return pair_loss(config, pairs, DEVICES)
 
     return loss
 
@@ -86,23 +85,23 @@ def loss_of(config: ContrastiveConfig, kind: str, own: bool = True) -> Any:
 @pytest.mark.parametrize("kind", ["intra", "inter"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_is_its_formula(form: Any, kind: str) -> None:
-    config = ContrastiveConfig(form=form, temperature=0.3, negatives=13)
+    config = ContrastiveConfig(form=form, temperature=0.3)
     pairs = pairs_of(kind)
     assert len(pairs) > 7
     found, _ = spread(loss_of(config, kind), tuple(VIEWS), BATCH)
     np.testing.assert_allclose(found, expected_loss(config, pairs), rtol=1e-5)
 
 
-def test_other_views_do_not_ask_for_an_earlier_event_in_the_domain() -> None:
-    config, pairs = ContrastiveConfig(), pairs_of("intra", own=False)
-    assert len(pairs) > len(pairs_of("intra"))
-    found, _ = spread(loss_of(config, "intra", own=False), tuple(VIEWS), BATCH)
-    np.testing.assert_allclose(found, expected_loss(config, pairs), rtol=1e-5)
+def test_only_so_many_states_are_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "NEGATIVES", 13)
+    config = ContrastiveConfig(temperature=0.7)
+    found, _ = spread(loss_of(config, "inter"), tuple(VIEWS), BATCH)
+    np.testing.assert_allclose(found, expected_loss(config, pairs_of("inter")), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["intra", "inter"])
 def test_value_and_gradient_do_not_depend_on_the_devices(kind: str) -> None:
-    loss = loss_of(ContrastiveConfig(negatives=9), kind)
+    loss = loss_of(ContrastiveConfig(), kind)
     value, gradient = spread(loss, tuple(VIEWS), BATCH)
     other, moved = spread(loss, tuple(VIEWS), BATCH, devices=8)
     np.testing.assert_allclose(other, value, rtol=1e-6)
@@ -128,7 +127,7 @@ def test_padding_and_states_that_are_not_asked_for_take_no_part() -> None:
     _, gradient = spread(loss_of(ContrastiveConfig(), "inter"), tuple(VIEWS), BATCH)
     moved = np.any(np.stack(gradient) != 0, axis=(0, -1))
     wanted = np.zeros_like(moved)
-    for row, _, columns in places(BATCH, own=True):
+    for row, _, columns in places(BATCH):
         domains = BATCH.target_domain[row, columns]
         others = [c for c, d in zip(columns, domains, strict=True) if d != domains[-1]]
         if others:
@@ -138,9 +137,8 @@ def test_padding_and_states_that_are_not_asked_for_take_no_part() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("intra", -1.0), ("inter", float("nan")), ("temperature", 0.0), ("negatives", 1), ("robust_power", 0.0),
-     ("robust_power", 1.5), ("robust_share", 0.0)],
-)  # fmt: skip
+    [("intra", -1.0), ("inter", float("nan")), ("temperature", 0.0)],
+)
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"objectives\.contrastive\.{field}"):
         ContrastiveConfig(**{field: value})
@@ -148,4 +146,4 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
 
 def test_a_temperature_whose_exponentials_overflow_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"objectives\.contrastive\.temperature"):
-        ContrastiveConfig(form="robust", temperature=0.01, robust_power=1.0)
+        ContrastiveConfig(form="robust", temperature=0.005)

@@ -14,11 +14,12 @@ from jax.test_util import check_grads
 
 from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.objectives import taxonomy
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig, items_of, taxonomy_loss
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, make_mesh
 from mdrec_jax.types import Batch
 from tests.data.make import make_dataset, numbered
-from tests.objectives.spread import make_batch, spread
+from tests.objectives.spread import DEVICES, make_batch, spread
 
 PATHS = np.asarray(
     [(1, 4, 9), (1, 4, 9), (1, 4, 10), (1, 4, 10), (1, 5, 11), (2, 6, 12), (2, 6, 0), (2, 0, 0), (0, 0, 0), (1, 4, 9)],
@@ -35,14 +36,12 @@ def expected_loss(config: TaxonomyConfig) -> float:
     for level in range(config.levels, 0, -1):
         losses = []
         for i in items:
-            scores = {a: float(z[i] @ z[a]) / config.temperature for a in items if a != i}
+            scores = {a: float(z[i] @ z[a]) / taxonomy.TEMPERATURE for a in items if a != i}
             partners = [a for a in scores if ((paths[i] == paths[a]) & (paths[i] > 0)).sum() == level]
             if partners:
                 whole = math.log(sum(math.exp(score) for score in scores.values()))
                 losses.append(np.mean([whole - scores[a] for a in partners]))
-        loss = float(np.mean(losses))
-        if config.constraint:
-            loss = finest = max(loss, finest)
+        loss = finest = max(float(np.mean(losses)), finest)
         total += math.exp(1 / (config.levels - level + 1)) * loss
     return total / config.levels
 
@@ -51,17 +50,16 @@ def loss_of(config: TaxonomyConfig, vectors: Any) -> jax.Array:
     return taxonomy_loss(config, vectors, jnp.asarray(PATHS[:, : config.levels]), jnp.asarray(REAL))
 
 
-@pytest.mark.parametrize("constraint", [True, False])
 @pytest.mark.parametrize("levels", [3, 2])
-def test_the_loss_is_its_formula(levels: int, constraint: bool) -> None:
-    config = TaxonomyConfig(levels=levels, constraint=constraint, temperature=0.4)
+def test_the_loss_is_its_formula(levels: int) -> None:
+    config = TaxonomyConfig(levels=levels)
     np.testing.assert_allclose(loss_of(config, VECTORS), expected_loss(config), rtol=1e-5)
 
 
 def test_gradients_are_those_of_differences_in_float64() -> None:
     with jax.enable_x64(True):
         vectors = jnp.asarray(VECTORS, jnp.float64)
-        config = TaxonomyConfig(temperature=0.5)
+        config = TaxonomyConfig()
         check_grads(jax.jit(lambda vectors: loss_of(config, vectors)), (vectors,), order=1, modes=["rev"], rtol=1e-4)
 
 
@@ -80,13 +78,16 @@ def test_items_without_partners_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("most", [12, 500])
-def test_the_first_different_targets_are_compared_on_any_number_of_devices(most: int) -> None:
+def test_the_first_different_targets_are_compared_on_any_number_of_devices(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taxonomy, "ITEMS", most)
     batch = make_batch()
     targets = batch.target[batch.weight > 0].tolist()
     expected = list(dict.fromkeys(targets))[:most]
 
     def marked(scale: jax.Array, batch: Batch) -> jax.Array:
-        items = items_of(batch, most, DATA)
+        items = items_of(batch, DEVICES)
         return jnp.sum(items * jnp.arange(1, len(items) + 1)) / jax.lax.axis_size(DATA) + 0.0 * scale.sum()
 
     for devices in (1, 4):
@@ -103,11 +104,14 @@ def test_the_first_different_targets_are_compared_on_any_number_of_devices(most:
         ([0] * 6, [0] * 4),
     ],
 )
-def test_a_batch_may_hold_nothing_but_targets_or_one_again_and_again(targets: list[int], expected: list[int]) -> None:
+def test_a_batch_may_hold_nothing_but_targets_or_one_again_and_again(
+    targets: list[int], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taxonomy, "ITEMS", 4)
     target = np.asarray(targets, np.int32).reshape(2, 3)
     batch = dataclasses.replace(make_batch(), target=target, weight=(target > 0).astype(np.float32))
     whole = jax.shard_map(
-        lambda target, weight: items_of(dataclasses.replace(batch, target=target, weight=weight), 4, DATA),
+        lambda target, weight: items_of(dataclasses.replace(batch, target=target, weight=weight), DEVICES),
         mesh=make_mesh(MeshConfig(1)), in_specs=jax.P(), out_specs=jax.P(), check_vma=False,
     )  # fmt: skip
     assert jax.jit(whole)(batch.target, batch.weight).tolist() == expected
@@ -143,7 +147,7 @@ def test_categories_are_numbered_by_their_whole_path(tmp_path: Path) -> None:
         category_numbers(make_dataset(tmp_path / "bare", rows), 3)
 
 
-@pytest.mark.parametrize(("field", "value"), [("weight", -1.0), ("levels", 0), ("items", 1), ("temperature", 0.0)])
+@pytest.mark.parametrize(("field", "value"), [("weight", -1.0), ("levels", 0)])
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"objectives\.taxonomy\.{field}"):
         TaxonomyConfig(**{field: value})

@@ -12,7 +12,7 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.objectives.transfer import TransferConfig, domain_counts, domain_means, domain_weights
 from mdrec_jax.parallel.mesh import DATA
 from mdrec_jax.types import Batch
-from tests.objectives.spread import make_batch, spread
+from tests.objectives.spread import DEVICES, make_batch, spread
 
 BATCH = make_batch()
 LOSS = np.random.default_rng(4).random(BATCH.item.shape).astype(np.float32)
@@ -22,8 +22,8 @@ POWERS = np.asarray([1.0, 10.0, 100.0], np.float32)
 def means(loss: jax.Array, batch: Batch) -> jax.Array:
     """The domains' means and numbers as one number, an equal part of it on every device."""
     domain, real = jnp.asarray(batch.target_domain).reshape(-1), jnp.asarray(batch.weight).reshape(-1) > 0
-    found = domain_means(jax.lax.stop_gradient(loss).reshape(-1), domain, real, 3, DATA)
-    found = found + 1000.0 * domain_counts(domain, real, 3, DATA)
+    found = domain_means(jax.lax.stop_gradient(loss).reshape(-1), domain, real, 3, DEVICES)
+    found = found + 1000.0 * domain_counts(domain, real, 3, DEVICES)
     return (found * POWERS).sum() / jax.lax.axis_size(DATA) + 0.0 * loss.sum()
 
 

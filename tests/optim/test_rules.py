@@ -9,11 +9,11 @@ import pytest
 from mdrec_kernels import embedding_rows
 
 from mdrec_jax.optim import optimiser
-from mdrec_jax.optim.optimiser import OptimConfig, RowGradients, TableConfig
+from mdrec_jax.optim.optimiser import BETA1, EPSILON, OptimConfig, RowGradients, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.types import Params
 
-RATE, DECAY, EPSILON, BETAS = 0.1, 0.3, 1e-3, (0.7, 0.9)
+RATE, DECAY, BETAS = 0.1, 0.3, (BETA1, 0.9)
 TOUCHED = [[2, 5, 7], [5, 2, 5], [9, 3, 3], [5, 9, 2]]
 CHANCE = np.random.default_rng(0)
 TABLE = CHANCE.standard_normal((12, 8)).astype(np.float32)
@@ -44,8 +44,7 @@ def expected(rule: str) -> np.ndarray:
 @pytest.mark.parametrize("whole", [False, True], ids=["rows", "whole table"])
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam"])
 def test_a_rule_moves_the_rows_that_a_step_touched(rule: Any, whole: bool) -> None:
-    table_config = TableConfig(rule, RATE, *BETAS, EPSILON, DECAY)
-    config = OptimConfig(table=table_config, schedule=ScheduleConfig(warmup_steps=2))
+    config = OptimConfig(BETAS[1], DECAY, table=TableConfig(rule, RATE), schedule=ScheduleConfig(warmup_steps=2))
     params = Params({}, {"item": jnp.asarray(TABLE)}, {})
     slots = optimiser.init(config, params, params)
     for number, rows in enumerate(TOUCHED):

@@ -7,7 +7,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 
 
@@ -23,7 +23,7 @@ def small_run() -> RunConfig:
     return replace(
         RunConfig(),
         batching=BatchingConfig(rows=8, row_length=32, max_length=24),
-        model=SasrecConfig(dim=16, layers=1, max_length=24),
+        model=RecommenderConfig(dim=16, layers=1, attention_window=24),
         train=TrainConfig(epochs=2.0, evaluate_every=0.5, patience=0),
         logging=LoggingConfig(every=5, checkpoint_every=7, tensorboard=False),
     )

@@ -17,9 +17,8 @@ from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.ensemble import Ensemble, side_by_side
-from mdrec_jax.models.experts import ExpertsConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec
@@ -32,8 +31,8 @@ def test_ranks_are_those_of_the_mean_log_softmax_over_the_candidates(
     members: int, kind: str, small_run: RunConfig, small_world: Path
 ) -> None:
     dataset = open_dataset(small_world)
-    encoder = SasrecConfig(dim=16, layers=1, max_length=24, init_scale=0.5)
-    config = encoder if kind == "sasrec" else MdrecConfig(encoder, experts=ExpertsConfig(each=1))
+    encoder = RecommenderConfig(dim=16, layers=1, attention_window=24, init_scale=0.5)
+    config = encoder if kind == "sasrec" else replace(encoder, experts=ExpertsConfig(experts_per_width=1))
     model = make_model(config, dataset.spec)
     params = [model.init(jax.random.key(seed)) for seed in range(members)]
     together = make_scorer(Ensemble(model, members), side_by_side(params), small_run.batching)

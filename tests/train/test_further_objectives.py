@@ -10,39 +10,33 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
-from mdrec_jax.objectives.balance import ObjectivesConfig
+from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig
-from mdrec_jax.objectives.denoise import DenoiseConfig
-from mdrec_jax.objectives.infomax import InfomaxConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig
 from mdrec_jax.objectives.transfer import TransferConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 
-ENCODER = SasrecConfig(dim=16, layers=1, max_length=24)
-VIEWS = MdrecConfig(ENCODER, views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2, critic=True))
+ENCODER = RecommenderConfig(dim=16, layers=1, attention_window=24)
+VIEWS = replace(ENCODER, views=ViewsConfig(in_domain=True, path_rank=2))
 CASES = {
     "views": {
         "model": VIEWS,
-        "objectives": ObjectivesConfig(
-            ContrastiveConfig(intra=0.2, inter=0.1), InfomaxConfig(weight=0.1), transfer=TransferConfig(weight=0.5)
-        ),
+        "objectives": ObjectivesConfig(ContrastiveConfig(intra=0.2, inter=0.1), transfer=TransferConfig(weight=0.5)),
     },
     "sampled, taxonomy": {
         "loss": NextItemConfig("sampled_softmax", negatives=32),
-        "objectives": ObjectivesConfig(taxonomy=TaxonomyConfig(weight=0.3, items=40)),
+        "objectives": ObjectivesConfig(taxonomy=TaxonomyConfig(weight=0.3)),
     },
-    "dropout, denoised": {
-        "model": ENCODER,
+    "robust, noise": {
+        "model": VIEWS,
         "objectives": ObjectivesConfig(
-            ContrastiveConfig(intra=0.2, second="dropout", form="robust"),
-            taxonomy=TaxonomyConfig(weight=0.3, items=40),
+            ContrastiveConfig(intra=0.2, form="robust"), taxonomy=TaxonomyConfig(weight=0.3)
         ),
-        "loss": NextItemConfig(denoise=DenoiseConfig(trim=0.2, trim_steps=3, robust="symmetric")),
+        "loss": NextItemConfig(noise=0.3),
     },
 }
 
@@ -61,12 +55,11 @@ def test_metrics_do_not_depend_on_how_the_rows_are_spread(case: str, small_run: 
     config = replace(small_run, **CASES[case], batching={"rows": 5}, hardware=MeshConfig(1))
     expected = metrics_of(config, small_world, 4)
     found = metrics_of(replace(config, hardware=MeshConfig(2)), small_world, 4)
-    names = set(expected[0]) - {"loss", "targets", "gradient_norm", "parts"}
+    names = set(expected[0]) - {"loss", "targets", "gradient_norm"}
     objectives = config.objectives
     weights = {
         "contrastive_intra": objectives.contrastive.intra,
         "contrastive_inter": objectives.contrastive.inter,
-        "infomax": objectives.infomax.weight,
         "taxonomy": objectives.taxonomy.weight,
         **dict.fromkeys(("single_domain", "gain_0", "gain_1"), objectives.transfer.weight),
     }
@@ -91,19 +84,14 @@ def test_an_objective_moves_what_is_learned_and_its_own_loss_falls(small_run: Ru
 
 
 def test_views_that_the_model_does_not_have_are_refused(small_run: RunConfig, small_world: Path) -> None:
-    for contrast in (ContrastiveConfig(intra=0.1), ContrastiveConfig(inter=0.1, second="dropout")):
+    for contrast in (ContrastiveConfig(intra=0.1), ContrastiveConfig(inter=0.1)):
         with pytest.raises(ConfigError, match=r"views\.in_domain"):
             Setup.of(replace(small_run, objectives=ObjectivesConfig(contrast)), open_dataset(small_world))
-    infomax = ObjectivesConfig(infomax=InfomaxConfig(weight=0.1))
-    with pytest.raises(ConfigError, match=r"views\.critic"):
-        Setup.of(replace(small_run, objectives=infomax), open_dataset(small_world))
     transfer = ObjectivesConfig(transfer=TransferConfig(weight=0.1))
     with pytest.raises(ConfigError, match=r"objectives\.transfer"):
         Setup.of(replace(small_run, objectives=transfer), open_dataset(small_world))
 
 
 def test_micro_batches_are_refused(small_run: RunConfig, small_world: Path) -> None:
-    trimmed = {"loss": NextItemConfig(denoise=DenoiseConfig(trim=0.1))}
-    for parts in (CASES["views"], trimmed):
-        with pytest.raises(ConfigError, match=r"train\.accumulate"):
-            Setup.of(replace(small_run, **parts, train={"accumulate": 2}), open_dataset(small_world))
+    with pytest.raises(ConfigError, match=r"train\.accumulate"):
+        Setup.of(replace(small_run, **CASES["views"], train={"accumulate": 2}), open_dataset(small_world))

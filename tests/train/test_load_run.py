@@ -10,10 +10,9 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.models.api import encode_batch
-from mdrec_jax.models.experts import ExpertsConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.memory import BanksConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.fit import run_record
@@ -23,10 +22,12 @@ from mdrec_jax.train.state import shapes
 from mdrec_jax.train.trained import load_run, scorer_of
 from mdrec_jax.types import Rows
 
-SASREC = SasrecConfig(dim=16, layers=1, max_length=24)
+SASREC = RecommenderConfig(dim=16, layers=1, attention_window=24)
 MODELS: dict[str, Any] = {
     "sasrec": SASREC,
-    "banks and experts": MdrecConfig(SASREC, banks=BanksConfig(local=4, shared=3), experts=ExpertsConfig(each=1)),
+    "memory and experts": replace(
+        SASREC, learned_memory=LearnedMemoryConfig(local=4, shared=3), experts=ExpertsConfig(experts_per_width=1)
+    ),
 }
 
 

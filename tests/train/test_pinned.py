@@ -19,8 +19,7 @@ from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import PrecisionConfig
 from mdrec_jax.train.setup import Setup
@@ -52,10 +51,8 @@ def small(run: RunConfig) -> RunConfig:
 
 def shrunk(model: Any) -> dict[str, Any]:
     match model:
-        case MdrecConfig():
-            return {"encoder": shrunk(model.encoder)}
-        case SasrecConfig():
-            return {"dim": 16, "max_length": 8 if model.max_length < 50 else 24}
+        case RecommenderConfig():
+            return {"dim": 16, "attention_window": 8 if model.attention_window < 50 else 24}
         case _:
             return {"dim": 16}
 
@@ -65,14 +62,15 @@ def parts() -> RunConfig:
     return replace(
         of_preset("mdrec"),
         model={
-            "encoder": {
-                "layers": 1, "heads": 2, "domain_embedding": True, "event_embedding": True, "date_days": 30.0,
-                "output_scale": 3**-0.5,
-            },
-            "loop": {"most": 3, "rank": 2, "step_start": 0.0},
-            "banks": {"local": 4, "shared": 3},
+            "layers": 1,
+            "heads": 2,
+            "domain_embedding": True,
+            "event_embedding": True,
+            "date_days": 30.0,
+            "loop": {"max_steps": 3, "rank": 2},
+            "learned_memory": {"local": 4, "shared": 3},
             "mixers": {"kinds": ("attention", "convolution", "context")},
-            "experts": {"each": 1},
+            "experts": {"experts_per_width": 1},
         },
         objectives={
             "contrastive": {"intra": 0.1, "inter": 0.1},
@@ -86,8 +84,10 @@ def codes() -> RunConfig:
     """Every loss of the codes, and the contrast that allows for noise."""
     return replace(
         of_preset("disentangled"),
-        model={"disentangle": {"shared_alone": 0.5, "mmd": 3.0, "adversary": 0.2}},
-        objectives={"contrastive": {"intra": 0.1, "form": "robust"}},
+        objectives={
+            "contrastive": {"intra": 0.1, "form": "robust"},
+            "disentangle": {"shared_alone": 0.5, "mmd": 3.0, "adversary": 0.2},
+        },
     )
 
 
@@ -95,18 +95,18 @@ def sampled() -> RunConfig:
     """Sampled softmax over noisy targets, in two parts."""
     return replace(
         of_preset("quickstart"),
-        model={"layers": 2, "heads": 2, "positions": "rotary", "activation": "swiglu", "scores": "dot"},
+        model={"layers": 2, "heads": 2, "positions": "rotary", "activation": "swiglu", "temperature": 0.0},
         loss={
             "kind": "sampled_softmax", "softmax_over": "target_domain", "negatives": 32, "sampler": "popularity",
-            "denoise": {"robust": "mixture", "noise": 0.3},
+            "noise": 0.3,
         },
-        optim={"dense": {"clip_norm": 0.5, "weight_decay": 0.1}, "table": {"weight_decay": 0.1}},
+        optim={"weight_decay": 0.1, "dense": {"clip_norm": 0.5}},
         train={"accumulate": 2},
     )  # fmt: skip
 
 
 def hstu() -> RunConfig:
-    return replace(of_preset("quickstart"), model=HstuConfig(dim=16, layers=2, heads=2, max_length=24))
+    return replace(of_preset("quickstart"), model=HstuConfig(dim=16, layers=2, heads=2, attention_window=24))
 
 
 RUNS: dict[str, Callable[[], RunConfig]] = {
@@ -128,13 +128,12 @@ def measure(run: RunConfig, world: Path) -> dict[str, Any]:
     params, batch = jax.device_get(state.params), jax.device_get(next(batches))
     h = np.asarray(jax.jit(lambda params, batch: encode_batch(setup.model, params, batch).h)(params, batch))
     rows = {name: Rows(table, {}) for name, table in params.tables.items()}
-    vectors = np.asarray(setup.model.item_vectors(params.dense, rows, None))
+    vectors = np.asarray(setup.model.scored_items(setup.model.item_vectors(params.dense, rows, None, None)))
     states = h[np.asarray(batch.segment) > 0]
     scores = states @ vectors.T
     return {
         "loss": numbers(step["loss"] for step in metrics),
         "gradient_norm": numbers(step["gradient_norm"] for step in metrics),
-        "whole": numbers(sum(value for name, value in step.items() if name.endswith("_alone")) for step in metrics),
         "states": numbers([np.linalg.norm(states), *states[7, :4]]),
         "scores": numbers([np.linalg.norm(scores), *scores[7, 2:6]]),
     }

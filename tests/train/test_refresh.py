@@ -18,8 +18,7 @@ from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
@@ -36,10 +35,13 @@ from mdrec_jax.types import Batch, Params
 ERASING = replace(
     RunConfig(),
     batching=BatchingConfig(rows=8, row_length=32, max_length=24),
-    model=MdrecConfig(
-        SasrecConfig(dim=16, layers=1, max_length=24, residual_dropout=0.3),
-        views=ViewsConfig(in_domain=True, domain_rank=2, invariant_rank=2),
-        disentangle=DisentangleConfig(codes=True, shared_rank=2, erase=True, standardise=True),
+    model=RecommenderConfig(
+        dim=16,
+        layers=1,
+        attention_window=24,
+        residual_dropout=0.3,
+        views=ViewsConfig(in_domain=True, path_rank=2),
+        disentangle=DisentangleConfig(codes=True, shared_rank=2, erase=True, domain_whitening=True),
     ),
     train=TrainConfig(epochs=1.0, evaluate_every=0.3, patience=0),
     logging=LoggingConfig(every=5, checkpoint_every=7, tensorboard=False),
@@ -73,12 +75,14 @@ def correlation(setup: Setup, params: Params) -> float:
     """The largest, over all training targets, of what is erased with what is left."""
 
     @jax.jit
-    def encode(batch: Batch) -> dict[str, jax.Array]:
-        return encode_batch(setup.model, params, batch).codes
+    def encode(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        codes = encode_batch(setup.model, params, batch).codes
+        assert codes is not None
+        return codes.plain, codes.specific
 
     batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
     found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
-    z, x = (np.concatenate([np.asarray(codes[n])[real] for codes, real in found]) for n in ("inner", "specific"))
+    z, x = (np.concatenate([np.asarray(codes[n])[real] for codes, real in found]) for n in (0, 1))
     z, x = z - z.mean(0), x - x.mean(0)
     return float(np.abs(z.T @ x / len(z) / z.std(0)[:, None]).max())
 
@@ -89,7 +93,7 @@ def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, Tr
     assert correlation(setup, make_refresh(setup)(state).params) < 1e-5
 
 
-def test_the_standard_code_has_the_same_moments_in_every_domain(trained: tuple[Setup, TrainState]) -> None:
+def test_the_whitened_code_has_the_same_moments_in_every_domain(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
     histories = last_events(training_ends(setup.dataset))
 
@@ -97,13 +101,13 @@ def test_the_standard_code_has_the_same_moments_in_every_domain(trained: tuple[S
         scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh)
         return codes_at(scorer, setup.dataset, histories, name)
 
-    found = code(make_refresh(setup)(state), "standard")
+    found = code(make_refresh(setup)(state), "whitened")
     middle = np.cov(found.T)
     for domain in np.unique(histories.domain):
         mine = found[histories.domain == domain]
         np.testing.assert_allclose(mine.mean(0), 0, atol=1e-3)
         np.testing.assert_allclose(np.cov(mine.T), middle, atol=0.1 * middle.max())
-    np.testing.assert_allclose(code(state, "standard"), code(state, "plain"), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(code(state, "whitened"), code(state, "plain"), rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
@@ -112,7 +116,7 @@ def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setu
     once = refresh(state)
     changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), state, once)
     assert changed.params.dense["fusion"]["erasure"]["map"]["kernel"]
-    assert all(changed.params.statistics["fusion"]["standard"].values())
+    assert all(changed.params.statistics["fusion"]["whitening"].values())
     assert sum(jax.tree.leaves(changed)) == 4
     assert jax.tree.map(lambda a: a.sharding, once) == jax.tree.map(lambda a: a.sharding, state)
     np.testing.assert_array_equal(kernel(refresh(once).params), kernel(once.params))

@@ -1,5 +1,6 @@
 """Routed layers from the command line: what training tells of them, and `mdrec inspect RUN --routing`."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_OK
-from mdrec_jax.models.experts import ExpertsConfig
-from mdrec_jax.models.looping import LoopConfig
-from mdrec_jax.models.mdrec import MdrecConfig
-from mdrec_jax.models.mixers import MixersConfig
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.layers.loop import LoopConfig
+from mdrec_jax.models.layers.mixers import MixersConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
@@ -22,11 +23,12 @@ from tests.command import mdrec
 
 @pytest.fixture
 def routed_run(small_run: RunConfig) -> RunConfig:
-    model = MdrecConfig(
+    assert isinstance(small_run.model, RecommenderConfig)
+    model = dataclasses.replace(
         small_run.model,
-        loop=LoopConfig(most=2),
-        mixers=MixersConfig(("attention", "convolution", "context"), cost=0.01),
-        experts=ExpertsConfig(each=1),
+        loop=LoopConfig(max_steps=2),
+        mixers=MixersConfig(("attention", "convolution", "context")),
+        experts=ExpertsConfig(experts_per_width=1),
     )
     return replace(small_run, model=model, train={"epochs": 0.0, "steps": 12, "evaluate_every": 12.0})
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.objectives.balance import Objectives, ObjectivesConfig, Pass
+from mdrec_jax.objectives.combine import Objectives, ObjectivesConfig
+from mdrec_jax.objectives.forward import Forward
 from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
 from mdrec_jax.optim.optimiser import OptimConfig, TableConfig
 from mdrec_jax.parallel.mesh import MeshConfig, by_row, make_mesh
@@ -18,7 +19,7 @@ from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.train.step import StepConfig, initial_params, make_train_step, seed_key
 from mdrec_jax.types import Batch
 from tests.models.make import SPEC, pack
-from tests.models.plain import ALONE, Plain, V, lengths, states
+from tests.models.plain import Plain, V, states
 from tests.objectives.spread import make_batch
 
 RATE = 0.5
@@ -28,24 +29,32 @@ ONE = pack([[[5, 7]]])
 KEY = seed_key(3)
 
 
+HALF, LENGTH = 0.25, 0.5
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Shown(Objectives):
-    """The next item alone; what a pass may be asked for is shown."""
+class Further(Objectives):
+    """The next item from half the state, and the states' lengths; and each token's loss is shown."""
 
-    def losses(self, seen: Pass, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        total, shown = super().losses(seen, weight)
-        masks = {f"mask_{n}": seen.again(seen.batch, seen.rows, n).codes["mask"][0, 0, 0] for n in (1, 2)}
-        more = {**masks, "draw": jax.random.uniform(seen.key)}
-        share = {name: value / jax.lax.axis_size(seen.axis) for name, value in more.items()}
-        each = {"each": jnp.sum(seen.each(seen.encoded.codes["twice"]))}
+    def losses(self, seen: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total, shown = super().losses(seen)
+        codes = seen.encoded.codes
+        assert codes is not None
+        parts = {"half": seen.score(codes.shared, seen.weight)}
+        parts["length"] = lengths(seen.encoded.h, seen.batch) / seen.targets
+        each = {"each": jnp.sum(seen.each(codes.specific))}
         vectors = {} if self.next_item.needs_whole_table else {"target": jnp.sum(seen.vectors("target"))}
-        return total, shown | share | each | vectors
+        return total + HALF * parts["half"] + LENGTH * parts["length"], shown | parts | each | vectors
 
 
-def objectives(kind: Any = "softmax", shows: bool = False) -> Objectives:
+def lengths(h: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.sum(jnp.square(h).mean(-1) * (jnp.asarray(batch.weight) > 0))
+
+
+def objectives(kind: Any = "softmax") -> Objectives:
     next_item = make_objective(NextItemConfig(kind, negatives=8), [ITEMS], np.ones(SPEC.num_items), V)
-    return (Shown if shows else Objectives)(next_item, None, ObjectivesConfig())
+    return Further(next_item, None, ObjectivesConfig())
 
 
 def step(
@@ -74,8 +83,8 @@ def expected(batch: Batch) -> tuple[dict[str, float], Any]:
     def parts(scale: jax.Array, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         h = states(scale, vectors[batch.item], params.statistics["shift"])
         mean = lambda h: jnp.sum(cross_entropy(h, vectors, batch) * batch.weight) / targets  # noqa: E731
-        found = {"loss": mean(h), "half_alone": ALONE * mean(h / 2), "length": lengths(h, batch) / targets}
-        return sum(found.values(), jnp.float32(0.0)), found
+        found = {"loss": mean(h), "half": mean(h / 2), "length": lengths(h, batch) / targets}
+        return found["loss"] + HALF * found["half"] + LENGTH * found["length"], found
 
     arguments = params.dense["scale"], params.tables["item"]
     gradients, found = jax.jit(jax.grad(parts, argnums=(0, 1), has_aux=True))(*arguments)
@@ -108,7 +117,7 @@ def test_a_step_is_the_gradient_of_the_sum_of_its_losses(batch: Batch, devices: 
 
 def test_a_step_without_a_target_has_no_loss() -> None:
     _, after, metrics = step(pack([[[]]]))
-    assert {metrics[name] for name in ("loss", "half_alone", "length", "targets", "gradient_norm", "row")} == {0.0}
+    assert {metrics[name] for name in ("loss", "half", "length", "targets", "gradient_norm", "row/loops")} == {0.0}
     assert np.isfinite(after.params.tables["item"]).all()
 
 
@@ -117,21 +126,20 @@ def test_what_a_model_tells_is_shown_as_the_mean_over_events(devices: int, accum
     batch = make_batch()
     _, _, metrics = step(batch, devices=devices, accumulate=accumulate)
     real = batch.segment > 0
-    assert metrics["row"] == pytest.approx(np.nonzero(real)[0].mean())
-    assert metrics["rows_at_once"] == pytest.approx(8 / devices / accumulate)
-    assert (metrics["bits"], metrics["training"]) == pytest.approx((32, 1))
-    assert step(ONE)[2]["training"] == 1
+    assert metrics["row/loops"] == pytest.approx(np.nonzero(real)[0].mean())
+    assert metrics["rows_at_once/loops"] == pytest.approx(8 / devices / accumulate)
+    assert metrics["bits/loops"] == pytest.approx(32)
 
 
 def test_a_model_is_told_the_type_to_work_in() -> None:
-    assert step(ONE, dtype=jnp.bfloat16)[2]["bits"] == 16
+    assert step(ONE, dtype=jnp.bfloat16)[2]["bits/loops"] == 16
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sampled_softmax"])
-def test_objectives_may_score_other_states_and_encode_again(kind: Any) -> None:
+def test_objectives_may_score_other_states(kind: Any) -> None:
     batch = WEIGHTED
-    metrics, spread = (step(batch, objectives(kind, shows=True), devices=devices)[2] for devices in (1, 4))
-    assert (metrics.pop("rows_at_once"), spread.pop("rows_at_once")) == (8, 2)
+    metrics, spread = (step(batch, objectives(kind), devices=devices)[2] for devices in (1, 4))
+    assert (metrics.pop("rows_at_once/loops"), spread.pop("rows_at_once/loops")) == (8, 2)
     assert spread == pytest.approx(metrics, rel=1e-4)
     params = initial_params(cast(Model, Plain()), 0)
     table, shift = params.tables["item"], params.statistics["shift"]
@@ -144,13 +152,8 @@ def test_objectives_may_score_other_states_and_encode_again(kind: Any) -> None:
 
 def test_a_steps_random_numbers_are_those_of_the_seed_and_the_step() -> None:
     """The streams are numbered: another number would give every seed other results than it had."""
-    metrics = step(ONE, objectives(shows=True))[2]
-    negatives, masks = jax.random.split(jax.random.fold_in(KEY, 0))
-    keys = {"mask": masks, "draw": jax.random.fold_in(negatives, 1)}
-    keys |= {f"mask_{number}": jax.random.fold_in(masks, number) for number in (1, 2)}
-    drawn = {name: float(jax.random.uniform(key)) for name, key in keys.items()}
-    assert {name: metrics[name] for name in keys} == pytest.approx(drawn)
-    assert len(set(drawn.values())) == len(drawn)
+    _, masks = jax.random.split(jax.random.fold_in(KEY, 0))
+    assert step(ONE)[2]["mask/loops"] == pytest.approx(float(jax.random.uniform(masks)))
 
 
 def test_a_seeds_streams_are_numbered() -> None:

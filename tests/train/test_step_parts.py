@@ -9,13 +9,13 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.models.sasrec import SasrecConfig
+from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.step import initial_params, seed_key
 
-DROPPING = SasrecConfig(dim=16, layers=1, max_length=24, embedding_dropout=0.4, residual_dropout=0.4)
+DROPPING = RecommenderConfig(dim=16, layers=1, attention_window=24, embedding_dropout=0.4, residual_dropout=0.4)
 
 
 def steps(config: RunConfig, world: Path, number: int = 3) -> tuple[Setup, Any, list[dict[str, float]]]:

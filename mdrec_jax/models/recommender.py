@@ -1,0 +1,282 @@
+"""The recommender: one encoder over all domains, of parts that can each be switched off. All off, it is SASRec.
+
+SASRec (Kang and McAuley 2018, arXiv 1808.09781, section III) with what later work found to be better: norms before the
+sub-layers, a wider feed-forward layer, SwiGLU, rotary positions (eSASRec, arXiv 2508.06450), and whatever loss the
+run's objective names. What can be put on:
+
+two views of the same tokens, with low-rank paths of the domains        views.py
+a shared and a specific code                                            disentangle.py
+loops: a block is applied until a token stops                           layers/loop.py
+learned memory, and a user memory behind attention's window             layers/learned_memory.py, layers/user_memory.py
+routed mixers: attention, convolution, context                          layers/mixers.py
+feed-forward experts of several widths                                  layers/experts.py
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt32
+
+from mdrec_jax.models.block import Block
+from mdrec_jax.models.checks import check, check_fields, check_heads
+from mdrec_jax.models.disentangle import DisentangleConfig, Disentangled, TrainingStates
+from mdrec_jax.models.encoded import Encoded, Trace, Views
+from mdrec_jax.models.items import Inputs, check_dates, scored_states
+from mdrec_jax.models.layers.attention import rotary_angles
+from mdrec_jax.models.layers.context import context_of
+from mdrec_jax.models.layers.dropout import Fold, Site, dropout, fold_seeds
+from mdrec_jax.models.layers.experts import ExpertsConfig
+from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig, MemoryBank
+from mdrec_jax.models.layers.linear import Activation
+from mdrec_jax.models.layers.loop import LoopConfig
+from mdrec_jax.models.layers.mixers import MixersConfig, check_context
+from mdrec_jax.models.layers.norm import Norm
+from mdrec_jax.models.layers.stack import run_stack, stack
+from mdrec_jax.models.sequence import Packed
+from mdrec_jax.models.tied import TiedModel
+from mdrec_jax.models.views import HALVES, CrossDomain, Fusion, InDomain, ViewsConfig
+from mdrec_jax.types import Batch, DatasetSpec
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """What a recommender is. Raises ConfigError, naming the field, for a value out of its range.
+
+    Args:
+        dim: width D of the model and of the item table.
+        layers: blocks.
+        heads: attention heads; must divide `dim`.
+        ffn_multiple: width of the feed-forward layer over `dim`.
+        activation: of the feed-forward layer; `swiglu` has a third matrix, so 2/3 of a multiple costs the same.
+        positions: `learned` adds an embedding of the event's position to its input, `rotary` turns queries and keys
+            by it, `none` leaves the order to the causal mask.
+        attention_window: how many events back a token sees, itself counted. Of `learned` positions there are as many,
+            and later ones share the last.
+        domain_embedding: add an embedding of the event's domain to its input.
+        event_embedding: add an embedding of the event's behaviour type to its input.
+        date_days: days between the knots of an embedding of the event's date, which is added to its input; 0 has none.
+        embedding_dropout: on the inputs of the first block.
+        inner_dropout: on the attention weights, and inside the feed-forward layer, after the activation.
+        residual_dropout: on what each sub-layer adds.
+        embedding_scale: an item vector is multiplied by it when it is read as an input.
+        init_scale: standard deviation of the initial embeddings.
+        temperature: logits are cosines over it; inner products where it is 0.
+        remat: keep only the blocks' inputs for the backward pass.
+        views: the in-domain view and the domains' own paths.
+        loop: how often a block may be applied.
+        learned_memory: banks that every token reads.
+        user_memory: behind attention's window, a matrix a head that is written and read with attention's own queries
+            and keys.
+        mixers: routed mixers in place of attention alone.
+        experts: routed experts in place of the dense feed-forward layer.
+        disentangle: a shared and a specific code in place of the views' fusion.
+    """
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 1
+    ffn_multiple: float = 4.0
+    activation: Activation = "gelu"
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    attention_window: int = 50
+    domain_embedding: bool = False
+    event_embedding: bool = False
+    date_days: float = 0.0
+    embedding_dropout: float = 0.2
+    inner_dropout: float = 0.0
+    residual_dropout: float = 0.2
+    embedding_scale: float = 1.0
+    init_scale: float = 0.02
+    temperature: float = 0.0
+    remat: bool = False
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    learned_memory: LearnedMemoryConfig = field(default_factory=LearnedMemoryConfig)
+    user_memory: bool = False
+    mixers: MixersConfig = field(default_factory=MixersConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    disentangle: DisentangleConfig = field(default_factory=DisentangleConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            counts=("dim", "layers", "heads", "attention_window"),
+            rates=("embedding_dropout", "inner_dropout", "residual_dropout"),
+            positives=("ffn_multiple", "embedding_scale", "init_scale"),
+            none_below_zero=("date_days", "temperature"),
+        )
+        check_heads(self.dim, self.heads)
+        width = self.dim // self.heads
+        check("positions", self.positions, self.positions != "rotary" or width % 2 == 0, "heads of an even width")
+        blind = bool(self.mixers.kinds) and "attention" not in self.mixers.kinds
+        kept = not (blind and self.user_memory)
+        check("user_memory", self.user_memory, kept, "False: no mixer is attention, whose keys it writes")
+        codes = self.disentangle.codes
+        check("disentangle.codes", codes, self.views.in_domain or not codes, "False without views.in_domain")
+
+    @property
+    def kind(self) -> str:
+        """As tables name it: `mdrec` with any part on, else `sasrec`."""
+        parts = self.views.in_domain, self.loop.max_steps > 1, self.learned_memory.used, self.user_memory, self.gates
+        return "mdrec" if any(parts) else "sasrec"
+
+    @property
+    def output_gain(self) -> float:
+        """What the initial maps of sub-layers' outputs are multiplied by: they add up along the depth and over a loop's
+        passes, and so their sum stays as large as one block's (GPT-2's rule)."""
+        return self.loop.max_steps**-0.5 * (2 * self.layers) ** -0.5
+
+    @property
+    def ffn_width(self) -> int:
+        """F: the feed-forward layer's width, a multiple of 8."""
+        return max(8, 8 * round(self.dim * self.ffn_multiple / 8))
+
+    @property
+    def gates(self) -> dict[str, tuple[str, ...]]:
+        """The routed layers that are on, and the names of what each chooses from."""
+        experts = self.experts.names if self.experts.number else ()
+        return {name: each for name, each in (("mixers", self.mixers.kinds), ("experts", experts)) if each}
+
+
+class Encoder(nnx.Module):
+    """Everything but the item table."""
+
+    def __init__(self, key: jax.Array, config: RecommenderConfig, spec: DatasetSpec) -> None:
+        input_key, block_key = jax.random.split(key)
+        bank_key, fusion_key = jax.random.split(jax.random.fold_in(key, 1))
+        self.config, self.spec = config, spec
+        self.inputs = Inputs(
+            input_key,
+            config.dim,
+            spec,
+            positions=config.attention_window if config.positions == "learned" else 0,
+            domains=spec.num_domains if config.domain_embedding else 0,
+            events=spec.num_events if config.event_embedding else 0,
+            date_days=config.date_days,
+            item_scale=config.embedding_scale,
+            init_scale=config.init_scale,
+        )
+        self.blocks = stack(lambda key: Block(key, config, spec), block_key, config.layers)
+        slots = config.learned_memory.shared
+        self.shared_bank = MemoryBank(bank_key, slots, config.dim, scope="shared") if slots else None
+        self.final_norm = None if config.views.in_domain else Norm(config.dim)
+        self.fusion = _fusion(fusion_key, config, spec) if config.views.in_domain else None
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether anything is worked out in closed form between looks at the validation split."""
+        return self.config.disentangle.erase or self.config.disentangle.domain_whitening
+
+    def recalibrate(self, states: TrainingStates) -> None:
+        assert isinstance(self.fusion, Disentangled)
+        self.fusion.recalibrate(states)
+
+    def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
+        segments, domains = batch.segment_user.shape[1], self.spec.num_domains
+        domain, target_domain = jnp.asarray(batch.domain), jnp.asarray(batch.target_domain)
+        mixed, trace = self.view(item, batch, jnp.zeros_like(domain), segments, seeds)
+        traces = {"mixed": trace}
+        if self.fusion is None:
+            assert self.final_norm is not None
+            return Encoded(self._scored(self.final_norm(mixed)), traces=traces)
+        view = InDomain.of(batch, domains)
+        path, drawn = 1 + jnp.asarray(view.batch.domain), fold_seeds(seeds, Fold.IN_DOMAIN)
+        own, trace = self.view(view.into(item), view.batch, path, segments * domains, drawn)
+        traces["in_domain"] = replace(trace, place=view.place)
+        own = view.previous(own, jnp.asarray(batch.previous_in_target_domain), self.fusion.null.get_value())
+        if isinstance(self.fusion, Disentangled):
+            h, codes = self.fusion(mixed, own, domain, target_domain, seeds)
+            if self.config.disentangle.cross_domain and seeds is not None:
+                code, traces["cross_domain"] = self._cross_domain(self.fusion, item, batch, seeds)
+                codes = replace(codes, cross_domain=code)
+            alone = codes.specific
+        else:
+            h, codes = self.fusion(mixed, own, target_domain, seeds), None
+            alone = self.fusion.alone(own, seeds)
+        return Encoded(self._scored(h), Views(mixed, own, self._scored(alone)), codes, traces)
+
+    def view(
+        self,
+        item: Float[Array, "R T D"],
+        batch: Batch,
+        path: Int32[Array, "R T"],
+        segments: int,
+        seeds: UInt32[Array, "R 2"] | None,
+    ) -> tuple[Float[Array, "R T D"], Trace]:
+        """One view's states before the last norm, and what its layers did."""
+        config, rotation = self.config, None
+        if config.positions == "rotary":
+            rotation = rotary_angles(jnp.asarray(batch.position), config.dim // config.heads)
+        segment = jnp.asarray(batch.segment)
+        sequence = Packed(segment, rotation, path, context_of(batch, self.spec), segments)
+
+        def step(block: Block, x: Float[Array, "R T D"], layer: jax.Array) -> tuple[Float[Array, "R T D"], Trace]:
+            return block(x, sequence, self.shared_bank, fold_seeds(seeds, layer))
+
+        x = self.embedded(item, batch, seeds)
+        x, trace = run_stack(self.blocks, step, x, layers=config.layers, remat=config.remat)
+        return x, replace(trace, segment=segment)
+
+    def embedded(
+        self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None
+    ) -> Float[Array, "R T D"]:
+        """What the first block reads."""
+        return dropout(self.inputs(item, batch), seeds, Site.INPUT, self.config.embedding_dropout)
+
+    def _cross_domain(
+        self, fusion: Disentangled, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"]
+    ) -> tuple[Float[Array, "R T D"], Trace]:
+        """The shared code of what the user did in other domains, zero where that is nothing."""
+        there, drawn = CrossDomain.of(batch, self.spec.num_domains, seeds), fold_seeds(seeds, Fold.CROSS_DOMAIN)
+        path, segments = jnp.zeros_like(there.column), HALVES * batch.segment_user.shape[1]
+        states, trace = self.view(there.view.into(item), there.view.batch, path, segments, drawn)
+        states, known = there.states(states)
+        domain = jnp.take_along_axis(jnp.asarray(batch.domain), jnp.maximum(there.column, 0), axis=1)
+        code = fusion.shared(states, domain, jnp.asarray(batch.target_domain), drawn)
+        return jnp.where(known, code, jnp.zeros((), states.dtype)), replace(trace, place=there.view.place)
+
+    def state(
+        self,
+        mixed: Float[Array, "R T D"],
+        own: Float[Array, "R T D"] | None,
+        domain: Int32[Array, "R T"],
+        target_domain: Int32[Array, "R T"],
+    ) -> Float[Array, "R T D"]:
+        """What items are scored with when serving, from the views' states before the last norm.
+
+        Args:
+            domain: of the last event.
+        """
+        match self.fusion:
+            case Fusion() as fusion if own is not None:
+                h = fusion(mixed, own, target_domain, None)
+            case Disentangled() as fusion if own is not None:
+                h = fusion(mixed, own, domain, target_domain, None)[0]
+            case _:
+                assert self.final_norm is not None
+                h = self.final_norm(mixed)
+        return self._scored(h)
+
+    def _scored(self, h: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
+        return scored_states(h, self.config.temperature)
+
+
+def _fusion(key: jax.Array, config: RecommenderConfig, spec: DatasetSpec) -> Fusion | Disentangled:
+    sizes = {"path_rank": config.views.path_rank, "rate": config.residual_dropout}
+    if config.disentangle.codes:
+        return Disentangled(key, config.dim, spec.num_domains, config.disentangle, **sizes)
+    return Fusion(key, config.dim, spec.num_domains, **sizes)
+
+
+def make_recommender(config: RecommenderConfig, spec: DatasetSpec) -> TiedModel:
+    """The model for a data set.
+
+    Raises:
+        InputError: for data without an order of events, or without times where a part needs them.
+    """
+    check_context(config.mixers, spec)
+    check_dates(config.date_days, spec)
+    return TiedModel(config, spec, Encoder)
