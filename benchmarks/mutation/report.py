@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 KNOWN = Path(__file__).with_name("known.json")
+WHY = {"unreached": "none of the tests runs it", "stopped": "stopped by the clock before its tests ended: not known"}
 MARK = "<!-- results -->"
 """What stands above this line of the page is kept."""
 
@@ -41,7 +42,7 @@ def write_report(path: Path, results: list[dict[str, Any]]) -> None:
 
 
 def _alive(mutant: dict[str, Any]) -> bool:
-    return mutant["outcome"] in ("survived", "unreached", "not tried")
+    return mutant["outcome"] in ("survived", "unreached", "not tried", "stopped")
 
 
 def _table(mutants: list[dict[str, Any]]) -> list[str]:
@@ -53,9 +54,10 @@ def _table(mutants: list[dict[str, Any]]) -> list[str]:
         alike = sum(_alive(mutant) and mutant["equivalent"] for mutant in some)
         dead = sum(not _alive(mutant) for mutant in some)
         count = collections.Counter(m["outcome"] for m in some if not (_alive(m) and m["equivalent"]))
+        left = count["survived"] + count["unreached"] + count["stopped"]
         lines.append(
-            f"| {area} | {len(some)} | {dead} ({count['timeout']}) | {count['survived'] + count['unreached']} "
-            f"({count['unreached']}) | {alike} | {dead / len(some):.1%} | {dead / max(1, len(some) - alike):.1%} |"
+            f"| {area} | {len(some)} | {dead} ({count['timeout']}) | {left} ({count['unreached']}) "
+            f"| {alike} | {dead / len(some):.1%} | {dead / max(1, len(some) - alike):.1%} |"
         )
     return lines
 
@@ -63,7 +65,7 @@ def _table(mutants: list[dict[str, Any]]) -> list[str]:
 def _listed(title: str, mutants: list[dict[str, Any]]) -> list[str]:
     lines = [f"{title}:", ""] if mutants else []
     for m in sorted(mutants, key=lambda mutant: (mutant["file"], mutant["change"]["line"])):
-        change, why = m["change"], m["reason"] or ("no test runs it" if m["outcome"] == "unreached" else "")
+        change, why = m["change"], m["reason"] or WHY.get(m["outcome"], "")
         what = f"`{_short(change['before'])}` -> `{_short(change['after'])}`"
         lines.append(f"- `{m['file']}:{change['line']}` {what}{': ' if why else ''}{why}")
     return [*lines, ""] if mutants else []

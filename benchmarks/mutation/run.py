@@ -130,8 +130,8 @@ def tests_for(mutant: Mutant, tests: dict[str, Any], budget: float) -> list[str]
 
 
 def outcome(code: int | str, log: Path) -> str:
-    if code == "timeout":
-        return "timeout"
+    if code in ("timeout", "stopped"):
+        return str(code)
     if code == 0:
         return "survived"
     if code in (5, 70) or (code == 4 and "ERROR: not found" in log.read_text(errors="replace")):

@@ -46,7 +46,7 @@ def warm_up() -> None:
 
 class Process:
     """A fork that runs `work`; its exit code is what `work` returns. `limit` is in seconds of the processors, so that a
-    busy machine stops nothing; one that sleeps is stopped after ten times as long."""
+    busy machine ends nothing; one that sleeps, or gets no turn, is stopped after ten times as long."""
 
     def __init__(self, work: Callable[[], int], log: Path, limit: float) -> None:
         self.log, self.end = log, time.monotonic() + 10 * limit
@@ -57,7 +57,7 @@ class Process:
             _child(work, log, int(limit))
 
     def poll(self) -> int | str | None:
-        """The exit code, "timeout", or None while it runs."""
+        """The exit code, "timeout" (of the processors' seconds), "stopped" (by the clock) or None while it runs."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
@@ -66,7 +66,7 @@ class Process:
             return None
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        return "timeout"
+        return "stopped"
 
 
 def _child(work: Callable[[], int], log: Path, limit: int) -> None:

@@ -116,4 +116,4 @@ def test_killed_surviving_and_unreached_changes_are_told_apart(tmp_path: Path, m
     report.write_report(page, [result, result | {"seed": 1}])
     assert page.read_text().count("| small | 7 | 4 (0) | 2 (2) | 1 | 57.1% | 66.7% |") == 2
     assert "`first > second` -> `first >= second`: both are equal" in page.read_text()
-    assert "`-value` -> `value`: no test runs it" in page.read_text()
+    assert "`-value` -> `value`: none of the tests runs it" in page.read_text()
