@@ -1,4 +1,9 @@
-"""The results of mutation runs as a page: python benchmarks/mutation/report.py PAGE RESULT.json [...]"""
+"""The results of mutation runs as a page.
+
+    python benchmarks/mutation/report.py PAGE "TITLE=RESULT.json[,LATER.json...]" [...]
+
+Results under one title are one: of a change that several of them tried, the last one counts.
+"""
 
 import collections
 import json
@@ -25,17 +30,21 @@ def known(record: dict[str, Any]) -> dict[str, Any]:
     return {"equivalent": False, "reason": ""}
 
 
-def write_report(path: Path, results: list[dict[str, Any]]) -> None:
-    """Writes a table and what survived of each result below what the page says so far."""
+def write_report(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes a table and what survived, under each title, below what the page says so far."""
     head = path.read_text().partition(MARK)[0] if path.exists() else "# Mutation run\n\n"
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "numpy", "polars", "pytest"))
     machine = f"{os.cpu_count()} cores of {platform.machine()}, no accelerator"
     lines = [f"{datetime.now(UTC):%Y-%m-%d}; {machine}; Python {platform.python_version()}, {versions}.", ""]
-    for result in results:
-        mutants = [mutant | known(mutant) for mutant in result["mutants"]]
+    for title, parts in results.items():
+        last = {
+            (mutant["file"], mutant["change"]["node"], mutant["change"]["variant"]): mutant | known(mutant)
+            for part in parts
+            for mutant in part["mutants"]
+        }
+        mutants = list(last.values())
         alive = [mutant for mutant in mutants if _alive(mutant)]
-        lines += [f"## Seed {result['seed']}", "", f"Tests that could be chosen from: {result['tests']:,}.", ""]
-        lines += [*_table(mutants), ""]
+        lines += [f"## {title}", "", *_table(mutants), ""]
         lines += _listed("Survived", [mutant for mutant in alive if not mutant["equivalent"]])
         lines += _listed("Alter nothing", [mutant for mutant in alive if mutant["equivalent"]])
     path.write_text(f"{head}{MARK}\n" + "\n".join(lines).rstrip() + "\n")
@@ -48,7 +57,7 @@ def _alive(mutant: dict[str, Any]) -> bool:
 def _table(mutants: list[dict[str, Any]]) -> list[str]:
     columns = "area", "changes", "killed (time limit)", "survived (run by no test)", "alter nothing", "killed, of all"
     lines = [f"| {' | '.join(columns)} | of those that alter something |", "|---" + "|---:" * len(columns) + "|"]
-    areas = list(dict.fromkeys(mutant["area"] for mutant in mutants))
+    areas = sorted({mutant["area"] for mutant in mutants})
     for area in [*areas, "all"]:
         some = [mutant for mutant in mutants if area in (mutant["area"], "all")]
         alike = sum(_alive(mutant) and mutant["equivalent"] for mutant in some)
@@ -76,5 +85,11 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def main() -> None:
+    named = [argument.partition("=") for argument in sys.argv[2:]]
+    results = {title: [json.loads(Path(name).read_text()) for name in names.split(",")] for title, _, names in named}
+    write_report(Path(sys.argv[1]), results)
+
+
 if __name__ == "__main__":
-    write_report(Path(sys.argv[1]), [json.loads(Path(name).read_text()) for name in sys.argv[2:]])
+    main()

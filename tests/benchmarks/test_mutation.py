@@ -112,8 +112,8 @@ def test_killed_surviving_and_unreached_changes_are_told_apart(tmp_path: Path, m
     }
     monkeypatch.setattr(report, "KNOWN", tmp_path / "known.json")
     (tmp_path / "known.json").write_text(json.dumps([listed | {name: change[name] for name in ("before", "after")}]))
-    page = tmp_path / "page.md"
-    report.write_report(page, [result, result | {"seed": 1}])
+    page, unreached = tmp_path / "page.md", [mutant | {"outcome": "unreached"} for mutant in result["mutants"]]
+    report.write_report(page, {"one": [result], "other": [{"mutants": unreached}, result]})
     assert page.read_text().count("| small | 7 | 4 (0) | 2 (2) | 1 | 57.1% | 66.7% |") == 2
     assert "`first > second` -> `first >= second`: both are equal" in page.read_text()
     assert "`-value` -> `value`: none of the tests runs it" in page.read_text()

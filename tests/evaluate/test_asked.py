@@ -12,8 +12,9 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.asked import LEFT_OUT, NOT_LISTED, ask
 from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.metrics import question_metrics
-from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
+from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
 from mdrec_jax.evaluate.slices import slice_groups
+from tests.data.make import DAY, make_dataset
 from tests.evaluate.worlds import two_domains, without_order
 
 
@@ -189,3 +190,15 @@ def test_without_times_no_slice_is_of_a_day(tmp_path: Path) -> None:
     ranks = asked.ranks(np.arange(len(asked)), np.ones((len(asked), 1)))
     assert (ranks.days == -1).all()
     assert not any("day" in str(group.slice) for group in slice_groups(question_metrics(ranks, ["mrr"])))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_days_are_counted_from_the_last_visible_event(split: Split, tmp_path: Path) -> None:
+    """A validation query sees one event here; for one person that is the data set's first."""
+    gaps = [(0, 3, 4), (0, 1, 40), (5, 7, 8)]
+    rows = [
+        (f"u{user}", f"i{user}-{n}", "one", day * DAY) for user, days in enumerate(gaps) for n, day in enumerate(days)
+    ]
+    asked = ask(make_dataset(tmp_path / "world", rows), Protocol(split=split))
+    expected = [1, 2, 3] if split == "validation" else [1, 1, 39]
+    assert sorted(asked._days(np.arange(3)).tolist()) == expected

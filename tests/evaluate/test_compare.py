@@ -9,7 +9,7 @@ import pytest
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines import baseline_results
 from mdrec_jax.evaluate.compare import compare, load_runs
-from mdrec_jax.evaluate.protocol import parse_protocol
+from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import write_results
 from tests.evaluate.worlds import two_domains
@@ -124,3 +124,16 @@ def test_an_unclear_or_unknown_model_is_refused(files: Path) -> None:
         load_runs([files / "full.json"])
     with pytest.raises(InputError, match="no ranks of this model"):
         load_runs([files / "full.json"], "oracle")
+
+
+def test_the_only_model_needs_no_name(files: Path) -> None:
+    results, ranks = baseline_results(two_domains(files / "more"), Protocol())
+    one, several = ({name: [ranks["popularity"]] for name in names} for names in (["sasrec"], ["sasrec", "hstu"]))
+    baseline = {"popularity": [ranks["popularity"]]}
+    for name, held, model in (("one", one | baseline, "sasrec"), ("alone", baseline, "popularity")):
+        write_results(files / f"{name}.json", results, held)
+        assert load_runs([files / f"{name}.json"])[0] == model
+    for name, held in (("several", several), ("none", {})):
+        write_results(files / f"{name}.json", results, held)
+        with pytest.raises(InputError, match="which model"):
+            load_runs([files / f"{name}.json"])

@@ -2,25 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.queries import query_list, training_ends
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.evaluate import codes, probes, readout
+from mdrec_jax.evaluate import readout
 from mdrec_jax.evaluate.asked import ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
-from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
@@ -29,10 +25,8 @@ from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.evaluation import evaluate_runs, probe_run
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
-from mdrec_jax.train.step import initial_params
 from mdrec_jax.train.trained import TrainedRun, load_run
 from tests.command import mdrec
-from tests.models.plain import Plain
 
 RNG = np.random.default_rng(0)
 USER = np.repeat(np.arange(400), 3)
@@ -111,18 +105,6 @@ def test_each_history_is_asked_for_its_last_events_domain(world: Dataset) -> Non
     np.testing.assert_array_equal(histories.domain, np.asarray(world.domain)[places[offsets[1:] - 1]])
     ends = set(zip(queries.sequence.tolist(), queries.history_end.tolist(), strict=True))
     assert len(histories) == len(ends)
-
-
-def test_of_too_many_histories_the_same_few_are_read(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    every, few = last_events(query_list(world, "test")), len(query_list(world, "test")) // 4
-    key = lambda some: list(zip(some.sequence.tolist(), some.history_end.tolist(), strict=True))  # noqa: E731
-    monkeypatch.setattr(codes, "MOST", few)
-    chosen = key(last_events(query_list(world, "test")))
-    assert len(set(chosen)) == few
-    assert chosen == [one for one in key(every) if one in set(chosen)], "in the order of the queries"
-    assert chosen == key(last_events(query_list(world, "test")))
-    monkeypatch.setattr(codes, "MOST", len(every))
-    assert key(last_events(query_list(world, "test"))) == key(every)
 
 
 def run_config(domain_embedding: bool, *, disentangled: bool = False, **parts: Any) -> RunConfig:
@@ -237,16 +219,3 @@ def test_a_model_without_codes_is_refused(world: Dataset, tmp_path: Path, capsys
     captured = capsys.readouterr()
     assert "the model has no code 'shared'" in captured.err
     assert not captured.out
-
-
-def test_codes_are_ranked_by_without_what_is_counted(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ranked = ask(world, parse_protocol("full")), []
-    ranks = baseline_ranks(asked)["popularity"]
-    monkeypatch.setattr(probes, "rank_queries", lambda scorer, _, code: ranked.append((code, scorer.counted)) or ranks)
-    model, counted = cast(Any, Plain()), cast(Any, "what is counted")
-    scorer = make_scorer(model, initial_params(model, 0), BatchingConfig(), counted=counted)
-    found = probes.rank_by(scorer, asked)
-    assert ranked == [(code, None) for code in probes.CODES]
-    value = question_metrics(ranks, ("ndcg@10",)).values.mean()
-    assert found["h"]["ndcg@10"].value == pytest.approx(value)
-    assert {one["kept"].value for one in found.values()} == {1.0}

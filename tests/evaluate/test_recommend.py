@@ -9,9 +9,7 @@ import pytest
 
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.histories import history_batches
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate import recommend as recommending
 from mdrec_jax.evaluate.item_lists import read_item_list
 from mdrec_jax.evaluate.people import People, read_histories
 from mdrec_jax.evaluate.recommend import NO_HISTORY, NOTHING_LEFT, Choice, recommend
@@ -19,7 +17,6 @@ from mdrec_jax.evaluate.recommendations import recommend_files, to_frame, write_
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.recommender import RecommenderConfig
 from tests.evaluate.worlds import two_domains
 
@@ -167,7 +164,7 @@ def test_a_choice_that_leaves_nothing_is_refused(
         ("user,item\nx,a\n", "missing column"),
         ("user,item,domain\nx,a,books\nx,b,songs\n", "row 3, column 'domain': unknown domain"),
         ("user,item,domain,time\nx,a,books,1\nx,b,books,soon\n", "row 3, column 'time': unparsable time"),
-        ("user,item,domain,time\nx,a,books,1\nx,b,books,-5\n", "row 3, column 'time': a negative time"),
+        ("user,item,domain,time\nx,a,books,1\nx,b,books,-1\n", "row 3, column 'time': a negative time"),
         ("user,item,domain,time\nx,a,books,1\nx,b,books,nan\n", "row 3, column 'time': a time that is not a number"),
         ("user,item,domain,time\nx,a,books,1600000000000\n", "looks like milliseconds: use --time-unit ms"),
         ("user,item,domain,time\nx,a,books,2020-09-13\n", "use --time-unit iso"),
@@ -286,25 +283,3 @@ def test_of_several_sequences_the_last_with_the_domains_events_is_read(tmp_path:
         history = people.history[0, domain]
         part = slice(people.histories.offsets[history], people.histories.offsets[history + 1])
         assert set(np.asarray(people.histories.domain)[part].tolist()) == {domain}
-
-
-def test_a_model_that_reads_the_querys_time_is_told_that_of_the_last_event(
-    world: Dataset, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = []
-    monkeypatch.setattr(
-        recommending,
-        "history_batches",
-        lambda *given, **named: told.append(named["time"]) or history_batches(*given, **named),
-    )
-    people = read_users(written(tmp_path, "users.txt", "u3\nnobody\nu1\n"), world)
-    model = make_model(HstuConfig(dim=8, layers=1, attention_window=10, query_time_visible=True), world.spec)
-    for one in (make_scorer(model, model.init(jax.random.key(0)), scorer.batching), scorer):
-        recommend(one, world, people, BOOKS, Choice(k=3))
-    raw, events = world.users()["raw"].to_list(), np.asarray(world.time)
-    ends = [
-        world.sequence_offsets[np.flatnonzero(np.asarray(world.sequence_user) == raw.index(u))[0] + 1]
-        for u in ("u3", "u1")
-    ]
-    np.testing.assert_array_equal(told[0], events[np.asarray(ends) - 1])
-    assert told[1] is None

@@ -15,8 +15,8 @@ from mdrec_jax.evaluate.baselines import baseline_ranks, baseline_results
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
-from mdrec_jax.evaluate.ranks import load_ranks
-from mdrec_jax.evaluate.results import Results, read_results, write_results
+from mdrec_jax.evaluate.ranks import Ranks, load_ranks
+from mdrec_jax.evaluate.results import Results, model_rows, read_results, results_file, results_name, write_results
 from mdrec_jax.evaluate.table import results_tables
 from tests.data.make import make_dataset
 from tests.evaluate.worlds import two_domains, without_order
@@ -218,3 +218,61 @@ def test_transitions_within_a_domain_are_shown_where_sequences_cross_domains(tmp
     ):
         found = baseline_results(make_dataset(tmp_path / name, rows), Protocol())[0]
         assert ("transitions-local" in {row.model for row in found.rows}) is shown, name
+
+
+def test_results_hold_what_they_rest_on(world: Dataset) -> None:
+    asked = ask(world, Protocol())
+    told = {
+        "config": "c", "seeds": (0, 3), "selection": "mrr", "recipe": "r", "length": {"epochs": 2.0},
+    }  # fmt: skip
+    ranks = {name: [one] for name, one in baseline_ranks(asked).items()}
+    found = make_results(asked, ranks, metrics=("mrr",), counts={"lost": 2}, draws=50, **told)
+    assert {name: getattr(found, name) for name in told} == told
+    assert (found.protocol, found.dataset) == (asked.protocol, world.hash)
+    assert (found.source, found.domains) == (world.manifest.source, world.manifest.domains)
+    assert found.counts == {**asked.counts, "lost": 2}
+    assert {row.model for row in found.rows} == {row.model for row in found.slices} == set(ranks)
+    assert all(set(row.metrics) == {"mrr"} for row in (*found.rows, *found.slices))
+
+
+def test_draws_of_candidates_have_a_spread_in_a_data_set_of_one_domain(tmp_path: Path) -> None:
+    rows = [(f"u{user}", f"i{(user * 3 + place) % 17}") for user in range(12) for place in range(5)]
+    asked = ask(make_dataset(tmp_path / "world", rows), parse_protocol("uniform4x3"))
+    (row,), slices = model_rows("popularity", [baseline_ranks(asked)["popularity"]], ("one",), draws=20)
+    assert row.domain == "all"
+    assert set(row.draw_sd) == set(row.metrics)
+    assert all(one.draw_sd for one in slices)
+
+
+def test_questions_in_one_of_two_domains_have_a_mean_over_domains_too() -> None:
+    number = np.arange(6)
+    nothing = np.zeros(6, np.int32)
+    rank = np.stack([1.0 + number, 2.0 + number], axis=1).astype(np.float32)
+    ranks = Ranks(number, number, number.astype(np.int32), nothing, rank, nothing + 3, nothing > 0, nothing - 1)
+    rows, _ = model_rows("popularity", [ranks], ("a", "b"), draws=20)
+    assert [row.domain for row in rows] == ["a", "all", "macro"]
+    assert rows[0].metrics == rows[1].metrics == rows[2].metrics
+    assert rows[0].draw_sd == rows[1].draw_sd == rows[2].draw_sd != {}
+
+
+def test_a_runs_results_are_named_by_split_and_protocol() -> None:
+    assert results_name("test", "fixed:lists/mine") == "test-fixed-lists-mine.json"
+    assert results_name("validation", "uniform9") == "validation-uniform9.json"
+    assert results_name("test", "full") == "test-full.json"
+
+
+def test_a_folder_without_the_results_is_told_how_to_make_them(tmp_path: Path) -> None:
+    for run in (tmp_path / "several", tmp_path / "one"):
+        (run / "evaluation").mkdir(parents=True)
+        (run / "evaluation" / "test-full-with-seen.json").write_text("{}")
+    (tmp_path / "one" / "config.json").write_text("{}")
+    for name, seeds in (("several", "/seed-*"), ("one", "")):
+        run = tmp_path / name
+        with pytest.raises(InputError) as error:
+            results_file(run, "test", "full")
+        assert (error.value.found, error.value.expected) == ("test-full-with-seen", "evaluation/test-full.json")
+        assert f"mdrec evaluate {run}{seeds} --split test --protocol full;" in str(error.value)
+        assert results_file(run, "test", "full-with-seen") == run / "evaluation" / "test-full-with-seen.json"
+    assert results_file(tmp_path / "any.json", "test", "full") == tmp_path / "any.json"
+    with pytest.raises(InputError, match="no results at all"):
+        results_file(tmp_path, "test", "full")

@@ -12,6 +12,7 @@ import pytest
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
+from mdrec_jax.evaluate import streaming
 from mdrec_jax.evaluate.recommend import NO_HISTORY
 from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
@@ -160,3 +161,18 @@ def test_a_model_with_learned_positions_is_refused(world: Dataset, tmp_path: Pat
     scorer = make_scorer(model, model.init(jax.random.key(0)), BatchingConfig(rows=4, row_length=24, max_length=10))
     with pytest.raises(ConfigError, match=r"model\.positions.*\n.*learned"):
         stream_files(scorer, world, "a run", written(tmp_path / "a.csv", log(world, [3])), tmp_path / "out.csv")
+
+
+def test_a_models_times_begin_with_the_data_set(
+    world: Dataset, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, read = replace(world, manifest=replace(world.manifest, time_origin=50)), []
+    update = lambda *_: lambda params, now, events: read.append(jax.device_get(events)) or now  # noqa: E731
+    monkeypatch.setattr(streaming, "_update", update)
+    raw = world.items(0)["raw"].to_list()
+    rows = [("a", raw[0], "books", 70), ("b", raw[1], "books", 60), ("a", raw[2], "books", 95)]
+    stream_files(scorer, later, "run", written(tmp_path / "e.csv", rows), tmp_path / "out.csv")
+    (events,) = read
+    ids = world.lookup_items([raw[0], raw[2], raw[1]], ["books"] * 3)
+    np.testing.assert_array_equal(events.item[:2], [ids[:2], [ids[2], 0]])
+    np.testing.assert_array_equal(events.time[:2], [[20, 45], [10, 0]])

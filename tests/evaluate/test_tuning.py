@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -194,3 +195,10 @@ def test_settings_are_chosen_by_the_same_few_queries_where_there_are_many(
     assert [len(set(some)) for some in seen] == [read] * 4, "of both domains, twice"
     assert seen[:2] == seen[2:]
     assert one == again
+
+
+def test_settings_are_compared_by_ndcg_of_the_first_ten() -> None:
+    ranks = [np.array([[1.0], [10.0], [11.0]]), np.array([[2.5]])]
+    rivals = [SimpleNamespace(ranks=lambda scores, one=one: one) for one in ranks]
+    expected = (1 + 1 / np.log2(11) + 0 + 1 / np.log2(3.5)) / 4
+    assert tuning._ndcg(rivals, [np.zeros(0)] * 2) == pytest.approx(expected)  # pyright: ignore[reportArgumentType]

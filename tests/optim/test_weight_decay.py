@@ -11,6 +11,7 @@ import pytest
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.optim import optimiser
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig
+from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.types import ParameterFacts, Params
 from tests.models.make import SASREC, VARIANTS, built
 
@@ -45,3 +46,15 @@ def test_a_group_is_decayed_whatever_its_name_and_shape(group: Any, shrinks: boo
     slots, nothing = optimiser.init(optim, facts, params), {"one": jnp.zeros(4)}
     moved, _ = optimiser.apply(optim, facts, params, slots, nothing, {}, jnp.int32(0), 10)
     np.testing.assert_allclose(moved.dense["one"], 1 - RATE * DECAY if shrinks else 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", ["matrix", "vector"])
+def test_the_schedule_multiplies_the_rate_of_what_is_no_table(group: Any) -> None:
+    """Adam's first update is the sign of the gradient, so a step's length is the rate."""
+    facts = Params({"one": ParameterFacts(("embed",), "shared", group, (4,))}, {}, {})
+    params = Params({"one": jnp.ones(4)}, {}, {})
+    optim = OptimConfig(dense=DenseConfig(learning_rate=RATE), schedule=ScheduleConfig(warmup_steps=4))
+    for step, factor in ((0, 0.25), (2, 0.75), (9, 1.0)):
+        slots, gradient = optimiser.init(optim, facts, params), {"one": jnp.asarray([3.0, -2.0, 0.5, 1.0])}
+        moved, _ = optimiser.apply(optim, facts, params, slots, gradient, {}, jnp.int32(step), 10)
+        np.testing.assert_allclose(moved.dense["one"], 1 - RATE * factor * jnp.sign(gradient["one"]), rtol=1e-5)
