@@ -14,9 +14,10 @@ from mdrec_jax.evaluate.asked import ask
 from mdrec_jax.evaluate.baselines import baseline_ranks, baseline_results
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.metrics import question_metrics
+from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks, load_ranks
-from mdrec_jax.evaluate.results import Results, model_rows, read_results, results_file, results_name, write_results
+from mdrec_jax.evaluate.results import Results, read_results, results_file, results_name, write_results
 from mdrec_jax.evaluate.table import results_tables
 from tests.data.make import make_dataset
 from tests.evaluate.worlds import two_domains, without_order
