@@ -171,8 +171,10 @@ class Dataset:
 
     def lookup_users(self, raw: Sequence[str | None]) -> Int32[np.ndarray, " n"]:
         """The numbers of raw users; -1 where the dataset does not have one."""
-        known = self.users().with_row_index("id")
         asked = pl.DataFrame({"raw": raw}, schema={"raw": pl.String})
+        # the table of users streams by: only those who are asked for are ever in memory
+        table = pl.scan_parquet(self.path / "users.parquet", glob=False).select("raw").with_row_index("id")
+        known = table.join(asked.lazy().unique(), on="raw", how="semi").collect(engine="streaming")
         found = asked.join(known, on="raw", how="left", maintain_order="left")
         return found["id"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.int32)
 

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from mdrec_jax.data.prepare import PrepareOptions, prepare
@@ -147,12 +148,94 @@ def test_missing_strange_and_broken_files_are_refused(tmp_path: Path):
         read([tmp_path / "x.inter"], SourceOptions())
     with pytest.raises(InputError, match=r"not an \.inter file"):
         read([inter(tmp_path / "x.csv")], SourceOptions())
-    with pytest.raises(InputError, match="split made elsewhere"):
+    with pytest.raises(InputError, match="split made elsewhere is missing"):
         read([inter(tmp_path / "x.train.inter")], SourceOptions())
     path = inter(tmp_path / "y.inter.gz")
     path.write_bytes(path.read_bytes()[:-6])
     with pytest.raises(InputError, match="truncated"):
         read([path], SourceOptions())
+
+
+def split_files(folder: Path, name: str, header: str = HEADER, shift: int = 0) -> list[Path]:
+    """Of four users: five events for training, one for validation, one for test."""
+    rows = [f"u{user}\ti{(user + 2 * n) % 9}\t3\t{881250949 + 10 * n + shift}" for user in range(4) for n in range(7)]
+    parts = {"train": [0, 1, 2, 3, 4], "valid": [5], "test": [6]}
+    return [
+        inter(folder / f"{name}.{part}.inter", *(row for n, row in enumerate(rows) if n % 7 in places), header=header)
+        for part, places in parts.items()
+    ]
+
+
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_the_files_of_a_split_made_elsewhere_are_read_as_it(tmp_path: Path, whole_folder: bool):
+    (tmp_path / "a").mkdir()
+    files = split_files(tmp_path / "a", "tiny")
+    (tmp_path / "a" / "tiny.item").write_text(ITEMS)
+    made = prepare("recbole", [tmp_path / "a"] if whole_folder else files[::-1], tmp_path / "out")
+    assert (made.manifest.domains, made.manifest.split["rule"]) == (("tiny",), "given")
+    assert made.manifest.counts.roles == {"train": 20, "validation": 4, "test": 4, "context": 0}
+    assert made.items("tiny").filter(pl.col("raw") == "i1")["title"].to_list() == ["Toy Story"]
+    times = np.asarray(made.time)[np.asarray(made.role) == 2]
+    assert set(times.tolist()) == {881250949 + 60}
+    other = PrepareOptions(source=SourceOptions(domains=(("T", tmp_path / "a"),)))
+    assert prepare("recbole", [], tmp_path / "named", other).manifest.domains == ("T",)
+
+
+def test_the_split_of_several_domains(tmp_path: Path):
+    split_files(tmp_path, "books")
+    split_files(tmp_path, "films", shift=5)
+    made = prepare("recbole", [tmp_path], tmp_path / "out")
+    assert made.manifest.domains == ("books", "films")
+    assert made.manifest.counts.roles == {"train": 40, "validation": 8, "test": 8, "context": 0}
+    inter(tmp_path / "songs.inter")
+    with pytest.raises(InputError, match="others have none") as caught:
+        read([tmp_path], SourceOptions())
+    assert caught.value.file == tmp_path / "songs.inter"
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_file_of_a_split_that_is_missing_or_different_is_refused(tmp_path: Path, part: str):
+    files = {file.name.split(".")[1]: file for file in split_files(tmp_path, "tiny")}
+    text = files[part].read_text()
+    files[part].write_text(text.replace("timestamp:float", "when:float"))
+    with pytest.raises(InputError, match="field") as caught:
+        read([tmp_path], SourceOptions())
+    assert (caught.value.row, caught.value.column) == (1, "timestamp:float")
+    files[part].write_text(text.replace("rating:float", "item_id_list:token_seq"))
+    with pytest.raises(InputError):
+        read([tmp_path], SourceOptions())
+    files[part].unlink()
+    with pytest.raises(InputError, match="split made elsewhere is missing") as caught:
+        read([tmp_path], SourceOptions())
+    assert f"tiny.{part}.inter" in str(caught.value)
+    files[part].write_text(text)
+    inter(tmp_path / "tiny.inter")
+    with pytest.raises(InputError, match="a whole log beside a split"):
+        read([tmp_path], SourceOptions())
+    assert len(read([*files.values()], SourceOptions()).files) == 3
+    with pytest.raises(InputError, match="given twice"):
+        read([*files.values(), files[part]], SourceOptions())
+
+
+def test_rows_that_hold_whole_histories_are_refused(tmp_path: Path):
+    header = "user_id:token\titem_id:token\titem_id_list:token_seq"
+    path = inter(tmp_path / "x.inter", "u\tc\ta b", header=header)
+    with pytest.raises(InputError, match="a whole history in every row") as caught:
+        read([path], SourceOptions())
+    assert (caught.value.row, caught.value.column) == (1, "item_id_list")
+
+
+def test_bad_rows_of_events_and_items_are_counted(tmp_path: Path):
+    more = [f"u1\ti{n}\t3\t88125096{n}" for n in range(1, 4)]
+    inter(tmp_path / "x.inter", *ROWS, *more, "u2\ti2\t3\tlater", "u2\ti2\t3\t5\t6")
+    (tmp_path / "x.item").write_text("item_id:token\ttitle:token_seq\ni1\tx\n\ty\ni2\ty\tz\n")
+    made = prepare("recbole", [tmp_path], tmp_path / "out", PrepareOptions(source=SourceOptions(skip_bad_rows=True)))
+    assert made.manifest.counts.dropped == {
+        "rows of an item file with too many fields": 1,
+        "rows of an item file without a usable item": 1,
+        "rows with too many fields": 1,
+        "rows without a usable time": 1,
+    }
 
 
 def test_the_published_counts_hold(shared_data: Path, tmp_path: Path):

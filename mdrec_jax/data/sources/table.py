@@ -25,6 +25,9 @@ ROW_BITS = 40
 CORE = 5
 _ROLES = {"train": 0, "validation": 1, "test": 2}
 
+type Named = tuple[str | None, Path, str | None]
+"""A file or folder: its domain, and its part (train, validation, test) of a split made elsewhere; None = not said."""
+
 
 @dataclass(frozen=True)
 class TablePart:
@@ -61,8 +64,23 @@ def read_jsonl(paths: Sequence[Path], options: SourceOptions) -> RawLog:
 
 
 def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog:
+    return read_named(kind, _named(paths, options), options)
+
+
+def read_named(kind: Format, named: Sequence[Named], options: SourceOptions) -> RawLog:
+    """Reads files whose domains and parts are known; of the options those about columns and rows, and the items.
+
+    Raises:
+        InputError: as `read_csv` and its like.
+    """
     bad_rows = BadRows() if options.skip_bad_rows else None
-    parts = _parts(kind, paths, options, bad_rows)
+    form = _form(kind, options)
+    parts = [
+        _part(file, path, kind, domain, options, form, None if part is None else _ROLES[part], bad_rows)
+        for domain, path, part in named
+        for file in table_files(path, kind)
+    ]
+    given = any(part is not None for _, _, part in named)
     has_time = "time" in parts[0].columns or "time" in parts[0].fixed
     for part in parts[1:]:
         if part.columns.keys() | part.fixed.keys() != parts[0].columns.keys() | parts[0].fixed.keys():
@@ -70,7 +88,7 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
             found = ", ".join([*part.columns, *part.fixed])
             raise InputError("other columns than in the first file", file=part.file, found=found, expected=expected)
     events = pl.concat([_events(part, number, kind, bad_rows) for number, part in enumerate(parts)])
-    domains = tuple(name for name, _ in options.domains)
+    domains = tuple(dict.fromkeys(domain for domain, _, _ in named if domain is not None))
     if not domains and "domain" not in parts[0].columns and "domain" not in parts[0].fixed:
         domains = (ONLY_DOMAIN,)
     files = tuple(part.file for part in parts)
@@ -88,15 +106,15 @@ def _read(kind: Format, paths: Sequence[Path], options: SourceOptions) -> RawLog
         items_across="separate",
         dropped=dropped,
         domains=domains,
-        default_split="given" if options.given else "loo",
-        min_user=1 if options.given else CORE,
-        min_item=1 if options.given else CORE,
+        default_split="given" if given else "loo",
+        min_user=1 if given else CORE,
+        min_item=1 if given else CORE,
         bad_rows=bad_rows,
         locate=lambda order, column: _locate(parts, kind, order, column, skip=options.skip_bad_rows),
     )
 
 
-def _parts(kind: Format, paths: Sequence[Path], options: SourceOptions, bad_rows: BadRows | None) -> list[TablePart]:
+def _named(paths: Sequence[Path], options: SourceOptions) -> list[Named]:
     if options.given and (paths or options.domains):
         found = ", ".join(str(path) for path in paths) or "--domain"
         raise InputError("give either --train-file and its like, or other files", found=found)
@@ -104,21 +122,15 @@ def _parts(kind: Format, paths: Sequence[Path], options: SourceOptions, bad_rows
         raise InputError("give either paths or --domain NAME=PATH", found=", ".join(str(path) for path in paths))
     if options.domains and options.domain_column:
         raise InputError("give either --domain NAME=PATH or --domain-column", found=options.domain_column)
-    named: list[tuple[str | None, Path]] = [*options.domains] or [(None, path) for path in paths]
-    if not named and not options.given:
+    named: list[Named] = [(name, path, None) for name, path in options.domains]
+    named += [(None, path, None) for path in paths]
+    named += [(None, path, part) for part, path in options.given]
+    if not named:
         raise InputError("no input", expected="a path, or --domain NAME=PATH")
-    for place, (name, _) in enumerate(named):
-        if name == "" or (name is not None and name in [other for other, _ in named[:place]]):
+    for place, (name, _) in enumerate(options.domains):
+        if name == "" or name in [other for other, _ in options.domains[:place]]:
             raise InputError("a domain's name is empty or given twice", column="--domain", found=name)
-    form = _form(kind, options)
-    return [
-        _part(file, path, kind, name, options, form, role, bad_rows)
-        for name, path, role in [
-            *((name, path, None) for name, path in named),
-            *((None, path, _ROLES[role]) for role, path in options.given),
-        ]
-        for file in table_files(path, kind)
-    ]
+    return named
 
 
 def _form(kind: Format, options: SourceOptions) -> TextForm | None:
