@@ -126,6 +126,12 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
     return MODELS[type(config)](config, spec)
 
 
+def kind_of(config: ModelConfig) -> str:
+    """The model's kind as tables name it: `mdrec`, `sasrec`, `hstu`, `gru4rec`."""
+    own = type(config).__name__.removesuffix("Config").lower()
+    return config.kind if isinstance(config, RecommenderConfig) else own
+
+
 def encode_batch(model: Model, params: Params, batch: Batch, *, dtype: Any = jnp.float32) -> Encoded:
     """What a model makes of a batch without dropout, its tables read whole."""
     rows = {name: Rows(params.tables[name], ids) for name, ids in model.row_ids(batch, {}).items()}

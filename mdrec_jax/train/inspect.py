@@ -9,6 +9,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.looks import look_lines, read_looks
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.files import read_object
+from mdrec_jax.models.api import kind_of
 from mdrec_jax.train.journal import read_lines
 from mdrec_jax.train.run_folder import STEPS, RunFolder, differences, read_data
 
@@ -121,8 +122,7 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
     """The summary for people, line by line."""
     config, metric, best = summary.config, summary.config.train.metric, summary.best
     lines = [
-        f"{path}: {type(config.model).__name__.removesuffix('Config').lower()}, seed {config.seed}, "
-        f"config {config.hash()}",
+        f"{path}: {kind_of(config.model)}, seed {config.seed}, config {config.hash()}",
         f"data {summary.data['path']}, hash {summary.data['hash'][:12]}",
         "versions " + ", ".join(f"{name} {number}" for name, number in summary.versions.items()),
         f"step {summary.step:,}{f' of {summary.planned:,}' if summary.planned else ''}, checkpoints "

@@ -11,8 +11,8 @@ from mdrec_jax.config import RunConfig, read_config, replace
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
+from mdrec_jax.models.api import kind_of
 from mdrec_jax.models.ensemble import Ensemble, side_by_side
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.checkpoint import load_best
 from mdrec_jax.train.run_folder import RunFolder, check_shapes, read_data
 from mdrec_jax.train.same_data import as_the_run_knows
@@ -90,8 +90,7 @@ def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
 
 def model_name(config: RunConfig) -> str:
     """The model's name in tables, with all that its scores are made of: `sasrec`, `sasrec + cooccurrence 1.5`."""
-    model = config.model
-    name = model.kind if isinstance(model, RecommenderConfig) else type(model).__name__.removesuffix("Config").lower()
+    name = kind_of(config.model)
     return f"{name} + cooccurrence {config.counts.weight:g}" if config.counts.weight else name
 
 

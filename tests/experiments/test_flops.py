@@ -61,8 +61,8 @@ ROWS, T, D, F = 8, 32, 64, 256
 
 
 def run_of(**model: object) -> RunConfig:
-    sizes = {"dim": D, "layers": 2, "max_length": T, "embedding_dropout": 0.0, "residual_dropout": 0.0}
-    batching = BatchingConfig(rows=ROWS, row_length=T, max_length=24)
+    sizes = {"dim": D, "layers": 2, "attention_window": T, "embedding_dropout": 0.0, "residual_dropout": 0.0}
+    batching = BatchingConfig(rows=ROWS, row_length=T, max_length=T)
     return replace(RunConfig(), batching=batching, model=RecommenderConfig(**(sizes | model)))
 
 
@@ -79,7 +79,9 @@ def test_a_step_of_two_layers_costs_what_its_products_say(small_world: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_scanned_stack_costs_what_an_unrolled_one_does(small_world: Path) -> None:
+def test_a_scanned_stack_costs_what_an_unrolled_one_does(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(small_world)
-    unrolled, scanned = (step_flops(run_of(scan_layers=how), dataset, batches=1) for how in ("off", "on"))
+    unrolled = step_flops(run_of(), dataset, batches=1)
+    monkeypatch.setattr("mdrec_jax.models.layers.stack.SCAN_FROM_LAYERS", 1)
+    scanned = step_flops(run_of(), dataset, batches=1)
     assert scanned == pytest.approx(unrolled, rel=0.02)

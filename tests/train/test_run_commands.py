@@ -77,7 +77,7 @@ def test_a_run_is_found_before_its_first_step(small_run: RunConfig, small_world:
 
 def test_the_flagship_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--show"]) == 0
-    assert "--model.views.domain-rank" in capsys.readouterr().out
+    assert "--model.views.path-rank" in capsys.readouterr().out
 
 
 def test_bench_measures_every_part(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
