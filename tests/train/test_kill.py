@@ -59,7 +59,7 @@ def test_kills_leave_no_trace(
     kills: int, epochs: float, small_run: RunConfig, small_world: Path, tmp_path: Path
 ) -> None:
     preset = tmp_path / "preset.py"
-    falling = OptimConfig(schedule=ScheduleConfig(kind="linear", final=0.1))
+    falling = OptimConfig(schedule=ScheduleConfig(kind="linear"))
     sampled = NextItemConfig(kind="sampled_softmax", negatives=32)
     run = replace(small_run, train={"epochs": epochs}, optim=falling, loss=sampled)
     preset.write_text(PRESET.format(text=json.dumps(run.to_plain())))
