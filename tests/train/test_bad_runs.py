@@ -66,7 +66,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (("--train.protocol", "uniform5000"), "too few items to draw negatives from"),
         (("--train.protocol", "fixed:none"), "no such file of candidates"),
         (("--train.evaluate-every", "nan"), "'train.evaluate_every': out of range"),
-        (("--optim.dense.epsilon", "nan"), "'optim.dense.epsilon': out of range"),
+        (("--optim.beta2", "nan"), "'optim.beta2': out of range"),
         (("--optim.dense.clip-norm", "-1"), "'optim.dense.clip_norm': out of range"),
         (("--optim.table.learning-rate", "inf"), "'optim.table.learning_rate': out of range"),
         (("--hardware.data", "99"), "'hardware.data': more devices"),
