@@ -222,7 +222,10 @@ def test_the_item_table(tmp_path, refused):
     def items(text: str, *more: str) -> str:
         return refused(path, "--items", table(tmp_path, text, "items.csv"), *more)
 
-    holds(items("item,domain\ni1,books\ni2,films\n", "--domain-column", "domain"), "items.csv, row 3, column 'domain': unknown domain")
+    holds(
+        items("item,domain\ni1,books\ni2,films\n", "--domain-column", "domain"),
+        "items.csv, row 3, column 'domain': unknown domain",
+    )
     holds(
         items("item,domain\ni1,\n", "--domain-column", "domain"),
         "items.csv, row 2, column 'domain'",
