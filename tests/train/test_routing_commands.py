@@ -78,8 +78,8 @@ def test_what_training_tells_does_not_depend_on_how_the_rows_are_spread(
     assert seen[0] == pytest.approx(seen[1], rel=1e-4)
     assert sorted(seen[0]) == [
         "experts_router", "gradient_norm", "loss", "mixed/experts/1x", "mixed/experts/2x", "mixed/experts/4x",
-        "mixed/experts_entropy", "mixed/loops", "mixed/mixers/attention", "mixed/mixers/context", "mixed/mixers/convolution",
-        "mixed/mixers_entropy", "mixers_router", "targets",
+        "mixed/experts_entropy", "mixed/loops", "mixed/mixers/attention", "mixed/mixers/context",
+        "mixed/mixers/convolution", "mixed/mixers_entropy", "mixers_router", "targets",
     ]  # fmt: skip
 
 
