@@ -20,8 +20,8 @@ import numpy as np
 
 from mdrec_jax.data.synthetic import SyntheticConfig
 from mdrec_jax.models.api import Model, encode_batch, make_model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.streaming import (
     Events,
     StreamState,

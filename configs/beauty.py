@@ -7,7 +7,7 @@ mdrec train beauty --data data/beauty
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.evaluate.counted import CountsConfig
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.config import PrecisionConfig, TrainConfig

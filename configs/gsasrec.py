@@ -6,7 +6,7 @@ mdrec train gsasrec --data data/beauty
 """
 
 from mdrec_jax.config import RunConfig, load_preset, replace
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 
 

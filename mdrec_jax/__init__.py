@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset, open_dataset
     from mdrec_jax.data.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
+    from mdrec_jax.models.config import RecommenderConfig
     from mdrec_jax.models.encoded import Encoded
     from mdrec_jax.models.gru4rec import Gru4RecConfig
     from mdrec_jax.models.hstu import HstuConfig
-    from mdrec_jax.models.recommender import RecommenderConfig
     from mdrec_jax.models.streaming import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.fit import fit

@@ -17,7 +17,7 @@ from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.counted import CountsConfig
 from mdrec_jax.files import read_object
 from mdrec_jax.models.api import ModelConfig
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig

@@ -40,7 +40,8 @@ AREAS: dict[str, tuple[str, int]] = {
     "objectives": ("mdrec_jax/objectives/*.py", 90),
     "evaluate": ("mdrec_jax/evaluate/*.py", 110),
     "data/splits": ("mdrec_jax/data/splits.py", 60),
-    "train/step": ("mdrec_jax/train/step.py", 30),
+    "train/gradients": ("mdrec_jax/train/gradients.py", 15),
+    "train/step": ("mdrec_jax/train/step.py", 15),
 }
 """Area -> (its files, changes in the sample)."""
 TESTS = (

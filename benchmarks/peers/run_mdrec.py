@@ -75,7 +75,7 @@ def _some(queries: Any, chosen: np.ndarray) -> Any:
 def _config(task: Task, log: Log) -> Any:
     from mdrec_jax.config import RunConfig
     from mdrec_jax.data.batching import BatchingConfig
-    from mdrec_jax.models.recommender import RecommenderConfig
+    from mdrec_jax.models.config import RecommenderConfig
     from mdrec_jax.objectives.next_item import NextItemConfig
     from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 

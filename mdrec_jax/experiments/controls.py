@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.experiments.costs import Cost
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 
 TOLERANCE = 0.01
 """Costs that differ by less count as equal."""

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import TrainingStates
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.gru4rec import Gru4RecConfig, make_gru4rec
 from mdrec_jax.models.hstu import HstuConfig, make_hstu
-from mdrec_jax.models.recommender import RecommenderConfig, make_recommender
+from mdrec_jax.models.recommender import make_recommender
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 type ModelConfig = RecommenderConfig | HstuConfig | Gru4RecConfig

@@ -3,13 +3,12 @@
 With every part off it is SASRec's. A loop applies it several times (`layers/loop.py`).
 """
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt32
 
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.encoded import Trace
 from mdrec_jax.models.layers.attention import Attention
 from mdrec_jax.models.layers.dropout import Fold, Site, dropout, fold_seeds
@@ -24,14 +23,11 @@ from mdrec_jax.models.layers.user_memory import UserMemory
 from mdrec_jax.models.sequence import Cached, Packed, Sequence
 from mdrec_jax.types import DatasetSpec
 
-if TYPE_CHECKING:
-    from mdrec_jax.models.recommender import RecommenderConfig
-
 
 class Block(nnx.Module):
     """x + mixed(norm(x)), + learned_memory(x), then x + feed_forward(norm(x)) + domain_paths(norm(x))."""
 
-    def __init__(self, key: jax.Array, config: "RecommenderConfig", spec: DatasetSpec) -> None:
+    def __init__(self, key: jax.Array, config: RecommenderConfig, spec: DatasetSpec) -> None:
         keys, more = jax.random.split(key), jax.random.split(jax.random.fold_in(key, 1), 5)
         dim, kinds, loop, gain = config.dim, config.mixers.kinds, config.loop, config.output_gain
         self.residual_dropout, self.ffn_dropout = config.residual_dropout, config.inner_dropout

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.kv_cache import KVCache
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.tied import TiedModel
 
 type Layers = tuple[tuple[KVCache, ...], ...]

@@ -17,7 +17,7 @@ from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, results_name, write_results
 from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.verdict import verdict
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.alike import LENGTH, check_alike
 from mdrec_jax.train.ending import check_ended
 from mdrec_jax.train.run_folder import RunFolder

@@ -20,7 +20,7 @@ from mdrec_jax.data.taxonomy import category_numbers
 from mdrec_jax.evaluate.baselines import count_training
 from mdrec_jax.evaluate.counted import Counted
 from mdrec_jax.models.api import Model, make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.combine import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for

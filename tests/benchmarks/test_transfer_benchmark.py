@@ -13,7 +13,7 @@ import transfer
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.prepare import PrepareOptions
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from tests.data.make import DAY, make_dataset
 

@@ -24,7 +24,7 @@ from mdrec_jax.evaluate.recommend import Choice, recommend
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from mdrec_jax.train.setup import Setup
 from tests.evaluate.test_ranking import all_scores, expected

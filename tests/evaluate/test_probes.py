@@ -18,8 +18,8 @@ from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.disentangle import DisentangleLossConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig

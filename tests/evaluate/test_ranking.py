@@ -20,7 +20,7 @@ from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import Scorer, item_matrix, make_scorer, states
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from tests.evaluate.worlds import two_domains
 

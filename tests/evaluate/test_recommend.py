@@ -17,7 +17,7 @@ from mdrec_jax.evaluate.recommendations import recommend_files, to_frame, write_
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from tests.evaluate.worlds import two_domains
 
 BOOKS, FILMS = 0, 1

@@ -23,7 +23,7 @@ from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 

@@ -18,7 +18,7 @@ from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.streaming import stream_files
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
 from tests.evaluate.worlds import two_domains

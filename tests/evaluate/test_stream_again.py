@@ -23,7 +23,7 @@ from mdrec_jax.evaluate.recommendations import recommend_files
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.evaluate.streaming import stream_files
 from mdrec_jax.models.api import make_model
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from tests.data.make import DAY, make_dataset
 from tests.evaluate.worlds import two_domains
 

@@ -15,13 +15,13 @@ from mdrec_jax.experiments.ablation import variants
 from mdrec_jax.experiments.controls import TOLERANCE, deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, parameters
 from mdrec_jax.experiments.switches import SWITCHES, all_off, switches_on, without
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
 from mdrec_jax.models.layers.loop import LoopConfig
 from mdrec_jax.models.layers.mixers import MixersConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig

@@ -14,7 +14,7 @@ from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.federated.partition import average, shared_part, with_shared_part
 from mdrec_jax.models.api import make_model, parameter_facts
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import TrainConfig
 from mdrec_jax.train.setup import Setup

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.gru4rec import Gru4RecConfig
 from mdrec_jax.models.hstu import HstuConfig
@@ -17,7 +18,6 @@ from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
 from mdrec_jax.models.layers.loop import LoopConfig
 from mdrec_jax.models.layers.mixers import MixersConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 

@@ -8,8 +8,8 @@ import pytest
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.models.api import make_model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.items import DAY, Dates
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import DatasetSpec
 from tests.data.logs import ORIGIN, TEST, TRAIN, dataset_of
 

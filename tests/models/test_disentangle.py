@@ -11,10 +11,10 @@ import pytest
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import Codes, DisentangleConfig, Disentangled
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.layers.dropout import row_seeds
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.disentangle import WEIGHTS, DisentangleLossConfig, of_tokens
 from mdrec_jax.objectives.forward import Forward

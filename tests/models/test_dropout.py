@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mdrec_jax.models.api import ModelConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.dropout import dropout, fold_seeds, keep_mask, row_seeds
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import Batch
 from tests.models.make import HSTU, built, pack, random_sequences, rows_of, states
 

@@ -10,11 +10,11 @@ import pytest
 
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import make_model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemory, LearnedMemoryConfig, MemoryBank
 from mdrec_jax.models.layers.loop import Halting, LoopConfig, PassChange
 from mdrec_jax.models.layers.mixers import MixersConfig
 from mdrec_jax.models.layers.user_memory import UserMemory, aligned
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import InDomain
 from mdrec_jax.objectives.routers import router_losses
 from mdrec_jax.types import Params

@@ -9,8 +9,8 @@ import pytest
 
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.models.api import ModelConfig, make_model, parameter_facts
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.types import ParameterFacts
 from tests.models.make import FLAGSHIP, PARTS, SPEC, VARIANTS, built, pack, states
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.attention import rotary_angles, rotate
-from mdrec_jax.models.recommender import RecommenderConfig
 from tests.models.make import built, pack, random_sequences, relative_error, states
 
 

@@ -16,9 +16,9 @@ from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import make_model
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.ensemble import Ensemble, side_by_side
 from mdrec_jax.models.layers.experts import ExpertsConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder
 from tests.command import mdrec

@@ -10,7 +10,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.objectives.combine import ObjectivesConfig
 from mdrec_jax.objectives.contrastive import ContrastiveConfig

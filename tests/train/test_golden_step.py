@@ -16,8 +16,8 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.models.api import encode_batch, parameter_facts
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.optim import optimiser
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig

@@ -10,9 +10,9 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.models.api import encode_batch
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.fit import run_record

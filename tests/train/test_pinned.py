@@ -18,8 +18,8 @@ from mdrec_jax.config import RunConfig, load_preset, preset_names, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.api import encode_batch
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import PrecisionConfig
 from mdrec_jax.train.setup import Setup

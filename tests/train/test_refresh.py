@@ -17,8 +17,8 @@ from mdrec_jax.data.queries import training_ends
 from mdrec_jax.evaluate.codes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import encode_batch
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.models.views import ViewsConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig

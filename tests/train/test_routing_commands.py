@@ -10,10 +10,10 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_OK
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.loop import LoopConfig
 from mdrec_jax.models.layers.mixers import MixersConfig
-from mdrec_jax.models.recommender import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.run_folder import RunFolder

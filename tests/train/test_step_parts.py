@@ -9,7 +9,7 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.models.recommender import RecommenderConfig
+from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.setup import Setup
