@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.manifest import SCHEMA, Counts, Manifest, combined_hash
-from mdrec_jax.data.splits import assign_roles, parse_split
-from mdrec_jax.data.writer import stored_files, write_columns, write_tables, writing
+from mdrec_jax.data.prepare.splits import assign_roles, parse_split
+from mdrec_jax.data.prepare.writer import stored_files, write_columns, write_tables, writing
 
 ITEMS = 12_000
 EVENT_TYPES = ("view", "click", "buy")

@@ -22,7 +22,7 @@ CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 start = time.perf_counter()
-from mdrec_jax.data.prepare import prepare
+from mdrec_jax.data.prepare.prepare import prepare
 dataset = prepare("csv", [Path(sys.argv[1])], Path(sys.argv[2]))
 used = resource.getrusage(resource.RUSAGE_SELF)
 counts = dataset.manifest.counts

@@ -18,7 +18,7 @@ import jax
 from input import Case, write_case
 
 from mdrec_jax.config import RunConfig
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig, TableConfig

@@ -20,13 +20,13 @@ import numpy as np
 import polars as pl
 
 from mdrec_jax.config import RunConfig, load_preset, replace
+from mdrec_jax.data.batching.queries import query_list
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.data.queries import query_list
 from mdrec_jax.evaluate.compare import compare
 from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
-from mdrec_jax.train.inspect import summarise_run
+from mdrec_jax.train.runs.show import summarise_run
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ mdrec train abxi --data data/abxi
 """
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.evaluate.counted import CountsConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.objectives.next_item import NextItemConfig

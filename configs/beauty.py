@@ -5,8 +5,8 @@ mdrec train beauty --data data/beauty
 """
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.evaluate.counted import CountsConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig

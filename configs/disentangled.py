@@ -10,7 +10,7 @@ mdrec evaluate runs/codes --probes
 """
 
 from mdrec_jax.config import RunConfig, load_preset, replace
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 
 LONGEST = 200
 """Events of a history."""

@@ -5,7 +5,7 @@ mdrec train ml1m --data data/ml1m
 """
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig
 from mdrec_jax.optim.schedule import ScheduleConfig

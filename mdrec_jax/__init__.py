@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdrec_jax.config import RunConfig, load_preset, replace
-    from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+    from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
     from mdrec_jax.data.dataset import Dataset, open_dataset
-    from mdrec_jax.data.prepare import prepare
+    from mdrec_jax.data.prepare.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
     from mdrec_jax.models.config import RecommenderConfig
     from mdrec_jax.models.encoded import Encoded
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mdrec_jax.models.streaming import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.fit import fit
-    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.runs.run_folder import RunFolder
     from mdrec_jax.train.setup import Setup
     from mdrec_jax.train.trained import load_run
     from mdrec_jax.types import Batch, DatasetSpec, Params, Rows

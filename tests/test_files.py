@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.errors import InputError
 from mdrec_jax.files import open_in_place, replacing, write_json
-from mdrec_jax.train.journal import Journal
-from mdrec_jax.train.run_folder import RunFolder, locked
+from mdrec_jax.train.runs.journal import Journal
+from mdrec_jax.train.runs.run_folder import RunFolder, locked
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o027])

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from rich.table import Table
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.recommendations import without_formulas, write_recommendations
 from mdrec_jax.experiments.tables import TextTable, markdown, show
+from mdrec_jax.serve.recommendations import without_formulas, write_recommendations
 from mdrec_jax.terminal import console, plain, say
 from tests.command import mdrec
 

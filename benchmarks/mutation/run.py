@@ -38,15 +38,16 @@ from workers import Process, digest, record_lines, run_all, run_tests, warm_up
 AREAS: dict[str, tuple[str, int]] = {
     "optim": ("mdrec_jax/optim/*.py", 40),
     "objectives": ("mdrec_jax/objectives/*.py", 90),
-    "evaluate": ("mdrec_jax/evaluate/*.py", 110),
-    "data/splits": ("mdrec_jax/data/splits.py", 60),
+    "evaluate": ("mdrec_jax/evaluate/**/*.py", 80),
+    "serve": ("mdrec_jax/serve/*.py", 30),
+    "data/splits": ("mdrec_jax/data/prepare/splits.py", 60),
     "train/gradients": ("mdrec_jax/train/gradients.py", 15),
     "train/step": ("mdrec_jax/train/step.py", 15),
 }
 """Area -> (its files, changes in the sample)."""
 TESTS = (
-    "tests/data/test_*.py,tests/evaluate/test_*.py,tests/objectives/test_*.py,tests/optim/test_*.py,tests/test_*.py,"
-    "tests/train/test_step_*.py,tests/train/test_golden_step.py,tests/train/test_further_objectives.py"
+    "tests/data/test_*.py,tests/evaluate/test_*.py,tests/serve/test_*.py,tests/objectives/test_*.py,tests/optim/test_*.py,"
+    "tests/test_*.py,tests/train/test_step_*.py,tests/train/test_golden_step.py,tests/train/test_further_objectives.py"
 )
 """Without those of kernels and models, which do not reach the areas, and those of whole runs, which take minutes. Fewer
 tests can only let more changes survive."""

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions, write_log
+from mdrec_jax.data.prepare.prepare import PrepareOptions, write_log
 from mdrec_jax.data.sources.rawlog import RawLog
 
 LEAST = 5

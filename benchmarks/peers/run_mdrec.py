@@ -47,7 +47,7 @@ def run(task: Task, log: Log) -> dict[str, Any]:
 
 def _evaluate(setup: Any, state: Any, log: Log) -> dict[str, Any]:
     """Ranks every query's target in the whole catalogue, twice: the first time compiles, and is kept apart."""
-    from mdrec_jax.evaluate.asked import ask
+    from mdrec_jax.evaluate.evaluation_set import ask
     from mdrec_jax.evaluate.protocol import Protocol
     from mdrec_jax.evaluate.ranking import rank_queries
     from mdrec_jax.evaluate.scorer import make_scorer
@@ -74,7 +74,7 @@ def _some(queries: Any, chosen: np.ndarray) -> Any:
 
 def _config(task: Task, log: Log) -> Any:
     from mdrec_jax.config import RunConfig
-    from mdrec_jax.data.batching import BatchingConfig
+    from mdrec_jax.data.batching.batches import BatchingConfig
     from mdrec_jax.models.config import RecommenderConfig
     from mdrec_jax.objectives.next_item import NextItemConfig
     from mdrec_jax.optim.optimiser import DenseConfig, OptimConfig, TableConfig

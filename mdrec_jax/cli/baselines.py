@@ -52,7 +52,7 @@ def add_protocol_options(parser: argparse.ArgumentParser, split: str = "test") -
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.evaluate.baselines import baseline_results, baselines_file
+    from mdrec_jax.evaluate.baselines.run import baseline_results, baselines_file
     from mdrec_jax.evaluate.metrics import parse_metric
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.evaluate.results import write_results

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.train.evaluation import evaluate_runs, evaluation_file, verdict_on, write_evaluation
-    from mdrec_jax.train.run_folder import RunFolder, read_data
+    from mdrec_jax.train.runs.run_folder import RunFolder, read_data
     from mdrec_jax.train.trained import load_run, with_counts
 
     check_output(args.json)
@@ -87,10 +87,10 @@ def _home(runs: list[Path]) -> Path:
 def _probe(runs: list[Any], args: argparse.Namespace) -> int:
     """A table for each run; the file holds a list with what each of them gave."""
 
-    from mdrec_jax.evaluate.probes import probes_table
+    from mdrec_jax.evaluate.probes.probes import probes_table
     from mdrec_jax.files import write_json
     from mdrec_jax.train.evaluation import probe_run
-    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.runs.run_folder import RunFolder
 
     found = [probe_run(run, args.protocol, args.split, seed=args.seed, by=args.command_line) for run in runs]
     values = [{"run": str(path), **one.to_json()} for path, one in zip(args.runs, found, strict=True)]

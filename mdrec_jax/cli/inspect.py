@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.runs.run_folder import RunFolder
 
     check_output(args.json)
     if args.at_most < 0:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 def _inspect_dataset(path: Path) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.data.inspect import summarise, summary_lines
-    from mdrec_jax.evaluate.baselines import baselines_folder
+    from mdrec_jax.evaluate.baselines.run import baselines_folder
     from mdrec_jax.evaluate.looks import look_lines, read_looks
 
     dataset = open_dataset(path, verify=True)
@@ -60,7 +60,7 @@ def _inspect_dataset(path: Path) -> int:
 
 def _inspect_run(path: Path) -> int:
     from mdrec_jax.cli.baselines import show_results
-    from mdrec_jax.train.inspect import run_lines, summarise_run
+    from mdrec_jax.train.runs.show import run_lines, summarise_run
 
     summary = summarise_run(path)
     for line in run_lines(path, summary):

@@ -71,7 +71,7 @@ def given_columns(args: argparse.Namespace) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.evaluate.recommendations import check_output, recommend_files
+    from mdrec_jax.serve.recommendations import check_output, recommend_files
     from mdrec_jax.train.trained import load_run
 
     if args.append and args.histories is None:

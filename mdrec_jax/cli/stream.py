@@ -48,9 +48,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.evaluate.recommendations import check_output
-    from mdrec_jax.evaluate.streaming import stream_files
     from mdrec_jax.models.streaming import state_bytes
+    from mdrec_jax.serve.recommendations import check_output
+    from mdrec_jax.serve.stream import stream_files
     from mdrec_jax.train.trained import load_run
 
     check_output(args.out, args.events, args.state)
@@ -101,7 +101,7 @@ def _dataset(data: Path | None, seeds: Path | None) -> "Dataset | None":
 
 def run_name(config: str, step: int, run: Path, served: "Manifest") -> str:
     """What tells a run's states from those of others. A data set that extends the run's own goes on with them."""
-    from mdrec_jax.train.run_folder import RunFolder, read_data
+    from mdrec_jax.train.runs.run_folder import RunFolder, read_data
 
     trained_on = read_data(RunFolder(run))[1]
     data = served.hash if served.items_of(trained_on) is None else trained_on

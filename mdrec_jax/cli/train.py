@@ -64,7 +64,7 @@ def _train(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) 
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.train.evaluation import evaluate_runs, verdict_on, write_evaluation
     from mdrec_jax.train.fit import fit
-    from mdrec_jax.train.run_folder import RunFolder
+    from mdrec_jax.train.runs.run_folder import RunFolder
     from mdrec_jax.train.trained import load_run
 
     dataset = open_dataset(data)
@@ -86,7 +86,7 @@ def _train(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) 
 
 def _preset_record(args: argparse.Namespace, config: "RunConfig") -> dict[str, Any]:
     """What `config.json` says of the preset: its name, and the fields set otherwise, [its value, the run's]."""
-    from mdrec_jax.train.run_folder import differences
+    from mdrec_jax.train.runs.run_folder import differences
 
     changed = differences(preset_of(args).to_plain(), config.to_plain())
     changed = {name: list(values) for name, values in changed.items() if name != "seed" or not args.seeds}
@@ -140,7 +140,7 @@ def _resumed(args: argparse.Namespace) -> Path:
 
 def _data_of(folder: Path) -> Path:
     """The data set of the run that is resumed."""
-    from mdrec_jax.train.run_folder import RunFolder, read_data
+    from mdrec_jax.train.runs.run_folder import RunFolder, read_data
 
     return read_data(RunFolder(folder))[0]
 

@@ -13,9 +13,9 @@ import polars as pl
 from jaxtyping import Bool, Float, Int8, Int16, Int32, Int64
 
 from mdrec_jax.data import integrity
+from mdrec_jax.data.atomic_folder import recover
 from mdrec_jax.data.ids import FIRST_ITEM, UNKNOWN_ITEM
 from mdrec_jax.data.manifest import MANIFEST, ROLES, Manifest, read_manifest
-from mdrec_jax.data.swap import recover
 from mdrec_jax.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from jaxtyping import Int32, Int64
 from mdrec_jax.data.checks import EARLY
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
-from mdrec_jax.data.ordering import raw_rank, same_time_share
-from mdrec_jax.data.repeats import ascending_share, copies, with_later_training
-from mdrec_jax.data.splits import TEST, TRAIN
+from mdrec_jax.data.prepare.ordering import raw_rank, same_time_share
+from mdrec_jax.data.prepare.repeats import ascending_share, copies, with_later_training
+from mdrec_jax.data.prepare.splits import TEST, TRAIN
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PROBE_AT = 10

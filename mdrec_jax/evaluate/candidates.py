@@ -7,9 +7,9 @@ into blocks: a counter goes through the finaliser of SplitMix64 (Steele, Lea, Fl
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt64
 
+from mdrec_jax.data.csr import Ragged
 from mdrec_jax.data.ids import combine, splitmix
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.ragged import Ragged
 
 SMALL_UNIVERSE = 4
 """Without replacement, a universe of up to this many times the items wanted is shuffled instead of drawn from."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate import bootstrap
-from mdrec_jax.evaluate.asked import Asked
+from mdrec_jax.evaluate.evaluation_set import Asked
 from mdrec_jax.evaluate.metrics import question_metrics, suitable_metrics
 from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.ranks import Ranks

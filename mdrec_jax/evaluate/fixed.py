@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int64
 
+from mdrec_jax.data.csr import Ragged, from_lengths, spans
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.ragged import Ragged, from_lengths, spans
 
 
 def candidates_file(folder: Path, name: str) -> Path:

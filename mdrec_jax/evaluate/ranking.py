@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 from mdrec_kernels.linear_xent import target_rank
 
+from mdrec_jax.data.batching.queries import query_batches
+from mdrec_jax.data.csr import Ragged
 from mdrec_jax.data.ids import FIRST_ITEM
-from mdrec_jax.data.queries import query_batches
-from mdrec_jax.evaluate.asked import Asked
+from mdrec_jax.evaluate.baselines.transitions import NOTHING_REACHED, STEPS
+from mdrec_jax.evaluate.evaluation_set import Asked
 from mdrec_jax.evaluate.protocol import Protocol
-from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
 from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
-from mdrec_jax.evaluate.transitions import NOTHING_REACHED, STEPS
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 
 CHUNK = 1 << 17

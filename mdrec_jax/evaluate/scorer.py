@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.data.histories import QueryBatches
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.histories import QueryBatches
+from mdrec_jax.data.csr import Ragged
 from mdrec_jax.errors import InputError, NonFiniteError
-from mdrec_jax.evaluate.counted import Counted
-from mdrec_jax.evaluate.ragged import Ragged
+from mdrec_jax.evaluate.baselines.cooccurrence import Counted
 from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for

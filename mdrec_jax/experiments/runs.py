@@ -14,9 +14,9 @@ from mdrec_jax.evaluate.results import Results
 from mdrec_jax.files import read_object
 from mdrec_jax.train.evaluation import evaluate_runs, evaluation_file, write_evaluation
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.inspect import summarise_run
 from mdrec_jax.train.loop import Interrupted
-from mdrec_jax.train.run_folder import RunFolder, differences, read_data
+from mdrec_jax.train.runs.run_folder import RunFolder, differences, read_data
+from mdrec_jax.train.runs.show import summarise_run
 from mdrec_jax.train.trained import load_run
 
 MAY_DIFFER = ("hardware", "logging")

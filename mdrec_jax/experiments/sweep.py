@@ -22,7 +22,7 @@ from mdrec_jax.experiments.fields import value_of, with_fields
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
 from mdrec_jax.experiments.tables import TextTable, figure
 from mdrec_jax.terminal import say
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 
 NOT_SEARCHED = {
     "seed": "--seeds",

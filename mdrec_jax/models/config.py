@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mdrec_jax.models.checks import check, check_fields, check_heads
 from mdrec_jax.models.disentangle import DisentangleConfig
+from mdrec_jax.models.layers.checks import check, check_fields, check_heads
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
 from mdrec_jax.models.layers.linear import Activation

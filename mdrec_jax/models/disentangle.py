@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Float64, Int32, UInt32
 
-from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import domain_whitening, erasure
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.domain_whitening import DomainWhitening
 from mdrec_jax.models.layers.dropout import Site, dropout
 from mdrec_jax.models.layers.erasure import Erasure

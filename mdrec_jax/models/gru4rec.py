@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt32
 
-from mdrec_jax.models.checks import check_fields
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.items import Inputs, scored_states
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check_fields
 from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import Linear
 from mdrec_jax.models.layers.stack import run_stack, stack

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int32, UInt32
 from mdrec_kernels.packed_attention import packed_attention
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.models.checks import check, check_fields, check_heads
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.items import Inputs, scored_states
+from mdrec_jax.models.layers.checks import check, check_fields, check_heads
 from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import Linear
 from mdrec_jax.models.layers.norm import Norm

@@ -11,10 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models import items
-from mdrec_jax.models.checks import check_ordered
 from mdrec_jax.models.disentangle import TrainingStates
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check_ordered
 from mdrec_jax.models.layers.dropout import row_seeds
 from mdrec_jax.models.pure import abstract_module, array_facts, arrays_of, init_arrays, with_arrays
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from mdrec_jax.models.checks import check
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.dropout import Fold, Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import DomainPaths, Linear
 from mdrec_jax.models.layers.norm import Norm

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import jax
 
-from mdrec_jax.data.loader import grain_loader
+from mdrec_jax.data.batching.loader import grain_loader
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.evaluation_set import ask
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.train.setup import Setup

@@ -14,18 +14,18 @@ import numpy as np
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate.asked import Asked, ask
 from mdrec_jax.evaluate.evaluation import mean_metrics
+from mdrec_jax.evaluate.evaluation_set import Asked, ask
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.files import read_object
 from mdrec_jax.terminal import say
-from mdrec_jax.train.checkpoint import Checkpoints, Progress
-from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.loop import Loop, Validate
-from mdrec_jax.train.progress import display
 from mdrec_jax.train.refresh import make_refresh
-from mdrec_jax.train.run_folder import (
+from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.runs.journal import Journal
+from mdrec_jax.train.runs.progress import display
+from mdrec_jax.train.runs.run_folder import (
     STEPS,
     RunFolder,
     check_free,

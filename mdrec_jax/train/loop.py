@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 from mdrec_jax.errors import EXIT_INTERRUPTED, MdrecError, NonFiniteError
-from mdrec_jax.train.checkpoint import Checkpoints, Progress
-from mdrec_jax.train.finite import check_finite
-from mdrec_jax.train.journal import Journal
 from mdrec_jax.train.plan import Plan
-from mdrec_jax.train.progress import Bar, Lines
+from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.runs.finite import check_finite
+from mdrec_jax.train.runs.journal import Journal
+from mdrec_jax.train.runs.progress import Bar, Lines
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.train.step import Metrics
 

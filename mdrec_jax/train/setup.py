@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mdrec_jax.config import RunConfig, check_lengths, field_names
-from mdrec_jax.data.batching import TrainBatches
+from mdrec_jax.data.batching.batches import TrainBatches
+from mdrec_jax.data.batching.loader import grain_loader
+from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.loader import grain_loader
-from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.taxonomy import category_numbers
-from mdrec_jax.evaluate.baselines import count_training
-from mdrec_jax.evaluate.counted import Counted
+from mdrec_jax.evaluate.baselines.cooccurrence import Counted
+from mdrec_jax.evaluate.baselines.run import count_training
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.combine import Objectives, check_objectives

@@ -11,8 +11,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import transfer
 
 from mdrec_jax.config import RunConfig
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.data.prepare import PrepareOptions
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.prepare.prepare import PrepareOptions
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from tests.data.make import DAY, make_dataset

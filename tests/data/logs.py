@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.manifest import Counts, Manifest
 from mdrec_jax.types import Batch

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions, write_log
+from mdrec_jax.data.prepare.prepare import PrepareOptions, write_log
 from mdrec_jax.data.sources.rawlog import RawLog
 
 DAY = 86_400

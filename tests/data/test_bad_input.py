@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import packed, reading
 from mdrec_jax.errors import InputError
 from tests.command import mdrec

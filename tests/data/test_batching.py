@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.types import Batch

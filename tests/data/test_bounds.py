@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import chunks, packed
 from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.rawlog import SourceOptions

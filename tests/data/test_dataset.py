@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mdrec_jax.data import swap
+from mdrec_jax.data import atomic_folder as swap
 from mdrec_jax.data.dataset import dataset_hash, open_dataset
-from mdrec_jax.data.prepare import PrepareOptions
+from mdrec_jax.data.prepare.prepare import PrepareOptions
 from mdrec_jax.errors import InputError
 from tests.data.make import make_dataset, numbered
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mdrec_jax.data.assemble import assemble
-from mdrec_jax.data.options import PrepareOptions
+from mdrec_jax.data.prepare.assemble import assemble
+from mdrec_jax.data.prepare.options import PrepareOptions
 from mdrec_jax.data.sources import SOURCES, find_source
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import MdrecError

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import blocks
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.people import People, read_histories
+from mdrec_jax.serve.histories_file import People, read_histories
 
 START = 1_400_000_000
 HEADER = "user,note,item,domain,time"

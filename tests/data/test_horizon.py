@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.horizon import draw_distances
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.horizon import draw_distances
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.types import Batch
 from tests.data.logs import TRAIN, assert_padding_is_empty, dataset_of, datasets

@@ -10,7 +10,7 @@ import pytest
 from mdrec_jax.data import integrity
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.manifest import _seal, _text, combined_hash
-from mdrec_jax.data.prepare import PrepareOptions, write_log
+from mdrec_jax.data.prepare.prepare import PrepareOptions, write_log
 from mdrec_jax.errors import InputError
 from tests.data.make import make_dataset, make_log, numbered
 

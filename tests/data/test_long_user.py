@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.histories import Histories, history_batches
+from mdrec_jax.data.batching.queries import query_batches, query_list
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.histories import Histories, history_batches
-from mdrec_jax.data.queries import query_batches, query_list
 from tests.data.logs import ORIGIN, TEST, TRAIN, VALIDATION, dataset_of
 
 LONG, SHORT, PEOPLE = 20_000, 9, 300

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.noise import NoiseConfig
+from mdrec_jax.data.batching.streams import ROLE_TRAIN
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.noise import NoiseConfig
-from mdrec_jax.data.streams import ROLE_TRAIN
 from mdrec_jax.errors import ConfigError
 from tests.data.logs import CONTEXT, TEST, TRAIN, VALIDATION, dataset_of
 

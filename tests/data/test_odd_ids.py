@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import blocks
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.data.sources.reading import read_json
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.given_files import read_names
-from mdrec_jax.evaluate.item_lists import read_item_list
-from mdrec_jax.evaluate.people import read_histories
-from mdrec_jax.evaluate.users import read_users
+from mdrec_jax.serve.given_files import read_names
+from mdrec_jax.serve.histories_file import read_histories
+from mdrec_jax.serve.item_lists import read_item_list
+from mdrec_jax.serve.users import read_users
 
 NONE = {"min_user": 1, "min_item": 1, "split": "loo"}
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions
+from mdrec_jax.data.prepare.prepare import PrepareOptions
 from mdrec_jax.errors import InputError
 from tests.data.make import make_dataset, numbered
 

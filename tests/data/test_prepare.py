@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdrec_jax.data import ids
-from mdrec_jax.data.filters import k_core
 from mdrec_jax.data.manifest import Parent
-from mdrec_jax.data.prepare import PrepareOptions, prepare, write_log
+from mdrec_jax.data.prepare.filters import k_core
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare, write_log
 from mdrec_jax.errors import InputError
 from tests.data.make import DAY, make_dataset, make_log, numbered
 
@@ -167,7 +167,7 @@ def test_tie_rules_order_a_day(tmp_path):
 def test_a_log_too_wide_for_one_sort_key_is_ordered_all_the_same(tmp_path, monkeypatch):
     rows = numbered(20, 9, 30, ("a", "b"))
     usual = make_dataset(tmp_path / "1", rows)
-    monkeypatch.setattr("mdrec_jax.data.ordering.KEY_BITS", 8)
+    monkeypatch.setattr("mdrec_jax.data.prepare.ordering.KEY_BITS", 8)
     make_dataset(tmp_path / "2", rows)
     assert files_of(tmp_path / "2") == files_of(tmp_path / "1")
     assert usual.num_sequences == 20
@@ -309,7 +309,7 @@ def test_extending_with_nothing_new_changes_no_byte(tmp_path):
 
 def test_preparing_and_inspecting_import_no_jax():
     code = (
-        "import sys, mdrec_jax.data.prepare, mdrec_jax.data.inspect, mdrec_jax.data.sources.table, "
+        "import sys, mdrec_jax.data.prepare.prepare, mdrec_jax.data.inspect, mdrec_jax.data.sources.table, "
         "mdrec_jax.cli.prepare, mdrec_jax.cli.inspect; sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import blocks, chunks
 from mdrec_jax.data.sources.formats import column_names, record_at, records, scan
 from mdrec_jax.data.sources.rawlog import SourceOptions

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.inspect import notes, summarise, summary_lines
-from mdrec_jax.data.prepare import PrepareOptions, prepare
-from mdrec_jax.data.repeats import ascending_share, copies, with_later_training
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.repeats import ascending_share, copies, with_later_training
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
 from tests.command import mdrec

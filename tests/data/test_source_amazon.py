@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.amazon import read
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError

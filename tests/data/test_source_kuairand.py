@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdrec_jax.data.prepare import prepare
+from mdrec_jax.data.prepare.prepare import prepare
 from mdrec_jax.data.sources.kuairand import read
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError

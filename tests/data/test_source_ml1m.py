@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdrec_jax.data.prepare import prepare
+from mdrec_jax.data.prepare.prepare import prepare
 from mdrec_jax.data.sources.ml1m import read
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.data.sources.xmarket import read
 from mdrec_jax.errors import InputError

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.splits import CONTEXT, TEST, TRAIN, VALIDATION, Split, assign_roles, parse_split, refuse_empty
+from mdrec_jax.data.prepare.splits import (
+    CONTEXT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    assign_roles,
+    parse_split,
+    refuse_empty,
+)
 from mdrec_jax.errors import InputError
 
 EVENT = st.tuples(st.integers(0, 2), st.sampled_from([True, True, True, False]))

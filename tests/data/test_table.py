@@ -10,7 +10,7 @@ import pytest
 
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.manifest import Parent
-from mdrec_jax.data.prepare import PrepareOptions, prepare
+from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from tests.command import mdrec
 from tests.data.make import DAY, numbered

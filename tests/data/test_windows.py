@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.streams import EventStream
-from mdrec_jax.data.windows import Windows, count_targets, cut_windows, domain_geometry
+from mdrec_jax.data.batching.streams import EventStream
+from mdrec_jax.data.batching.windows import Windows, count_targets, cut_windows, domain_geometry
 
 Cut = Literal["last", "all"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.asked import LEFT_OUT, NOT_LISTED, ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
+from mdrec_jax.evaluate.baselines.run import baseline_ranks
+from mdrec_jax.evaluate.evaluation_set import LEFT_OUT, NOT_LISTED, ask
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
 from mdrec_jax.evaluate.slices import slice_groups

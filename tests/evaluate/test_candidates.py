@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdrec_jax.data.csr import Ragged, from_lengths
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.candidates import draw
-from mdrec_jax.evaluate.ragged import Ragged, from_lengths
 
 
 def lists(*values: list[int]) -> Ragged:

@@ -4,14 +4,14 @@ from typing import Any, cast
 
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.queries import QueryList, query_list
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.queries import QueryList, query_list
-from mdrec_jax.evaluate import codes, probes
-from mdrec_jax.evaluate.asked import ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
-from mdrec_jax.evaluate.codes import last_events
+from mdrec_jax.evaluate.baselines.run import baseline_ranks
+from mdrec_jax.evaluate.evaluation_set import ask
 from mdrec_jax.evaluate.metrics import question_metrics
+from mdrec_jax.evaluate.probes import codes, probes
+from mdrec_jax.evaluate.probes.codes import last_events
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.train.step import initial_params

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines import baseline_results
+from mdrec_jax.evaluate.baselines.run import baseline_results
 from mdrec_jax.evaluate.compare import compare, load_runs
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks

@@ -10,22 +10,23 @@ import pytest
 
 from mdrec_jax.config import RunConfig
 from mdrec_jax.config import replace as with_fields
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.streams import ROLE_TRAIN, plain
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate import counted, ranking
-from mdrec_jax.evaluate.asked import Asked, ask
-from mdrec_jax.evaluate.baselines import count_training
-from mdrec_jax.evaluate.counted import Counted, CountsConfig
+from mdrec_jax.evaluate import ranking
+from mdrec_jax.evaluate.baselines import cooccurrence as counted
+from mdrec_jax.evaluate.baselines.cooccurrence import Counted, CountsConfig
+from mdrec_jax.evaluate.baselines.run import count_training
+from mdrec_jax.evaluate.evaluation_set import Asked, ask
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
-from mdrec_jax.evaluate.recommend import Choice, recommend
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
-from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
+from mdrec_jax.serve.recommend import Choice, recommend
+from mdrec_jax.serve.users import read_users
 from mdrec_jax.train.setup import Setup
 from tests.evaluate.test_ranking import all_scores, expected
 from tests.evaluate.worlds import two_domains

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mdrec_jax.evaluate import linear
-from mdrec_jax.evaluate.linear import (
+from mdrec_jax.evaluate.baselines import linear
+from mdrec_jax.evaluate.baselines.linear import (
     Sequences,
     ease,
     invert,

@@ -7,10 +7,10 @@ import pytest
 
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.asked import Asked, ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
+from mdrec_jax.evaluate.baselines.oracle import oracle_ranks
+from mdrec_jax.evaluate.baselines.run import baseline_ranks
+from mdrec_jax.evaluate.evaluation_set import Asked, ask
 from mdrec_jax.evaluate.metrics import question_metrics
-from mdrec_jax.evaluate.oracle import oracle_ranks
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
+from mdrec_jax.data.batching.queries import query_list, training_ends
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.data.queries import query_list, training_ends
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.evaluate import readout
-from mdrec_jax.evaluate.asked import ask
-from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.evaluation_set import ask
 from mdrec_jax.evaluate.metrics import question_metrics
-from mdrec_jax.evaluate.probes import REMOVED, without_domain_embedding
+from mdrec_jax.evaluate.probes import linear_probe as readout
+from mdrec_jax.evaluate.probes.codes import codes_at, last_events
+from mdrec_jax.evaluate.probes.probes import REMOVED, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.models.config import RecommenderConfig
@@ -25,7 +25,7 @@ from mdrec_jax.objectives.disentangle import DisentangleLossConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.evaluation import evaluate_runs, probe_run
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import TrainedRun, load_run
 from tests.command import mdrec
 

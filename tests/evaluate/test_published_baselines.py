@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.options import PrepareOptions
-from mdrec_jax.data.prepare import prepare
-from mdrec_jax.evaluate.asked import ask
-from mdrec_jax.evaluate.baselines import baseline_ranks
+from mdrec_jax.data.prepare.options import PrepareOptions
+from mdrec_jax.data.prepare.prepare import prepare
+from mdrec_jax.evaluate.baselines.run import baseline_ranks
 from mdrec_jax.evaluate.evaluation import mean_metrics
+from mdrec_jax.evaluate.evaluation_set import ask
 from mdrec_jax.evaluate.protocol import parse_protocol
 
 NAMES = ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr")

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig
-from mdrec_jax.data.histories import history_batches
-from mdrec_jax.evaluate import recommend as recommending
-from mdrec_jax.evaluate.recommend import Choice, recommend
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.histories import history_batches
 from mdrec_jax.evaluate.scorer import make_scorer
-from mdrec_jax.evaluate.users import read_users
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.hstu import HstuConfig
+from mdrec_jax.serve import recommend as recommending
+from mdrec_jax.serve.recommend import Choice, recommend
+from mdrec_jax.serve.users import read_users
 from tests.evaluate.worlds import two_domains
 
 

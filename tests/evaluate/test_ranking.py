@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.queries import query_batches
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.queries import query_batches
 from mdrec_jax.errors import NonFiniteError
 from mdrec_jax.evaluate import ranking
-from mdrec_jax.evaluate.asked import Asked, ask
+from mdrec_jax.evaluate.evaluation_set import Asked, ask
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries

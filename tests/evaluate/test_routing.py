@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.probes.routing_table import Routing, measure_routing
 from mdrec_jax.evaluate.protocol import Protocol
-from mdrec_jax.evaluate.routing import Routing, measure_routing
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import Model
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.csr import Ragged
 from mdrec_jax.errors import InputError, NonFiniteError
-from mdrec_jax.evaluate.ragged import Ragged
 from mdrec_jax.evaluate.scorer import AHEAD, Scorer, competing, item_matrix, make_scorer, place_items, states
 from mdrec_jax.models.api import Model
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.evaluate.ragged import Ragged, from_lengths
-from mdrec_jax.evaluate.transitions import (
+from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.evaluate.baselines.transitions import (
     NOTHING_REACHED,
     base_scores,
     count_transitions,

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate import linear, tuning
-from mdrec_jax.evaluate.asked import Asked, ask
-from mdrec_jax.evaluate.baselines import baseline_ranks, baselines_file, stored_ranks
-from mdrec_jax.evaluate.competition import Competition, competition
-from mdrec_jax.evaluate.methods import Method, methods_for, told
-from mdrec_jax.evaluate.pool import Pool
+from mdrec_jax.evaluate.baselines import linear, tuning
+from mdrec_jax.evaluate.baselines.competition import Competition, competition
+from mdrec_jax.evaluate.baselines.methods import Method, methods_for, told
+from mdrec_jax.evaluate.baselines.pool import Pool
+from mdrec_jax.evaluate.baselines.run import baseline_ranks, baselines_file, stored_ranks
+from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
+from mdrec_jax.evaluate.evaluation_set import Asked, ask
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.results import TUNED
-from mdrec_jax.evaluate.tuning import Tuned, tuned_ranks
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains, without_order
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.experiments.flops import counted, step_flops
 from mdrec_jax.models.config import RecommenderConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.federated.partition import average, shared_part, with_shared_part

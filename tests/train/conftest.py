@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig

@@ -8,7 +8,7 @@ import numpy as np
 
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.parallel.mesh import MeshConfig, make_mesh
-from mdrec_jax.train.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.types import ParameterFacts, Params
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.errors import EXIT_BAD_INPUT, EXIT_DOES_NOT_FIT
-from mdrec_jax.train.run_folder import RunFolder, locked
+from mdrec_jax.train.runs.run_folder import RunFolder, locked
 from mdrec_jax.train.trained import load_run
 from tests.command import mdrec
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from mdrec_jax.errors import InputError, NonFiniteError
-from mdrec_jax.train import checkpoint, sealed
-from mdrec_jax.train.checkpoint import Checkpoints, Progress, load_best
+from mdrec_jax.train.runs import checkpoint, sealed
+from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress, load_best
 from mdrec_jax.train.state import TrainState, abstract
 from tests.train.states import state_at, write, written
 
@@ -130,7 +130,7 @@ def test_a_reader_changes_nothing_and_leaves_what_is_being_written(tmp_path: Pat
 READER = """
 import json, sys
 from pathlib import Path
-from mdrec_jax.train.checkpoint import load_best
+from mdrec_jax.train.runs.checkpoint import load_best
 from mdrec_jax.train.state import abstract
 from tests.train.states import state_at, written
 

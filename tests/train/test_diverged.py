@@ -9,9 +9,9 @@ import pytest
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_NOT_FINITE, NonFiniteError
-from mdrec_jax.train import sealed
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs import sealed
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.train.trained import load_run

@@ -10,11 +10,11 @@ from mdrec_jax.cli.main import main
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT
-from mdrec_jax.train.checkpoint import Progress
-from mdrec_jax.train.ending import ending
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.loop import Interrupted, Loop
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.checkpoint import Progress
+from mdrec_jax.train.runs.ending import ending
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import load_run
 
 

@@ -10,7 +10,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT
-from mdrec_jax.evaluate.asked import ask
+from mdrec_jax.evaluate.evaluation_set import ask
 from mdrec_jax.evaluate.looks import read_looks
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
@@ -20,7 +20,7 @@ from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.ensemble import Ensemble, side_by_side
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from tests.command import mdrec
 from tests.evaluate.test_ranking import all_scores, expected
 

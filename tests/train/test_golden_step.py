@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.models.api import encode_batch, parameter_facts
 from mdrec_jax.models.config import RecommenderConfig

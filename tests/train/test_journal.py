@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from mdrec_jax.train.journal import Journal, read_lines
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.journal import Journal, read_lines
+from mdrec_jax.train.runs.run_folder import RunFolder
 
 
 def test_a_resumed_journal_is_cut_back_to_its_step(tmp_path: Path) -> None:

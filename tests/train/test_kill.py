@@ -18,7 +18,7 @@ from mdrec_jax.objectives.next_item import NextItemConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import load_run
 
 PRESET = """

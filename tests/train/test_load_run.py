@@ -14,9 +14,9 @@ from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
 from mdrec_jax.parallel.mesh import MeshConfig
-from mdrec_jax.train.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.fit import run_record
-from mdrec_jax.train.run_folder import RunFolder, start
+from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
+from mdrec_jax.train.runs.run_folder import RunFolder, start
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import shapes
 from mdrec_jax.train.trained import load_run, scorer_of

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from mdrec_jax.errors import NonFiniteError
-from mdrec_jax.train.checkpoint import Progress
 from mdrec_jax.train.loop import Loop
 from mdrec_jax.train.plan import Plan
+from mdrec_jax.train.runs.checkpoint import Progress
 from mdrec_jax.train.state import TrainState
 from tests.train.states import state_at
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mdrec_jax.config import RunConfig, replace
-from mdrec_jax.data.batching import BatchingConfig
+from mdrec_jax.data.batching.batches import BatchingConfig
+from mdrec_jax.data.batching.queries import training_ends
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.data.queries import training_ends
-from mdrec_jax.evaluate.codes import codes_at, last_events
+from mdrec_jax.evaluate.probes.codes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.config import RecommenderConfig
@@ -26,7 +26,7 @@ from mdrec_jax.train.evaluation import evaluate_runs
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.loop import Interrupted
 from mdrec_jax.train.refresh import make_refresh
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.train.trained import load_run

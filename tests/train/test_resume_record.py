@@ -12,7 +12,7 @@ from mdrec_jax.config import RunConfig, read_config, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT
 from mdrec_jax.train.fit import fit, resume_lines
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from tests.command import mdrec
 
 

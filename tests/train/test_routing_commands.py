@@ -16,7 +16,7 @@ from mdrec_jax.models.layers.loop import LoopConfig
 from mdrec_jax.models.layers.mixers import MixersConfig
 from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from tests.command import mdrec
 

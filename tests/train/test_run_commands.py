@@ -12,8 +12,8 @@ from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
 from mdrec_jax.evaluate.results import read_results
 from mdrec_jax.train.evaluation import evaluate_runs, write_evaluation
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.inspect import summarise_run
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
+from mdrec_jax.train.runs.show import summarise_run
 from mdrec_jax.train.trained import load_run
 
 SMALL = ("--model.dim", "16", "--batching.rows", "8")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.train.run_folder import RunFolder, check_new, check_resumable, locked, remove_unfinished, start
+from mdrec_jax.train.runs.run_folder import RunFolder, check_new, check_resumable, locked, remove_unfinished, start
 
 RECORD = {"config": {"model": {"dim": 8}, "hardware": {"data": 1}}, "dataset": {"path": "a", "hash": "x"}}
 SHAPES = {".step": ["int32", []]}

@@ -10,10 +10,10 @@ import pytest
 
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.data.prepare import PrepareOptions, write_log
+from mdrec_jax.data.prepare.prepare import PrepareOptions, write_log
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
 from mdrec_jax.train.fit import fit
-from mdrec_jax.train.run_folder import RunFolder
+from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import load_run
 from tests.command import mdrec
 from tests.data.make import make_dataset, make_log, numbered

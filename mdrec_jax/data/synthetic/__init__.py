@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.prepare import PrepareOptions, write_log
+from mdrec_jax.data.prepare.prepare import PrepareOptions, write_log
 from mdrec_jax.data.synthetic.config import SyntheticConfig, long_history
 from mdrec_jax.data.synthetic.events import draw_events
 from mdrec_jax.data.synthetic.factors import make_factors

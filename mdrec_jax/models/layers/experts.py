@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 from mdrec_kernels import grouped_ffn
 
-from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.context import Context
 from mdrec_jax.models.layers.router import Routed, Router
 from mdrec_jax.models.pure import parameter

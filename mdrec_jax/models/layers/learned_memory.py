@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 
-from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.linear import Linear, matmul
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.types import Scope

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.linear import Linear
 from mdrec_jax.models.layers.norm import at_least_float32
 from mdrec_jax.models.pure import parameter

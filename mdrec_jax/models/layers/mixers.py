@@ -18,8 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.models.checks import check
 from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.context import Context, ContextRows, begins
 from mdrec_jax.models.layers.linear import Linear
 from mdrec_jax.models.layers.norm import at_least_float32

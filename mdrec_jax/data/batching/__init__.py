@@ -1,0 +1,1 @@
+"""From a dataset to packed batches: training windows and evaluation histories."""

@@ -1,0 +1,78 @@
+"""What counting adds to a model's scores: the pairs of a training log that no model of few numbers an item can hold.
+
+    score(v) = h . v + weight * log(1 + t(v) / .01)
+
+t(v) is the score of v by transition counts (`transitions.py`), 0 for all items but those that followed one of the last
+five somewhere in training. Nothing is learned, and what is added is never negative. (A parametric model interpolated
+with a memory of what it was trained on: Khandelwal et al. 2020, arXiv 1911.00172, eq. 3, there on probabilities. That
+neighbours beat trained models on sparse logs: Ludewig & Jannach 2018, arXiv 1803.09587.)
+
+The counts are the log itself: what is published or sent elsewhere with a run must not hold them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32
+
+from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.errors import ConfigError
+from mdrec_jax.evaluate.baselines.transitions import Reached, TransitionCounts, reach
+
+LEAST = 0.01
+"""The transition score from which on it is noticed."""
+ENTRIES = 1 << 22
+"""Items that something is added to, of all queries of a block, each as many as the one with the most."""
+
+
+@dataclass(frozen=True)
+class CountsConfig:
+    """
+    Args:
+        weight: of what is added; 0 = the model alone. To be chosen on the validation split.
+    """
+
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ConfigError("out of range", column="counts.weight", found=self.weight, expected=">= 0")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts of a training log, ready to be asked. V items."""
+
+    counts: TransitionCounts
+    config: CountsConfig
+
+    def added(self, recent: Int32[np.ndarray, "B K"]) -> Reached:
+        """What is added for queries whose latest items are `recent` (0 = none), the latest first."""
+        found = reach(self.counts, recent)
+        return Reached(found.key, self.config.weight * np.log1p(found.score / LEAST))
+
+    def blocks(self, recent: Int32[np.ndarray, "B K"], size: int) -> Iterator[slice]:
+        """The queries in blocks of at most `size`, smaller where their latest items were followed by many others."""
+        most = (self.counts.offsets[recent + 1] - self.counts.offsets[recent]).sum(1, where=recent > 0)
+        begin, widest = 0, 0
+        for end, entries in enumerate(most.tolist()):
+            widest = max(widest, entries)
+            if end > begin and (end - begin >= size or (end - begin + 1) * widest > ENTRIES):
+                yield slice(begin, end)
+                begin, widest = end, entries
+        if len(most) > begin:
+            yield slice(begin, len(most))
+
+    def at(self, added: Reached, items: Int[np.ndarray, "B N"]) -> Float32[np.ndarray, "B N"]:
+        """What is added to given items of each query."""
+        return added.of(np.arange(len(items))[:, None] * len(self.counts.total) + items).astype(np.float32)
+
+    def lists(
+        self, added: Reached, place: Int32[np.ndarray, "V"], queries: int
+    ) -> tuple[Ragged, Float32[np.ndarray, "E"]]:
+        """Each query's items that something is added to, by their `place` where they have one, and what it is."""
+        query, item = np.divmod(added.key, len(self.counts.total))
+        there = place[item] > 0
+        offsets = from_lengths(np.bincount(query[there], minlength=queries))
+        return Ragged(offsets, place[item[there]]), added.score[there].astype(np.float32)

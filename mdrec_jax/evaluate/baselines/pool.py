@@ -1,0 +1,122 @@
+"""The items that compete in a domain, and the training events about them: what linear baselines learn from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
+from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.evaluate.baselines import linear
+from mdrec_jax.evaluate.baselines.linear import Sequences, Square
+from mdrec_jax.evaluate.evaluation_set import Asked, Some
+
+TIE_BREAK = 1e-6
+"""The share of popularity in every score."""
+FAINT = 1e-3
+"""A history's items of less weight are left out."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """W items, ascending, and the N training events of whatever domain that are about one of them."""
+
+    dataset: Dataset
+    items: Int32[np.ndarray, "W"]
+    column: Int64[np.ndarray, "N"]
+    """Each event's item, as its place in `items`."""
+    sequence: Int64[np.ndarray, "N"]
+    time: Int64[np.ndarray, "N"]
+    _matrices: dict[str, tuple[object, Square]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, asked: Asked, domain: int) -> "Pool":
+        dataset, items = asked.dataset, asked.universe(domain)
+        if asked.fixed is not None:  # a file may list items of other domains
+            items = np.union1d(items, asked.fixed.lists.values).astype(np.int32)
+        event = np.flatnonzero(plain(dataset.role) == ROLE_TRAIN)
+        event = event[np.isin(plain(dataset.item)[event], items)]
+        return cls(
+            dataset=dataset,
+            items=items,
+            column=np.searchsorted(items, plain(dataset.item)[event]),
+            sequence=np.searchsorted(plain(dataset.sequence_offsets), event, side="right"),
+            time=plain(dataset.time)[event].astype(np.int64),
+        )
+
+    @cached_property
+    def place(self) -> Int32[np.ndarray, "V"]:
+        """The column of every item of the catalogue; -1 where it does not compete."""
+        place = np.full(self.dataset.num_items, -1, np.int32)
+        place[self.items] = np.arange(len(self.items))
+        return place
+
+    @cached_property
+    def popularity(self) -> Int64[np.ndarray, "W"]:
+        return np.bincount(self.column, minlength=len(self.items))
+
+    @cached_property
+    def tie_break(self) -> Float32[np.ndarray, "W"]:
+        return (TIE_BREAK * self.popularity / max(int(self.popularity.max(initial=0)), 1)).astype(np.float32)
+
+    @cached_property
+    def known(self) -> Int64[np.ndarray, "U"]:
+        """The columns that matrices have: what training has at all, and of that the most frequent."""
+        order = np.argsort(-self.popularity, kind="stable")[: linear.LARGEST]
+        return np.sort(order[self.popularity[order] > 0])
+
+    @property
+    def left_out(self) -> int:
+        """Items that occur in training and are in no matrix."""
+        return int((self.popularity > 0).sum()) - len(self.known)
+
+    @cached_property
+    def number(self) -> Int64[np.ndarray, "W"]:
+        """Each column's number in matrices; -1 where it has none."""
+        number = np.full(len(self.items), -1, np.int64)
+        number[self.known] = np.arange(len(self.known))
+        return number
+
+    @cached_property
+    def events(self) -> Sequences:
+        number = self.number[self.column]
+        there = number >= 0
+        return Sequences(number[there], self.sequence[there], len(self.known))
+
+    @cached_property
+    def together(self) -> tuple[Square, Float32[np.ndarray, "U"]]:
+        return linear.together(self.events)
+
+    def matrix(self, name: str, settings: object, make: Callable[[], Square]) -> Square:
+        """A method's matrix under some settings; the last one of every method is kept."""
+        if name not in self._matrices or self._matrices[name][0] != settings:
+            self._matrices.pop(name, None)
+            self._matrices[name] = (settings, make())
+        return self._matrices[name][1]
+
+    @cached_property
+    def alone(self) -> Int64[np.ndarray, "U"]:
+        return self.events.alone()
+
+    def scores(
+        self, asked: Asked, some: Some, matrix: Square, decay: float, then: Square | None = None
+    ) -> Float32[np.ndarray, "B W"]:
+        """The scores of some queries by a matrix (and by the one that it is followed by), the items of their histories
+        weighed by `linear.recency`."""
+        places = Ragged(*asked.queries.history_places(some))
+        column = self.place[plain(self.dataset.item)[places.values]]
+        number = np.where(column >= 0, self.number[column], -1)
+        own = Ragged(places.offsets, number).keep(number >= 0)
+        back = np.repeat(own.offsets[1:], own.lengths) - 1 - np.arange(len(own.values))
+        weight = linear.recency(back, decay).astype(np.float32)
+        found = np.empty((len(some), len(self.known)), np.float32)
+        for query in range(len(some)):
+            part = slice(own.offsets[query], own.offsets[query + 1])
+            loud = weight[part] > FAINT
+            found[query] = weight[part][loud] @ matrix[own.values[part][loud]]
+        out = np.tile(self.tie_break, (len(some), 1))
+        out[:, self.known] += found if then is None else found @ then
+        return out

@@ -1,0 +1,1 @@
+"""What is inside a model: what can be read out of its codes, and where its routers sent events."""

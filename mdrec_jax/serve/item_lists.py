@@ -1,0 +1,59 @@
+"""Lists of items that may, or may not, be recommended: to everybody, or to each person their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+
+from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.ids import UNKNOWN_ITEM
+from mdrec_jax.serve.given_files import NO_NAMES, read_names, read_pairs
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """What a file lists, as it names it. `users` is None where the items are meant for everybody."""
+
+    items: list[str]
+    users: list[str] | None
+
+    def ids(self, dataset: Dataset, domain: int) -> tuple[Int32[np.ndarray, "n"], int]:
+        """(ids of the items in a domain, UNKNOWN_ITEM where the catalogue has none; how many different ones it does
+        not have)."""
+        ids = dataset.lookup_items(self.items, [dataset.manifest.domains[domain]] * len(self.items))
+        unknown = {item for item, number in zip(self.items, ids.tolist(), strict=True) if number == UNKNOWN_ITEM}
+        return ids, len(unknown)
+
+    def for_people(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Ragged:
+        """Each person's items, ascending; none for those whom the file does not name."""
+        assert self.users is not None
+        place = {name: number for number, name in enumerate(names)}
+        person = np.array([place.get(user, -1) for user in self.users], np.int64)
+        kept = (person >= 0) & (ids != UNKNOWN_ITEM)
+        order = np.argsort(person[kept], kind="stable")
+        lengths = np.bincount(person[kept], minlength=len(names))
+        return Ragged(from_lengths(lengths), ids[kept][order]).unique()
+
+    def strangers(self, names: list[str]) -> int:
+        """How many people the file names who are not among these."""
+        return len(set(self.users or ()) - set(names))
+
+
+def read_item_list(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> ItemList:
+    """The items of a file.
+
+    Args:
+        path: a text file with a raw id a line (.txt), or a table with a column `item`; with a column `user` beside it
+            each row is about that person alone.
+        columns: the names of columns that the caller gives (see `given_files.read_columns`).
+
+    Raises:
+        InputError: a file that cannot be read, or a row with only one of the two.
+    """
+    pairs = read_pairs(path, dataset, columns)
+    if pairs is not None:
+        return ItemList(pairs["item"].to_list(), pairs["user"].to_list())
+    return ItemList(list(dict.fromkeys(read_names(path, "item", dataset, columns))), None)

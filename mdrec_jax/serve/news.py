@@ -1,0 +1,111 @@
+"""What a file of events says that the states of its people have not read."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from mdrec_jax.data.batching.histories import Histories
+from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.baselines.transitions import STEPS
+from mdrec_jax.serve.histories_file import People, known_items
+from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, without
+from mdrec_jax.serve.state_file import States, appended
+from mdrec_jax.serve.users import ALREADY_KNOWN, known_histories
+
+type Late = Literal["refuse", "skip"]
+
+
+@dataclass(frozen=True)
+class News:
+    """Of P people."""
+
+    histories: Histories
+    """What their states are to read: what the data set has of them, where they start with that, then new events."""
+    digests: Ragged
+    """Of the same events, those of a file with times as the file has them."""
+    last: Int64[np.ndarray, "P"]
+    """The time of each one's last event; the least int64 where there is none."""
+
+    def noted(self, states: States, person: Int64[np.ndarray, "P"]) -> States:
+        """States whose model has read the news, with what is kept beside it; person p is at place `person[p]`."""
+        recent, time = states.recent.copy(), states.time.copy()
+        items = Ragged(np.asarray(self.histories.offsets, np.int64), np.asarray(self.histories.item))
+        both = np.concatenate([items.last(STEPS), recent[person]], axis=1)
+        new, place = np.minimum(items.lengths, STEPS)[:, None], np.arange(STEPS)
+        recent[person] = np.take_along_axis(both, np.where(place < new, place, STEPS + place - new), axis=1)
+        time[person] = self.last
+        seen = appended(states.seen, person, known_items(self.histories)).unique()
+        return replace(states, recent=recent, time=time, seen=seen, read=appended(states.read, person, self.digests))
+
+
+def find_news(
+    dataset: Dataset,
+    states: States,
+    person: Int64[np.ndarray, "P"],
+    people: People,
+    file: Path,
+    *,
+    seed: bool,
+    late: Late,
+) -> tuple[News, dict[str, int]]:
+    """What is to be read, and how much of the file is not, by reason.
+
+    Args:
+        states: of everyone, `person[p]` being the place of the file's person p.
+        seed: who has read nothing starts with what the data set has of them.
+        late: whether new events that are older than what was read are refused, or left out and counted.
+        file: for errors.
+
+    Raises:
+        InputError: late events, or events without times behind events with times.
+    """
+    fresh = states.read.lengths[person] == 0
+    base = known_histories(dataset, [name if new else None for name, new in zip(people.names, fresh, strict=True)])
+    start = np.diff(base.offsets) > 0
+    counts = {"people who start with what the data set has of them": int(start.sum())}
+    if not seed:
+        counts = {"users of the data set who start without what it has of them (--from reads it)": int(start.sum())}
+        base = without(base, np.ones(len(base.item), bool))
+    last = np.where(start & seed, _last(base), states.time[person])
+    read = Ragged(states.read.offsets, states.read.values).take(person)
+    read = appended(read, np.arange(len(person)), event_digests(base))
+    if people.histories.time is None and (timed := last[np.diff(people.histories.offsets) > 0] > NO_TIME).any():
+        raise InputError(
+            "events without times cannot follow events with times", file=file, column="time",
+            found=f"events of {int(timed.sum()):,} people whose earlier ones had times", expected="a column time",
+        )  # fmt: skip
+    overlap = find_overlap(read, last, people.histories)
+    counts |= {ALREADY_KNOWN: int(overlap.known.sum()), "late events left out": int(overlap.late.sum())}
+    if late == "refuse":
+        _refuse_late(overlap.late, people, file)
+    new = without(people.histories, overlap.known | overlap.late)
+    digests = appended(event_digests(base), np.arange(len(person)), event_digests(new))
+    whole = following(base, new) if len(base.item) else new
+    return News(whole, digests, np.maximum(last, _last(new))), counts
+
+
+def _last(histories: Histories) -> Int64[np.ndarray, "P"]:
+    """The time of each one's last event; the least int64 where there is none."""
+    offsets = np.asarray(histories.offsets)
+    if histories.time is None or not len(histories.item):
+        return np.full(len(offsets) - 1, NO_TIME)
+    return np.where(np.diff(offsets) > 0, np.asarray(histories.time)[np.maximum(offsets[1:], 1) - 1], NO_TIME)
+
+
+def _refuse_late(late: Bool[np.ndarray, "N"], people: People, file: Path) -> None:
+    if not late.any():
+        return
+    owner = np.repeat(np.arange(len(people.names)), np.diff(people.histories.offsets))
+    raise InputError(
+        "events are older than what the state has read",
+        file=file,
+        column="time",
+        found=f"{int(late.sum()):,} events of {len(np.unique(owner[late])):,} of {len(people.names):,} people",
+        expected="events that were read already, or that follow those",
+        hint="a state cannot go back: leave them out with --late skip, or start without the file of states",
+    )

@@ -1,0 +1,218 @@
+"""Recommendations from new events alone: a file keeps each person's state from call to call."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, Int32, Int64
+
+from mdrec_jax.data.batching.histories import Histories
+from mdrec_jax.data.batching.streams import plain
+from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.evaluate.ranking import fill, power_of_two
+from mdrec_jax.evaluate.scorer import Scorer
+from mdrec_jax.models.api import Model
+from mdrec_jax.models.stream_state import streamable
+from mdrec_jax.models.streaming import Events, StreamState, stream_queries, stream_update
+from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
+from mdrec_jax.serve.given_files import NO_NAMES
+from mdrec_jax.serve.histories_file import read_histories
+from mdrec_jax.serve.news import Late, find_news
+from mdrec_jax.serve.recommend import Choice, Lists, choose
+from mdrec_jax.serve.recommendations import check_output, to_frame, told, write_recommendations
+from mdrec_jax.serve.state_file import States, holding, read_states, write_states
+
+DAY = 86_400
+PEOPLE = 256
+"""People whose states are on the devices at once."""
+BLOCK = 32
+"""Most events of a person that one call on the devices reads."""
+
+
+def stream_files(
+    scorer: Scorer,
+    dataset: Dataset,
+    run: str,
+    events: Path,
+    out: Path,
+    *,
+    state: Path | None = None,
+    seed: bool = False,
+    late: Late = "refuse",
+    domain: str | None = None,
+    k: int = 10,
+    keep_seen: bool = False,
+    tolerance: float | None = None,
+    time_unit: str | None = None,
+    columns: Mapping[str, str] = NO_NAMES,
+    skip_bad_rows: bool = False,
+) -> dict[str, int]:
+    """Reads new events, recommends for everyone who is named in them, and writes `out` as `recommend_files` does.
+
+    Events that a state has read already change nothing (`overlap.find_overlap` says which those are), so a call may be
+    made again, and files may overlap.
+
+    Args:
+        scorer: the model.
+        dataset: the data set that it is asked about.
+        run: names the model's parameters: states of other ones are refused.
+        events: as `read_histories` reads them; a row with an empty item asks for a person who has no new event.
+        out: the file to write.
+        state: a file of everyone's states, read if it is there and written anew; no other call may change it until this
+            one ends. None = everyone starts afresh, and nothing is kept.
+        seed: people of whom nothing was read start with what the data set has of them; else they start with nothing.
+        late: what is done with events that are new, and older than what was read of their people.
+        domain, k, keep_seen: as of `recommend_files`.
+        tolerance: as of `stream_update`.
+        time_unit, columns, skip_bad_rows: of the events (`read_histories`).
+
+    Returns:
+        What was unknown, known already or left out, who was new, and who got the popularity list or a short one,
+        counted by reason.
+
+    Raises:
+        InputError: files that cannot be read, events that are late, or earlier or later than any can be, states of
+            another run or in use, or options that leave nothing to recommend.
+        ConfigError: a model that cannot be streamed.
+    """
+    check_output(out, events, state)
+    if state is not None and state.resolve() == events.resolve():
+        raise InputError(
+            "would be written over", file=events, column="--state", expected="another file than the events"
+        )
+    streamable(scorer.model)
+    chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
+    people = read_histories(
+        events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset), skip_bad_rows=skip_bad_rows
+    )
+    file = None if state is None else state.resolve()
+    with nullcontext() if file is None else holding(file):
+        before = States.none(scorer.model)
+        if file is not None:
+            before = read_states(file, scorer.model, run, dataset.num_items)
+        person, after = before.including(people.names, scorer.model)
+        news, counts = find_news(dataset, after, person, people, events, seed=seed, late=late)
+        counts = Counter(people.counts | {"new people": len(after.names) - len(before.names)} | counts)
+        after = news.noted(_advanced(scorer, dataset, after, person, news.histories, events, tolerance), person)
+        frames = []
+        for one in chosen:
+            lists = _recommend(scorer, dataset, after, person, one, Choice(k=k, keep_seen=keep_seen))
+            counts.update(told(lists, dataset.manifest.domains[one], k))
+            frames.append(to_frame(dataset, people, one, lists))
+        # In this order: a call that breaks off between the two can be made again.
+        write_recommendations(out, frames)
+        if file is not None:
+            write_states(file, after, run)
+    return {what: number for what, number in counts.items() if number}
+
+
+def _latest(dataset: Dataset) -> int:
+    """No event is later than tomorrow, by this machine's clock; where those of the data set are, than the last one."""
+    return max(int(time.time()) + DAY, int(plain(dataset.time).max(initial=0)))
+
+
+def _advanced(
+    scorer: Scorer,
+    dataset: Dataset,
+    states: States,
+    person: Int64[np.ndarray, "P"],
+    histories: Histories,
+    file: Path,
+    tolerance: float | None,
+) -> States:
+    """What the model keeps, after the histories; history p is that of person `person[p]`. Those handed in are written
+    over.
+
+    Raises:
+        InputError: the model reads times, and the histories have none.
+    """
+    config = getattr(scorer.model, "config", None)
+    timed = dataset.manifest.has_time and histories.time is not None
+    if dataset.manifest.has_time and not timed and len(histories.item) and getattr(config, "time_bias", False):
+        raise InputError("the model reads times, and the events have none", file=file, expected="a column time")
+    offsets = np.asarray(histories.offsets, np.int64)
+    length = np.diff(offsets)
+    by_length = np.argsort(-length, kind="stable")
+    by_length = by_length[length[by_length] > 0]
+    columns = [np.asarray(getattr(histories, name), np.int32) for name in ("item", "domain", "event")]
+    times = np.zeros(len(columns[0]), np.int64)
+    if timed:
+        times = np.asarray(histories.time) - int(dataset.manifest.time_origin)
+    columns.append(times.astype(np.int32))
+    step = _update(scorer.model, scorer.mesh, tolerance)
+    for low in range(0, len(by_length), PEOPLE):
+        some = by_length[low : low + PEOPLE]
+        now = _placed(scorer, states.state, person[some])
+        size, longest, done = now.events.shape[0], int(length[some[0]]), 0
+        while done < longest:
+            width = min(BLOCK, power_of_two(longest - done))
+            place = offsets[some, None] + done + np.arange(width)
+            there = place < offsets[some + 1, None]
+            block = Events(*(fill(np.where(there, x[np.where(there, place, 0)], 0), size) for x in columns))
+            now = step(scorer.params, now, jax.device_put(block, by_row(scorer.mesh)))
+            done += width
+        for kept, new in zip(jax.tree.leaves(states.state), jax.tree.leaves(now), strict=True):
+            kept[person[some]] = np.asarray(new)[: len(some)]
+    return states
+
+
+def _recommend(
+    scorer: Scorer, dataset: Dataset, states: States, person: Int64[np.ndarray, "P"], domain: int, choice: Choice
+) -> Lists:
+    asked = np.flatnonzero(states.seen.lengths[person] > 0)
+    light = replace(states.state, mixed_layers=(), own_layers=())
+    ask = _queries(scorer.model, scorer.mesh)
+
+    def answers() -> Any:
+        for low in range(0, len(asked), PEOPLE):
+            some = asked[low : low + PEOPLE]
+            state = _placed(scorer, light, person[some])
+            domains = jax.device_put(np.full(state.events.shape[0], domain, np.int32), by_row(scorer.mesh))
+            yield some, np.asarray(ask(scorer.params, state, domains))[: len(some)]
+
+    def seen(some: Int[np.ndarray, "B"]) -> Ragged:
+        return states.seen.take(person[some])
+
+    def latest(some: Int[np.ndarray, "B"]) -> Int32[np.ndarray, "B STEPS"]:
+        return states.recent[person[some]]
+
+    return choose(scorer, dataset, domain, choice, len(person), asked, answers(), seen, latest)
+
+
+def _placed(scorer: Scorer, state: StreamState, person: Int64[np.ndarray, "P"]) -> StreamState:
+    """Some people's states on the devices, with people without events behind the last."""
+    size = rows_for(scorer.mesh, power_of_two(len(person)))
+    return jax.device_put(jax.tree.map(lambda x: fill(x[person], size), state), by_row(scorer.mesh))
+
+
+@lru_cache(maxsize=8)
+def _update(model: Model, mesh: Mesh, tolerance: float | None) -> Any:
+    """Compiled: (parameters, states, events) -> states; the states handed in are used up."""
+    local = partial(stream_update, model, tolerance=tolerance)
+    whole, split = jax.P(), jax.P(DATA)
+    body = jax.shard_map(local, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False)
+    return jax.jit(body, donate_argnums=1)
+
+
+@lru_cache(maxsize=8)
+def _queries(model: Model, mesh: Mesh) -> Any:
+    """Compiled: (parameters, states, domains) -> what items are scored with, float32."""
+
+    def local(params: Any, state: StreamState, domain: Int32[Any, "U"]) -> Float[Any, "U D"]:
+        return stream_queries(model, params, state, domain).astype(np.float32)
+
+    whole, split = jax.P(), jax.P(DATA)
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False),
+        in_shardings=(replicated(mesh), by_row(mesh), by_row(mesh)),
+    )

@@ -1,0 +1,100 @@
+"""Users of the data set, by their raw ids: with all that they did there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from mdrec_jax.data.batching.histories import Histories
+from mdrec_jax.data.batching.streams import plain
+from mdrec_jax.data.csr import spans
+from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.errors import InputError
+from mdrec_jax.serve.given_files import NO_NAMES, read_names, refuse_nobody
+from mdrec_jax.serve.histories_file import People
+from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
+
+ALREADY_KNOWN = "events already known"
+"""Events of a file that were read before."""
+
+
+def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> People:
+    """Users of the data set, with all of their events. Of several sequences the last with the domain's events is read.
+
+    Args:
+        path: a text file with a raw id a line (.txt), or a table with a column `user`.
+        dataset: the data set that the model was trained on.
+        columns: the names of columns that the caller gives (see `given_files.read_columns`).
+
+    Raises:
+        InputError: a file that cannot be read, or that has no row.
+    """
+    every = read_names(path, "user", dataset, columns)
+    names = list(dict.fromkeys(every))
+    refuse_nobody(len(names), path)
+    user = dataset.lookup_users(names)
+    offsets = plain(dataset.sequence_offsets)
+    chosen = _sequence_of(dataset)[np.maximum(user, 0)]
+    chosen[user < 0] = -1
+    needed, place = np.unique(chosen[chosen >= 0], return_inverse=True)
+    history = np.full(chosen.shape, -1, np.int64)
+    history[chosen >= 0] = place
+    events = spans(offsets[needed], offsets[needed + 1])
+    values = {name: plain(getattr(dataset, name))[events.values] for name in ("item", "domain", "event", "time")}
+    counts = {"rows that name a user again": len(every) - len(names), "unknown users": int((user < 0).sum())}
+    return People(names, Histories(events.offsets, **values), history, counts)
+
+
+def _sequence_of(dataset: Dataset) -> Int64[np.ndarray, "U G"]:
+    """For each user and domain the last sequence that has events of the domain, else the user's last one, else -1."""
+    user, offsets = plain(dataset.sequence_user).astype(np.int64), plain(dataset.sequence_offsets)
+    number = np.arange(len(user))
+    last = np.full(dataset.num_users, -1, np.int64)
+    np.maximum.at(last, user, number)
+    out = np.repeat(last[:, None], dataset.num_domains, axis=1)
+    sequence = np.repeat(number, np.diff(offsets))
+    for domain in range(dataset.num_domains):
+        mine = np.unique(sequence[plain(dataset.domain) == domain])
+        best = np.full(dataset.num_users, -1, np.int64)
+        np.maximum.at(best, user[mine], mine)
+        out[:, domain] = np.where(best >= 0, best, last)
+    return out
+
+
+def known_histories(dataset: Dataset, names: Sequence[str | None]) -> Histories:
+    """History p is what the data set has of user `names[p]`, in all of its roles; empty for others. Of several
+    sequences of a user the last."""
+    user = dataset.lookup_users(names)
+    number, offsets = np.arange(dataset.num_sequences), plain(dataset.sequence_offsets).astype(np.int64)
+    last = np.full(dataset.num_users + 1, -1, np.int64)  # the place behind the last is that of who is not there
+    np.maximum.at(last, plain(dataset.sequence_user), number)
+    sequence = last[user]
+    there = sequence >= 0
+    events = spans(np.where(there, offsets[sequence], 0), np.where(there, offsets[sequence + 1], 0))
+    columns = {name: plain(getattr(dataset, name))[events.values] for name in ("item", "domain", "event")}
+    time = plain(dataset.time)[events.values] if dataset.manifest.has_time else None
+    return Histories(events.offsets, **columns, time=time)
+
+
+def after_known(people: People, dataset: Dataset, path: Path) -> People:
+    """The same people with what the data set has of them before what the file has; what stands in both counts once.
+
+    Args:
+        people: as `read_histories` reads them.
+        path: the file, for errors.
+
+    Raises:
+        InputError: the data set has times and the file has none.
+    """
+    before, after = known_histories(dataset, people.names), people.histories
+    if len(before.item) and before.time is not None and len(after.item) and after.time is None:
+        raise InputError(
+            "events without times cannot follow events with times", file=path, column="time", expected="a column time"
+        )
+    nothing = np.full(len(people.names), NO_TIME)
+    known = find_overlap(event_digests(before), nothing, after).known
+    histories = in_time(following(before, without(after, known)))
+    counts = {"users whose events in the data set were read first": int((np.diff(before.offsets) > 0).sum())}
+    return replace(people, histories=histories, counts=people.counts | counts | {ALREADY_KNOWN: int(known.sum())})
