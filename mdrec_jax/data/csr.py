@@ -1,15 +1,14 @@
-"""Lists of different lengths in two flat arrays: list i is `values[offsets[i] : offsets[i + 1]]`."""
+"""Lists of different lengths in two flat arrays, as the rows of a matrix in compressed sparse row (CSR) format: list i
+is `values[offsets[i] : offsets[i + 1]]`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, Shaped
 
-from mdrec_jax.data.batching.streams import ragged_ranges
-
 
 @dataclass(frozen=True)
-class Ragged:
+class Csr:
     """B lists of item ids (or of event indices)."""
 
     offsets: Int64[np.ndarray, "B+1"]
@@ -27,22 +26,22 @@ class Ragged:
         """The list that each value stands in."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def keep(self, mask: Bool[np.ndarray, "E"]) -> "Ragged":
+    def keep(self, mask: Bool[np.ndarray, "E"]) -> "Csr":
         """The lists without the values whose mask is False, in the same order."""
-        return Ragged(from_lengths(np.bincount(self.owner[mask], minlength=len(self))), self.values[mask])
+        return Csr(from_lengths(np.bincount(self.owner[mask], minlength=len(self))), self.values[mask])
 
-    def take(self, index: Int[np.ndarray, "b"]) -> "Ragged":
+    def take(self, index: Int[np.ndarray, "b"]) -> "Csr":
         """Lists `index`, in that order."""
         events = spans(self.offsets[index], self.offsets[index + 1])
-        return Ragged(events.offsets, self.values[events.values])
+        return Csr(events.offsets, self.values[events.values])
 
-    def unique(self) -> "Ragged":
+    def unique(self) -> "Csr":
         """Every list sorted, each value once. Values must be at least 0."""
         span = int(self.values.max(initial=0)) + 1
         keys = np.sort(self.owner * span + self.values)  # np.unique goes by hashes: ten times as long here
         keys = keys[np.diff(keys, prepend=-1) > 0]
         owner, values = np.divmod(keys, span)
-        return Ragged(from_lengths(np.bincount(owner, minlength=len(self))), values.astype(self.values.dtype))
+        return Csr(from_lengths(np.bincount(owner, minlength=len(self))), values.astype(self.values.dtype))
 
     def padded(self, width: int | None = None) -> Int32[np.ndarray, "B W"]:
         """A matrix with a list a row, 0 behind its end. `width` must hold the longest list."""
@@ -69,14 +68,22 @@ def from_lengths(lengths: Int[np.ndarray, "B"]) -> Int64[np.ndarray, "B+1"]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def spans(start: Int[np.ndarray, "B"], stop: Int[np.ndarray, "B"]) -> Ragged:
+def concatenated_ranges(start: Int[np.ndarray, " K"], length: Int[np.ndarray, " K"]) -> Int64[np.ndarray, " n"]:
+    """start[0], start[0]+1, ... (length[0] of them), then start[1], ...: one flat array."""
+    length = length.astype(np.int64, copy=False)
+    end = np.cumsum(length)
+    total = int(end[-1]) if end.size else 0
+    return np.repeat(start - (end - length), length) + np.arange(total)
+
+
+def spans(start: Int[np.ndarray, "B"], stop: Int[np.ndarray, "B"]) -> Csr:
     """The whole numbers start[i] .. stop[i] - 1 of every i."""
     lengths = np.maximum(stop - start, 0)
-    return Ragged(from_lengths(lengths), ragged_ranges(start, lengths))
+    return Csr(from_lengths(lengths), concatenated_ranges(start, lengths))
 
 
-def with_one(lists: Ragged, value: Int[np.ndarray, "B"]) -> Ragged:
+def with_one(lists: Csr, value: Int[np.ndarray, "B"]) -> Csr:
     """Every list with one more value at its end."""
     offsets = lists.offsets + np.arange(len(lists) + 1)
     values = np.insert(lists.values, lists.offsets[1:], value)
-    return Ragged(offsets, values)
+    return Csr(offsets, values)

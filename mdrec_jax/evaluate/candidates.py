@@ -7,7 +7,7 @@ into blocks: a counter goes through the finaliser of SplitMix64 (Steele, Lea, Fl
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt64
 
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.ids import combine, splitmix
 from mdrec_jax.errors import InputError
 
@@ -17,7 +17,7 @@ SMALL_UNIVERSE = 4
 
 def draw(
     universe: Int32[np.ndarray, "U"],
-    excluded: Ragged,
+    excluded: Csr,
     query: Int[np.ndarray, "B"],
     negatives: int,
     *,
@@ -45,7 +45,7 @@ def draw(
     return universe[_rejected(len(universe), barred, key, negatives, replacement)]
 
 
-def check_enough(universe: Int32[np.ndarray, "U"], excluded: Ragged, wanted: int) -> Ragged:
+def check_enough(universe: Int32[np.ndarray, "U"], excluded: Csr, wanted: int) -> Csr:
     """The places in the universe of what each query excludes.
 
     Raises:
@@ -63,11 +63,11 @@ def check_enough(universe: Int32[np.ndarray, "U"], excluded: Ragged, wanted: int
     return barred
 
 
-def _inside(universe: Int32[np.ndarray, "U"], excluded: Ragged) -> Ragged:
+def _inside(universe: Int32[np.ndarray, "U"], excluded: Csr) -> Csr:
     """The places in the universe of the excluded items that are in it."""
     place = np.searchsorted(universe, excluded.values)
     there = universe[np.minimum(place, len(universe) - 1)] == excluded.values
-    return Ragged(excluded.offsets, place).keep(there)
+    return Csr(excluded.offsets, place).keep(there)
 
 
 def _numbers(key: UInt64[np.ndarray, "B"], low: int, high: int) -> UInt64[np.ndarray, "B N"]:
@@ -75,7 +75,7 @@ def _numbers(key: UInt64[np.ndarray, "B"], low: int, high: int) -> UInt64[np.nda
     return splitmix(key[:, None] + np.arange(low, high, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))
 
 
-def _shuffled(size: int, barred: Ragged, key: UInt64[np.ndarray, "B"], negatives: int) -> Int64[np.ndarray, "B N"]:
+def _shuffled(size: int, barred: Csr, key: UInt64[np.ndarray, "B"], negatives: int) -> Int64[np.ndarray, "B N"]:
     """The places whose numbers are the smallest: a uniform choice without replacement."""
     order = _numbers(key, 0, size) >> np.uint64(1)
     order[barred.owner, barred.values] = np.iinfo(np.uint64).max
@@ -84,7 +84,7 @@ def _shuffled(size: int, barred: Ragged, key: UInt64[np.ndarray, "B"], negatives
 
 
 def _rejected(
-    size: int, barred: Ragged, key: UInt64[np.ndarray, "B"], negatives: int, replacement: bool
+    size: int, barred: Csr, key: UInt64[np.ndarray, "B"], negatives: int, replacement: bool
 ) -> Int64[np.ndarray, "B N"]:
     """The first acceptable numbers of every query's stream, as many as are wanted."""
     out = np.empty((len(key), negatives), np.int64)

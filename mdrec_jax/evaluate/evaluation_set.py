@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 
 from mdrec_jax.data.batching.queries import QueryList, query_list
 from mdrec_jax.data.batching.streams import ROLE_TEST, ROLE_TRAIN, plain
-from mdrec_jax.data.csr import Ragged, spans, with_one
+from mdrec_jax.data.csr import Csr, spans, with_one
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.errors import InputError
@@ -70,17 +70,17 @@ class Asked:
         for low in range(0, len(mine), size):
             yield mine[low : low + size]
 
-    def seen(self, some: Some) -> Ragged:
+    def seen(self, some: Some) -> Csr:
         """The items that leave a full ranking: sorted, without repetition, never a query's target."""
         if self.protocol.seen == "none":
-            return Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
-        seen = Ragged(*self.queries.seen_items(some, train_only=self.protocol.seen == "train")).unique()
+            return Csr(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
+        seen = Csr(*self.queries.seen_items(some, train_only=self.protocol.seen == "train")).unique()
         return seen.keep((seen.values >= FIRST_ITEM) & (seen.values != self.queries.target[some][seen.owner]))
 
     def latest(self, some: Some, count: int) -> Int32[np.ndarray, "B K"]:
         """The last items of the visible histories, the latest first; 0 where a history is shorter."""
-        places = Ragged(*self.queries.history_places(some, last=count))
-        return Ragged(places.offsets, plain(self.dataset.item)[places.values]).last(count)
+        places = Csr(*self.queries.history_places(some, last=count))
+        return Csr(places.offsets, plain(self.dataset.item)[places.values]).last(count)
 
     def candidates(self, some: Some, number: int) -> Int32[np.ndarray, "B N"]:
         """The items of a sampled protocol, 0 behind a shorter list; `number` is that of the draw."""
@@ -114,18 +114,18 @@ class Asked:
             close = (self.queries.domain == domain) & (lengths + 1 > len(universe) - wanted)
             check_enough(universe, self._excluded(np.flatnonzero(close)), wanted)
 
-    def _excluded(self, some: Some) -> Ragged:
+    def _excluded(self, some: Some) -> Csr:
         """What is never drawn for a query, sorted, without repetition: its target, and what the protocol says. What a
         validation query leaves out does not hang on test events."""
-        none = Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
+        none = Csr(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int32))
         if self.protocol.exclude == "sequence":
             sequence, offsets = self.queries.sequence[some], plain(self.dataset.sequence_offsets)
             events = spans(offsets[sequence], offsets[sequence + 1])
             if self.protocol.split == "validation":
                 events = events.keep(plain(self.dataset.role)[events.values] != ROLE_TEST)
-            none = Ragged(events.offsets, plain(self.dataset.item)[events.values])
+            none = Csr(events.offsets, plain(self.dataset.item)[events.values])
         elif self.protocol.exclude == "history":
-            none = Ragged(*self.queries.seen_items(some))
+            none = Csr(*self.queries.seen_items(some))
         return with_one(none, self.queries.target[some]).unique()
 
     def _days(self, some: Some) -> Int32[np.ndarray, "B"]:

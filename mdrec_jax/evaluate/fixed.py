@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int64
 
-from mdrec_jax.data.csr import Ragged, from_lengths, spans
+from mdrec_jax.data.csr import Csr, from_lengths, spans
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.errors import InputError
 
@@ -36,21 +36,19 @@ class FixedCandidates:
 
     key: Int64[np.ndarray, "L"]
     """sequence * number of domains + domain, sorted."""
-    lists: Ragged
+    lists: Csr
     num_domains: int
 
-    def find(
-        self, sequence: Int[np.ndarray, "Q"], domain: Int[np.ndarray, "Q"]
-    ) -> tuple[Ragged, Bool[np.ndarray, "Q"]]:
+    def find(self, sequence: Int[np.ndarray, "Q"], domain: Int[np.ndarray, "Q"]) -> tuple[Csr, Bool[np.ndarray, "Q"]]:
         """Each query's candidates, and whether there is a list for it."""
         if not len(self.key):
-            return Ragged(np.zeros(len(sequence) + 1, np.int64), self.lists.values), np.zeros(len(sequence), bool)
+            return Csr(np.zeros(len(sequence) + 1, np.int64), self.lists.values), np.zeros(len(sequence), bool)
         wanted = sequence.astype(np.int64) * self.num_domains + domain
         place = np.minimum(np.searchsorted(self.key, wanted), len(self.key) - 1)
         found = self.key[place] == wanted
         start = np.where(found, self.lists.offsets[place], 0)
         taken = spans(start, np.where(found, self.lists.offsets[place + 1], 0))
-        return Ragged(taken.offsets, self.lists.values[taken.values]), found
+        return Csr(taken.offsets, self.lists.values[taken.values]), found
 
 
 def read_candidates(path: Path, domains: tuple[str, ...], num_items: int) -> FixedCandidates:
@@ -74,9 +72,9 @@ def read_candidates(path: Path, domains: tuple[str, ...], num_items: int) -> Fix
     negatives = frame["negatives"].gather(order)
     lengths = negatives.list.len().to_numpy()
     flat = negatives.filter(lengths > 0).explode().to_numpy()
-    lists = Ragged(from_lengths(lengths), flat)
+    lists = Csr(from_lengths(lengths), flat)
     _check_ids(lists, order, num_items, path)
-    return FixedCandidates(key[order], Ragged(lists.offsets, flat.astype(np.int32)), len(domains))
+    return FixedCandidates(key[order], Csr(lists.offsets, flat.astype(np.int32)), len(domains))
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -90,7 +88,7 @@ def _read(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _check_ids(lists: Ragged, order: Int64[np.ndarray, "L"], num_items: int, path: Path) -> None:
+def _check_ids(lists: Csr, order: Int64[np.ndarray, "L"], num_items: int, path: Path) -> None:
     bad = np.flatnonzero((lists.values < FIRST_ITEM) | (lists.values >= num_items))
     if len(bad):
         raise InputError(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 from mdrec_kernels.linear_xent import target_rank
 
 from mdrec_jax.data.batching.queries import query_batches
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.evaluate.baselines.transitions import NOTHING_REACHED, STEPS
 from mdrec_jax.evaluate.evaluation_set import Asked
@@ -166,18 +166,18 @@ def _ranks(asked: Asked, counts: tuple[Array, Array], number: int) -> np.ndarray
     return rank_from_counts(higher, ties, asked.protocol.ties)
 
 
-def widened(lists: Ragged) -> Int32[np.ndarray, "B W"]:
+def widened(lists: Csr) -> Int32[np.ndarray, "B W"]:
     return lists.padded(_width(lists))
 
 
 def widened_with(
-    lists: Ragged, values: Float32[np.ndarray, "E"]
+    lists: Csr, values: Float32[np.ndarray, "E"]
 ) -> tuple[Int32[np.ndarray, "B W"], Float32[np.ndarray, "B W"]]:
     """Both as matrices: the lists, and the values beside them."""
     return widened(lists), lists.beside(values, _width(lists))
 
 
-def _width(lists: Ragged) -> int:
+def _width(lists: Csr) -> int:
     longest = int(lists.lengths.max(initial=0))
     return next((width for width in WIDTHS if width >= longest), power_of_two(longest))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.histories import QueryBatches
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.baselines.cooccurrence import Counted
 from mdrec_jax.models.api import Model, encode_batch
@@ -156,9 +156,9 @@ class Universe:
     vectors: Float[Array, "W D"]
     count: Int32[Array, ""]
 
-    def places(self, items: Ragged) -> Ragged:
+    def places(self, items: Csr) -> Csr:
         """The rows of those items of each list that compete."""
-        rows = Ragged(items.offsets, self.place[items.values])
+        rows = Csr(items.offsets, self.place[items.values])
         return rows.keep(rows.values > 0)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Int32, Int64
 
 from mdrec_jax.data.batching.histories import Histories
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.data.sources.bad_rows import BadRows
@@ -83,7 +83,7 @@ def _codes(names: pl.Series, known: tuple[str, ...]) -> Int32[np.ndarray, "N"]:
     return code.to_numpy()
 
 
-def known_items(histories: Histories) -> Ragged:
+def known_items(histories: Histories) -> Csr:
     """The items of every history that the catalogue has, sorted, without repetition."""
-    every = Ragged(np.asarray(histories.offsets, np.int64), np.asarray(histories.item))
+    every = Csr(np.asarray(histories.offsets, np.int64), np.asarray(histories.item))
     return every.keep(every.values > UNKNOWN_ITEM).unique()

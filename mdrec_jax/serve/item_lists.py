@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.serve.given_files import NO_NAMES, read_names, read_pairs
@@ -27,7 +27,7 @@ class ItemList:
         unknown = {item for item, number in zip(self.items, ids.tolist(), strict=True) if number == UNKNOWN_ITEM}
         return ids, len(unknown)
 
-    def for_people(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Ragged:
+    def for_people(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Csr:
         """Each person's items, ascending; none for those whom the file does not name."""
         assert self.users is not None
         place = {name: number for number, name in enumerate(names)}
@@ -35,7 +35,7 @@ class ItemList:
         kept = (person >= 0) & (ids != UNKNOWN_ITEM)
         order = np.argsort(person[kept], kind="stable")
         lengths = np.bincount(person[kept], minlength=len(names))
-        return Ragged(from_lengths(lengths), ids[kept][order]).unique()
+        return Csr(from_lengths(lengths), ids[kept][order]).unique()
 
     def strangers(self, names: list[str]) -> int:
         """How many people the file names who are not among these."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mdrec_jax.data.batching.histories import Histories
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
@@ -26,7 +26,7 @@ class News:
 
     histories: Histories
     """What their states are to read: what the data set has of them, where they start with that, then new events."""
-    digests: Ragged
+    digests: Csr
     """Of the same events, those of a file with times as the file has them."""
     last: Int64[np.ndarray, "P"]
     """The time of each one's last event; the least int64 where there is none."""
@@ -34,7 +34,7 @@ class News:
     def noted(self, states: States, person: Int64[np.ndarray, "P"]) -> States:
         """States whose model has read the news, with what is kept beside it; person p is at place `person[p]`."""
         recent, time = states.recent.copy(), states.time.copy()
-        items = Ragged(np.asarray(self.histories.offsets, np.int64), np.asarray(self.histories.item))
+        items = Csr(np.asarray(self.histories.offsets, np.int64), np.asarray(self.histories.item))
         both = np.concatenate([items.last(STEPS), recent[person]], axis=1)
         new, place = np.minimum(items.lengths, STEPS)[:, None], np.arange(STEPS)
         recent[person] = np.take_along_axis(both, np.where(place < new, place, STEPS + place - new), axis=1)
@@ -72,7 +72,7 @@ def find_news(
         counts = {"users of the data set who start without what it has of them (--from reads it)": int(start.sum())}
         base = without(base, np.ones(len(base.item), bool))
     last = np.where(start & seed, _last(base), states.time[person])
-    read = Ragged(states.read.offsets, states.read.values).take(person)
+    read = Csr(states.read.offsets, states.read.values).take(person)
     read = appended(read, np.arange(len(person)), event_digests(base))
     if people.histories.time is None and (timed := last[np.diff(people.histories.offsets) > 0] > NO_TIME).any():
         raise InputError(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
 from mdrec_jax.data.batching.histories import Histories
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.data.ids import combine
 
 NO_TIME = np.iinfo(np.int64).min
@@ -20,7 +20,7 @@ class Overlap:
     late: Bool[np.ndarray, "N"]
 
 
-def event_digests(histories: Histories) -> Ragged:
+def event_digests(histories: Histories) -> Csr:
     """64 bits of each event: item, domain, behaviour type and, where there is one, second."""
 
     def column(values: Int[np.ndarray, "N"] | None, otherwise: int) -> UInt64[np.ndarray, "N"]:
@@ -30,10 +30,10 @@ def event_digests(histories: Histories) -> Ragged:
 
     what = column(histories.domain, 0) << np.uint64(32) | column(histories.event, 0) << np.uint64(48)
     digest = combine(column(histories.item, 0) | what, column(histories.time, NO_TIME))
-    return Ragged(np.asarray(histories.offsets, np.int64), digest.view(np.int64))
+    return Csr(np.asarray(histories.offsets, np.int64), digest.view(np.int64))
 
 
-def find_overlap(read: Ragged, last: Int64[np.ndarray, "P"], histories: Histories) -> Overlap:
+def find_overlap(read: Csr, last: Int64[np.ndarray, "P"], histories: Histories) -> Overlap:
     """Compares histories, history p being of person p, with what was read of them.
 
     With times an event is known if it was read: of equal ones (the same item in the same second) as many as were. What
@@ -54,7 +54,7 @@ def find_overlap(read: Ragged, last: Int64[np.ndarray, "P"], histories: Historie
     return Overlap(known, late)
 
 
-def _among(read: Ragged, digests: Ragged) -> Bool[np.ndarray, "N"]:
+def _among(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
     """Whether each digest, or as many equal ones as stand before it and itself, are among the person's."""
     before = len(read.values)
     owner = np.concatenate([read.owner, digests.owner])
@@ -71,7 +71,7 @@ def _among(read: Ragged, digests: Ragged) -> Bool[np.ndarray, "N"]:
     return known[before:]
 
 
-def _repeated(read: Ragged, digests: Ragged) -> Bool[np.ndarray, "N"]:
+def _repeated(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
     known = np.zeros(len(digests.values), bool)
     for person in np.flatnonzero((read.lengths > 0) & (digests.lengths > 0)).tolist():
         old = read.values[read.offsets[person] : read.offsets[person + 1]]
@@ -84,7 +84,7 @@ def _repeated(read: Ragged, digests: Ragged) -> Bool[np.ndarray, "N"]:
 
 def without(histories: Histories, left_out: Bool[np.ndarray, "N"]) -> Histories:
     """The histories with some of their events left out."""
-    events = Ragged(np.asarray(histories.offsets, np.int64), np.arange(len(left_out))).keep(~left_out)
+    events = Csr(np.asarray(histories.offsets, np.int64), np.arange(len(left_out))).keep(~left_out)
     columns = {name: getattr(histories, name) for name in ("item", "domain", "event", "time")}
     chosen = {name: None if x is None else np.asarray(x)[events.values] for name, x in columns.items()}
     return replace(histories, offsets=events.offsets, **chosen)

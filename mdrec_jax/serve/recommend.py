@@ -14,7 +14,7 @@ from mdrec_kernels.linear_xent import top_k
 
 from mdrec_jax.data.batching.histories import QueryBatches, history_batches
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
@@ -60,8 +60,8 @@ class Choice:
     allow: Int32[np.ndarray, "n"] | None = None
     deny: Int32[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int32))
     keep_seen: bool = False
-    allow_each: Ragged | None = None
-    deny_each: Ragged | None = None
+    allow_each: Csr | None = None
+    deny_each: Csr | None = None
 
     def universe(self, items: Int32[np.ndarray, "U"]) -> Int32[np.ndarray, "U"]:
         """The items of a domain that may be recommended.
@@ -105,7 +105,7 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
         for some, state in states(scorer, _source(scorer, dataset, people, history[asked], domain)):
             yield asked[some], state
 
-    every = Ragged(np.asarray(people.histories.offsets, np.int64), np.asarray(people.histories.item))
+    every = Csr(np.asarray(people.histories.offsets, np.int64), np.asarray(people.histories.item))
     return choose(
         scorer,
         dataset,
@@ -127,7 +127,7 @@ def choose(
     people: int,
     asked: Int64[np.ndarray, "A"],
     answers: Iterable[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]],
-    seen: Callable[[Int64[np.ndarray, "B"]], Ragged],
+    seen: Callable[[Int64[np.ndarray, "B"]], Csr],
     latest: Callable[[Int64[np.ndarray, "B"]], Int32[np.ndarray, "B K"]] | None = None,
 ) -> Lists:
     """The best items of one domain for people whose states are known; popularity for the others.
@@ -166,13 +166,13 @@ def choose(
     return Lists(item, score, fallback, had)
 
 
-def _together(people: int, *lists: Ragged | None) -> Ragged:
+def _together(people: int, *lists: Csr | None) -> Csr:
     """Each person's lists one behind the other."""
     there = [one for one in lists if one is not None]
     owner = np.concatenate([np.zeros(0, np.int64), *(one.owner for one in there)])
     values = np.concatenate([np.zeros(0, np.int32), *(one.values for one in there)])
     order = np.argsort(owner, kind="stable")
-    return Ragged(from_lengths(np.bincount(owner, minlength=people)), values[order])
+    return Csr(from_lengths(np.bincount(owner, minlength=people)), values[order])
 
 
 def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, domain: int) -> QueryBatches:
@@ -204,8 +204,8 @@ def _best(
     scorer: Scorer,
     universe: Universe,
     state: Any,
-    left_out: Ragged,
-    allowed: Ragged | None,
+    left_out: Csr,
+    allowed: Csr | None,
     recent: Int32[np.ndarray, "B K"] | None,
     k: int,
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:

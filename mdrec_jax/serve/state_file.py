@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
 from mdrec_jax.files import check_writable, open_in_place, replacing
@@ -44,16 +44,16 @@ class States:
     """Of the last event, seconds since the epoch; the least int64 where none had a time."""
     recent: Int32[np.ndarray, "U STEPS"]
     """The last items, the latest first; 0 where there are fewer."""
-    seen: Ragged
+    seen: Csr
     """The items of the catalogue that each has had, ascending."""
-    read: Ragged
+    read: Csr
     """A digest of every event that was read (`overlap.event_digests`), in the order of reading."""
 
     @classmethod
     def none(cls, model: Model) -> "States":
         nobody = np.zeros(0, np.int64)
         none, no_items = np.zeros(1, np.int64), np.zeros(0, np.int32)
-        return cls([], _fresh(model, 0), nobody, _no_items(0), Ragged(none, no_items), Ragged(none, nobody))
+        return cls([], _fresh(model, 0), nobody, _no_items(0), Csr(none, no_items), Csr(none, nobody))
 
     def including(self, names: list[str], model: Model) -> tuple[Int64[np.ndarray, "P"], "States"]:
         """(the places of these people, all states); those who were not there are added."""
@@ -80,16 +80,16 @@ def _no_items(people: int) -> Int32[np.ndarray, "U STEPS"]:
     return np.zeros((people, STEPS), np.int32)
 
 
-def _with_empty(lists: Ragged, new: int) -> Ragged:
-    return Ragged(np.concatenate([lists.offsets, np.full(new, lists.offsets[-1])]), lists.values)
+def _with_empty(lists: Csr, new: int) -> Csr:
+    return Csr(np.concatenate([lists.offsets, np.full(new, lists.offsets[-1])]), lists.values)
 
 
-def appended(lists: Ragged, place: Int64[np.ndarray, "P"], more: Ragged) -> Ragged:
+def appended(lists: Csr, place: Int64[np.ndarray, "P"], more: Csr) -> Csr:
     """List `place[p]` with list p of `more` behind it; no place stands twice."""
     owner = np.concatenate([lists.owner, place[more.owner]])
     order = np.argsort(owner, kind="stable")
     values = np.concatenate([lists.values, more.values])[order]
-    return Ragged(from_lengths(np.bincount(owner, minlength=len(lists))), values)
+    return Csr(from_lengths(np.bincount(owner, minlength=len(lists))), values)
 
 
 @contextmanager
@@ -231,12 +231,12 @@ class _Arrays:
             raise InputError("not the states of this model", file=self.path, column=name, found=told, expected=wanted)
         return array
 
-    def lists(self, name: str, dtype: Any, people: int) -> Ragged:
+    def lists(self, name: str, dtype: Any, people: int) -> Csr:
         """A list a person: the values `name` and where each list begins."""
         offsets, values = self.array(f"{name}_offsets", np.int64, (people + 1,)), self.array(name, dtype, (None,))
         if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
             raise self.damaged(f"{name}_offsets", f"whole numbers that rise from 0 to {len(values):,}")
-        return Ragged(offsets, values)
+        return Csr(offsets, values)
 
     def check_items(self, name: str, num_items: int) -> None:
         items = self.found[name]

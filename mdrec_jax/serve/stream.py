@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Int32, Int64
 
 from mdrec_jax.data.batching.histories import Histories
 from mdrec_jax.data.batching.streams import plain
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.ranking import fill, power_of_two
@@ -180,7 +180,7 @@ def _recommend(
             domains = jax.device_put(np.full(state.events.shape[0], domain, np.int32), by_row(scorer.mesh))
             yield some, np.asarray(ask(scorer.params, state, domains))[: len(some)]
 
-    def seen(some: Int[np.ndarray, "B"]) -> Ragged:
+    def seen(some: Int[np.ndarray, "B"]) -> Csr:
         return states.seen.take(person[some])
 
     def latest(some: Int[np.ndarray, "B"]) -> Int32[np.ndarray, "B STEPS"]:

@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.candidates import draw
 
 
-def lists(*values: list[int]) -> Ragged:
-    return Ragged(
+def lists(*values: list[int]) -> Csr:
+    return Csr(
         from_lengths(np.array([len(one) for one in values])), np.array([x for one in values for x in one], np.int32)
     )
 
 
-def picked(ragged: Ragged, some: np.ndarray) -> Ragged:
-    parts = [ragged.values[ragged.offsets[i] : ragged.offsets[i + 1]] for i in some]
-    return Ragged(from_lengths(np.array([len(part) for part in parts])), np.concatenate(parts))
+def picked(csr: Csr, some: np.ndarray) -> Csr:
+    parts = [csr.values[csr.offsets[i] : csr.offsets[i + 1]] for i in some]
+    return Csr(from_lengths(np.array([len(part) for part in parts])), np.concatenate(parts))
 
 
 @settings(max_examples=150, deadline=None)
@@ -65,7 +65,7 @@ def test_every_item_is_drawn_equally_often(size: int, replacement: bool) -> None
     """Chi-squared over 20,000 queries, far inside its range; both ways of drawing without replacement."""
     universe = np.arange(2, size + 2, dtype=np.int32)
     queries, negatives = 20_000, 20
-    nothing = Ragged(np.zeros(queries + 1, np.int64), np.zeros(0, np.int32))
+    nothing = Csr(np.zeros(queries + 1, np.int64), np.zeros(0, np.int32))
     drawn = draw(universe, nothing, np.arange(queries), negatives, replacement=replacement, seed=5)
     counts = np.bincount(drawn.ravel() - 2, minlength=size)
     expected = queries * negatives / size

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.data.batching.batches import BatchingConfig
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.scorer import AHEAD, Scorer, competing, item_matrix, make_scorer, place_items, states
 from mdrec_jax.models.api import Model
@@ -136,7 +136,7 @@ def test_a_universe_knows_the_rows_of_its_items() -> None:
     np.testing.assert_array_equal(universe.vectors, np.asarray(PARAMS.tables["item"])[universe.ids])
     assert int(universe.count) == len(ITEMS)
     np.testing.assert_array_equal(competing(universe.vectors, universe.count), [[False] + [True] * 5])
-    asked = Ragged(np.array([0, 3, 3, 5]), np.array([9, 2, 3, 38, 39]))
+    asked = Csr(np.array([0, 3, 3, 5]), np.array([9, 2, 3, 38, 39]))
     places = universe.places(asked)
     np.testing.assert_array_equal(places.offsets, [0, 2, 2, 3])
     np.testing.assert_array_equal(places.values, [3, 1, 5])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.evaluate.baselines.transitions import (
     NOTHING_REACHED,
     base_scores,
@@ -18,14 +18,14 @@ ITEMS = 12
 SEQUENCES = st.lists(st.lists(st.integers(1, ITEMS - 1), min_size=1, max_size=12), min_size=1, max_size=6)
 
 
-def ragged(values: list[list[int]]) -> Ragged:
-    return Ragged(
+def csr(values: list[list[int]]) -> Csr:
+    return Csr(
         from_lengths(np.array([len(one) for one in values])), np.array([x for one in values for x in one], np.int32)
     )
 
 
 def counted(sequences: list[list[int]]):
-    flat = ragged(sequences)
+    flat = csr(sequences)
     return count_transitions(flat.values, flat.owner, ITEMS)
 
 
@@ -72,8 +72,8 @@ def test_sparse_ranks_equal_ranks_over_whole_rows(data, sequences: list[list[int
     seen = [data.draw(st.lists(st.integers(2, ITEMS - 1), max_size=5)) for _ in range(queries)]
     target = np.array([data.draw(st.sampled_from(universe.tolist())) for _ in range(queries)], np.int32)
     base = np.array(data.draw(st.lists(st.integers(0, 3), min_size=ITEMS, max_size=ITEMS))) * 1e-6
-    reached = reach(counts, ragged(histories).last(5))
-    higher, ties = rank_all(reached, base_scores(base, universe), target, ragged(seen))
+    reached = reach(counts, csr(histories).last(5))
+    higher, ties = rank_all(reached, base_scores(base, universe), target, csr(seen))
     for number in range(queries):
         scores = whole_scores(matrix, histories[number], base)
         rivals = [i for i in universe.tolist() if i != target[number] and i not in seen[number]]
@@ -91,7 +91,7 @@ def test_popularity_counts_higher_and_tied_items(data, base: list[int]) -> None:
     universe = np.arange(2, ITEMS, dtype=np.int32)
     target = np.array([data.draw(st.integers(2, ITEMS - 1))], np.int32)
     seen = data.draw(st.lists(st.integers(2, ITEMS - 1), max_size=6))
-    higher, ties = rank_all(NOTHING_REACHED, base_scores(scores, universe), target, ragged([seen]))
+    higher, ties = rank_all(NOTHING_REACHED, base_scores(scores, universe), target, csr([seen]))
     rivals = [i for i in universe.tolist() if i != target[0] and i not in seen]
     assert higher[0] == (scores[rivals] > scores[target[0]]).sum()
     assert ties[0] == (scores[rivals] == scores[target[0]]).sum()

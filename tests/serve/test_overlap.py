@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdrec_jax.data.batching.histories import Histories
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
 
 type Event = tuple[int, int, int, int]
@@ -49,9 +49,7 @@ def test_of_equal_events_as_many_are_known_as_were_read(seed: int) -> None:
 
 
 def test_nothing_is_late_to_somebody_of_whom_nothing_was_read() -> None:
-    found = find_overlap(
-        Ragged(np.array([0, 0]), np.zeros(0, np.int64)), np.array([NO_TIME]), histories([[(3, 0, 0, 7)]])
-    )
+    found = find_overlap(Csr(np.array([0, 0]), np.zeros(0, np.int64)), np.array([NO_TIME]), histories([[(3, 0, 0, 7)]]))
     assert (found.known.tolist(), found.late.tolist()) == ([False], [False])
 
 

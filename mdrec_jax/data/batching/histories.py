@@ -23,8 +23,9 @@ from mdrec_jax.data.batching.layout import (
     slots_of,
 )
 from mdrec_jax.data.batching.packing import make_pool, pack, slot_lengths
-from mdrec_jax.data.batching.streams import EventStream, check_times, ragged_ranges
+from mdrec_jax.data.batching.streams import EventStream, check_times
 from mdrec_jax.data.batching.windows import Windows, domain_geometry
+from mdrec_jax.data.csr import concatenated_ranges
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class QueryBatches:
 
         asked, begin = self._questions, self._query_offsets[window]
         count = self._query_offsets[window + 1] - begin
-        query = self._queries_of[ragged_ranges(begin, count)]
+        query = self._queries_of[concatenated_ranges(begin, count)]
         segment = np.repeat(np.arange(len(window)), count)
         domain, time = asked.domain[query].astype(np.int32), self._time[query]
         place = layout.slot[segment] + layout.length[segment] - 1

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt16
 
-from mdrec_jax.data.batching.streams import EventStream, ragged_ranges
+from mdrec_jax.data.batching.streams import EventStream
 from mdrec_jax.data.batching.windows import DomainGeometry, Windows
+from mdrec_jax.data.csr import concatenated_ranges
 
 if TYPE_CHECKING:
     from mdrec_jax.types import Batch
@@ -257,4 +258,4 @@ def slots_of(row_offsets: Int64[np.ndarray, " M+1"], rows: Int[np.ndarray, " R"]
     """The slots of these rows of a template, and how many each row has."""
     start = row_offsets[rows]
     count = row_offsets[rows + 1] - start
-    return ragged_ranges(start, count), count
+    return concatenated_ranges(start, count), count

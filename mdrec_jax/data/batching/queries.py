@@ -18,9 +18,9 @@ from mdrec_jax.data.batching.streams import (
     ROLE_VALIDATION,
     make_stream,
     plain,
-    ragged_ranges,
     visible_events,
 )
+from mdrec_jax.data.csr import concatenated_ranges
 from mdrec_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class QueryList:
         if last is not None:
             begin = np.maximum(begin, end - last)
         offsets = np.concatenate([[0], np.cumsum(end - begin)])
-        return offsets, self.visible[ragged_ranges(begin, end - begin)]
+        return offsets, self.visible[concatenated_ranges(begin, end - begin)]
 
     def seen_items(
         self, query: Int[np.ndarray, " B"], *, train_only: bool = False

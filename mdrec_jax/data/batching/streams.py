@@ -52,14 +52,6 @@ class EventStream:
         return self.target is not self.item
 
 
-def ragged_ranges(start: Int[np.ndarray, " K"], length: Int[np.ndarray, " K"]) -> Int64[np.ndarray, " n"]:
-    """start[0], start[0]+1, ... (length[0] of them), then start[1], ...: one flat array."""
-    length = length.astype(np.int64, copy=False)
-    end = np.cumsum(length)
-    total = int(end[-1]) if end.size else 0
-    return np.repeat(start - (end - length), length) + np.arange(total)
-
-
 def plain(column: np.ndarray) -> np.ndarray:
     """The column without the memmap subclass, whose every slice costs a Python call; still mapped, not read."""
     return np.asarray(column)

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt16, UInt64
 
-from mdrec_jax.data.batching.streams import EventStream, ragged_ranges
+from mdrec_jax.data.batching.streams import EventStream
+from mdrec_jax.data.csr import concatenated_ranges
 
 MAX_LENGTH = 65_000
 """The longest window: distances and counts inside one are kept in 16 bits."""
@@ -62,7 +63,7 @@ def cut_windows(stream: EventStream, *, window: Literal["last", "all"], max_leng
         )
     count = np.maximum(1, -(-tokens // max_length))
     sequence = np.repeat(np.arange(len(tokens)), count)
-    number = ragged_ranges(np.zeros(len(count), np.int64), count)
+    number = concatenated_ranges(np.zeros(len(count), np.int64), count)
     first = number * max_length
     cut = Windows(
         sequence=sequence.astype(np.int32),
@@ -94,8 +95,8 @@ def domain_geometry(stream: EventStream, windows: Windows) -> DomainGeometry | N
         places = np.flatnonzero(stream.domain == domain)
         low = np.searchsorted(places, stream.start)
         count = np.searchsorted(places, stream.start + stream.length) - low
-        mine = places[ragged_ranges(low, count)]
-        rank = ragged_ranges(np.zeros(len(count), np.int64), count)
+        mine = places[concatenated_ranges(low, count)]
+        rank = concatenated_ranges(np.zeros(len(count), np.int64), count)
         gap = np.minimum(np.diff(mine, prepend=0), 0xFFFF)
         facts[mine, 2] = rank & 0xFFFF
         facts[mine, 3] = np.where(rank == 0, 0xFFFF, gap)

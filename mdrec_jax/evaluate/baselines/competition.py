@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.evaluate.evaluation_set import Asked, Some
 from mdrec_jax.evaluate.protocol import Ties
 from mdrec_jax.evaluate.ranks import rank_from_counts
@@ -16,7 +16,7 @@ class Competition:
     """B queries about W items; N candidates in each of R draws (none, and R = 1, in a full ranking)."""
 
     target: Int64[np.ndarray, "B"]
-    left_out: Ragged
+    left_out: Csr
     drawn: Int64[np.ndarray, "B R N"] | None
     """-1 where a list is shorter."""
     ties: Ties
@@ -44,12 +44,12 @@ class Competition:
 
 def competition(asked: Asked, some: Some, place: Int32[np.ndarray, "V"]) -> Competition:
     """What the protocol says about some queries; item v is column `place[v]`, -1 where it never competes."""
-    drawn, seen = None, Ragged(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int64))
+    drawn, seen = None, Csr(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int64))
     if asked.protocol.sampled:
         lists = [place[asked.candidates(some, number)] for number in range(asked.protocol.draws)]
         drawn = np.stack(lists, axis=1).astype(np.int64)
     else:
         seen = asked.seen(some)
-        seen = Ragged(seen.offsets, place[seen.values].astype(np.int64))
+        seen = Csr(seen.offsets, place[seen.values].astype(np.int64))
         seen = seen.keep(seen.values >= 0)
     return Competition(place[asked.queries.target[some]].astype(np.int64), seen, drawn, asked.protocol.ties)

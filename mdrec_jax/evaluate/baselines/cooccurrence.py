@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from mdrec_jax.data.csr import Ragged, from_lengths
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.baselines.transitions import Reached, TransitionCounts, reach
 
@@ -70,9 +70,9 @@ class Counted:
 
     def lists(
         self, added: Reached, place: Int32[np.ndarray, "V"], queries: int
-    ) -> tuple[Ragged, Float32[np.ndarray, "E"]]:
+    ) -> tuple[Csr, Float32[np.ndarray, "E"]]:
         """Each query's items that something is added to, by their `place` where they have one, and what it is."""
         query, item = np.divmod(added.key, len(self.counts.total))
         there = place[item] > 0
         offsets = from_lengths(np.bincount(query[there], minlength=queries))
-        return Ragged(offsets, place[item[there]]), added.score[there].astype(np.float32)
+        return Csr(offsets, place[item[there]]), added.score[there].astype(np.float32)

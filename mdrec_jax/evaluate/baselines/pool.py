@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.baselines import linear
 from mdrec_jax.evaluate.baselines.linear import Sequences, Square
@@ -106,10 +106,10 @@ class Pool:
     ) -> Float32[np.ndarray, "B W"]:
         """The scores of some queries by a matrix (and by the one that it is followed by), the items of their histories
         weighed by `linear.recency`."""
-        places = Ragged(*asked.queries.history_places(some))
+        places = Csr(*asked.queries.history_places(some))
         column = self.place[plain(self.dataset.item)[places.values]]
         number = np.where(column >= 0, self.number[column], -1)
-        own = Ragged(places.offsets, number).keep(number >= 0)
+        own = Csr(places.offsets, number).keep(number >= 0)
         back = np.repeat(own.offsets[1:], own.lengths) - 1 - np.arange(len(own.values))
         weight = linear.recency(back, decay).astype(np.float32)
         found = np.empty((len(some), len(self.known)), np.float32)

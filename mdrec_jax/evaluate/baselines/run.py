@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
-from mdrec_jax.data.csr import Ragged
+from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.baselines.transitions import (
     NOTHING_REACHED,
@@ -122,9 +122,9 @@ def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> I
     """The last items of the visible histories (of one domain's events), the latest first."""
     if domain is None:
         return asked.latest(some, STEPS)
-    places = Ragged(*asked.queries.history_places(some))
+    places = Csr(*asked.queries.history_places(some))
     places = places.keep(plain(asked.dataset.domain)[places.values] == domain)
-    return Ragged(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
+    return Csr(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
 
 
 def _block_ranks(asked: Asked, baselines: dict[str, BaselineScores], some: Int64[np.ndarray, "B"]) -> dict[str, Ranks]:
@@ -135,7 +135,7 @@ def _block_ranks(asked: Asked, baselines: dict[str, BaselineScores], some: Int64
     for number in range(protocol.draws):
         among = asked.candidates(some, number) if protocol.sampled else asked.seen(some)
         for name, one in baselines.items():
-            if isinstance(among, Ragged):
+            if isinstance(among, Csr):
                 counts = rank_all(reached[name], one.base, target, among)
             else:
                 counts = rank_among(reached[name], one.base, target, among)

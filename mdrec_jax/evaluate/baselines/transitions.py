@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
-from mdrec_jax.data.csr import Ragged, from_lengths, spans
+from mdrec_jax.data.csr import Csr, from_lengths, spans
 from mdrec_jax.data.ids import FIRST_ITEM
 
 STEPS = 5
@@ -119,7 +119,7 @@ def base_scores(score: Float64[np.ndarray, "V"], universe: Int32[np.ndarray, "U"
 
 
 def rank_all(
-    reached: Reached, base: BaseScores, target: Int32[np.ndarray, "B"], seen: Ragged
+    reached: Reached, base: BaseScores, target: Int32[np.ndarray, "B"], seen: Csr
 ) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
     """How many items of the universe score above the target, and how many others the same.
 
