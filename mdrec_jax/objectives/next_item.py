@@ -37,7 +37,9 @@ class NextItemConfig:
             2008), with the correction for how often an item is drawn; `bce`, one-against-sampled; `gbce`, its
             calibrated form (Petrov & Macdonald 2023, gSASRec, eq. 9).
         softmax_over: `all` items, or only those of the target's domain.
-        negatives: draws shared by the batch, for each pool; unused by `softmax`.
+        negatives: draws for each pool; unused by `softmax`. Those of `sampled_softmax` are shared by the batch, those of
+            `bce` and `gbce` by a row of it: a cross entropy pulls on a negative in proportion to its probability, a
+            binary one at first with half of every token, which drowns what the item gains as a target.
         sampler: how they are drawn: `uniform`, by `popularity`, or from the batch's own targets (`in_batch`).
         noise: e, the share of events that are nobody's choice; 0 trusts the log.
     """
@@ -67,7 +69,7 @@ class NextItemConfig:
 class Candidates:
     """Item ids that the loss needs vectors of: some belong to a row of the batch, some are shared by all rows."""
 
-    per_row: dict[str, Int32[jax.Array, "R T"]]
+    per_row: dict[str, Int32[jax.Array, "R _"]]
     shared: dict[str, Int32[jax.Array, " N"]]
 
     def all(self) -> dict[str, jax.Array]:
@@ -103,15 +105,26 @@ class NextItem:
         """What to look up for `batch`, the local rows of a batch that is spread over devices."""
         if self.needs_whole_table:
             return Candidates({}, {})
+        own = {"target": jnp.asarray(batch.target)}
+        if not self._binary:
+            return Candidates(own, {"negative": self._draw(batch, key, spread)})
+        rows = spread.index * batch.target.shape[0] + jnp.arange(batch.target.shape[0])
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+        return Candidates(own | {"negative": jax.vmap(lambda key: self._draw(batch, key, spread))(keys)}, {})
+
+    @property
+    def _binary(self) -> bool:
+        return self.config.kind in ("bce", "gbce")
+
+    def _draw(self, batch: Batch, key: jax.Array, spread: Spread) -> Int32[jax.Array, " N"]:
         assert self.sampler is not None
         pools, number = self.allowed.shape[0], self.config.negatives
-        own = {"target": jnp.asarray(batch.target)}
         if self.config.sampler != "in_batch":
-            return Candidates(own, {"negative": draw(self.sampler, key, number).reshape(-1)})
-        target, pool, real = spread.gather((own["target"].reshape(-1), self._pool(batch), _real(batch)))
+            return draw(self.sampler, key, number).reshape(-1)
+        target, pool, real = spread.gather((jnp.asarray(batch.target).reshape(-1), self._pool(batch), _real(batch)))
         keys = jax.random.split(key, pools)
         drawn = [draw_from_batch(target, real & (pool == g), keys[g], number) for g in range(pools)]
-        return Candidates(own, {"negative": jnp.concatenate(drawn)})
+        return jnp.concatenate(drawn)
 
     def loss(
         self,
@@ -174,17 +187,25 @@ class NextItem:
     ) -> Float32[jax.Array, ""]:
         assert self.sampler is not None
         config, pools = self.config, self.allowed.shape[0]
-        negative = candidates.shared["negative"]
+        negative = candidates.all()["negative"]
         negative_pool = jnp.repeat(jnp.arange(pools, dtype=jnp.int32), config.negatives)
         positives, negatives = vectors("target").reshape(x.shape), vectors("negative")
+        if self._binary:
+
+            def of_row(x: Any, positive: Any, target: Any, pool: Any, weight: Any, ids: Any, row: Any) -> jax.Array:
+                known = {"group": pool, "negative_group": negative_pool} if pools > 1 else {}
+                return linear_xent.sampled_bce_sum(
+                    x, positive, row, weight, beta=self.beta[pool], positive_id=target, negative_id=ids, **known
+                )
+
+            tokens = [jnp.reshape(a, (len(negative), -1, *a.shape[1:])) for a in (x, positives, target, pool, weight)]
+            return jnp.sum(jax.vmap(of_row)(*tokens, negative, negatives))
         known: dict[str, Any] = {"positive_id": target, "negative_id": negative}
         if pools > 1:
             known |= {"group": pool, "negative_group": negative_pool}
-        if config.kind == "sampled_softmax":
-            known["positive_logq"] = self.sampler.log_probability[pool, target]
-            known["negative_logq"] = self.sampler.log_probability[negative_pool, negative]
-            return linear_xent.sampled_xent_sum(x, positives, negatives, weight, **known)
-        return linear_xent.sampled_bce_sum(x, positives, negatives, weight, beta=self.beta[pool], **known)
+        known["positive_logq"] = self.sampler.log_probability[pool, target]
+        known["negative_logq"] = self.sampler.log_probability[negative_pool, negative]
+        return linear_xent.sampled_xent_sum(x, positives, negatives, weight, **known)
 
     @property
     def _choices(self) -> Float32[jax.Array, " G"]:
