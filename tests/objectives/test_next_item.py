@@ -36,21 +36,22 @@ def made(pools: list[np.ndarray] = OVERLAPPING, **config: Any) -> NextItem:
     return make_objective(NextItemConfig(**config), pools, COUNTS, ROWS)
 
 
-def computed(objective: NextItem, devices: int = 1) -> tuple[float, np.ndarray, dict[str, np.ndarray]]:
-    """The loss of the global batch, each token's, and the negatives."""
+def computed(objective: NextItem, devices: int = 1) -> tuple[float, np.ndarray, np.ndarray]:
+    """The loss of the global batch, each token's, and the negatives: of all, or [R, N] of each row."""
     mesh = make_mesh(MeshConfig(devices))
 
     def local(states: jax.Array, batch: Batch, weight: jax.Array) -> Any:
         candidates = objective.candidates(batch, jax.random.key(2), DEVICES)
         vectors = vectors_of(candidates)
         loss = objective.loss(vectors, states, batch, weight, candidates)
-        return DEVICES.sum(loss), objective.each(vectors, states, batch, candidates), candidates.shared
+        negative = candidates.all().get("negative", jnp.zeros(0, jnp.int32))
+        return DEVICES.sum(loss), objective.each(vectors, states, batch, candidates), negative
 
     whole, split = jax.P(), jax.P(DATA)
-    out = (whole, split, whole)
+    out = (whole, split, split if objective.config.kind in ("bce", "gbce") else whole)
     step = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(split,) * 3, out_specs=out, check_vma=False))
-    loss, each, shared = jax.device_get(step(*jax.device_put((STATES, BATCH, WEIGHT), by_row(mesh))))
-    return float(loss), each.reshape(BATCH.item.shape), shared
+    loss, each, negatives = jax.device_get(step(*jax.device_put((STATES, BATCH, WEIGHT), by_row(mesh))))
+    return float(loss), each.reshape(BATCH.item.shape), negatives
 
 
 def targets() -> list[tuple[tuple[int, int], int, int, np.ndarray]]:
@@ -87,31 +88,35 @@ def test_the_softmax_runs_over_the_catalogue_or_the_targets_domain(over: str, do
         ("gbce", "all", "in_batch"),
     ],
 )
-def test_binary_losses_count_the_negatives_of_their_pool(kind: str, over: str, sampler: str) -> None:
+def test_binary_losses_count_the_negatives_that_their_row_drew_from_their_pool(
+    kind: str, over: str, sampler: str
+) -> None:
     objective = made(kind=kind, softmax_over=over, sampler=sampler, negatives=6)
-    negatives = computed(objective)[2]["negative"].reshape(-1, 6)
-    assert len(negatives) == (1 if over == "all" else SPEC.num_domains)
+    negatives = computed(objective)[2].reshape(len(BATCH.item), -1, 6)
+    assert negatives.shape[1] == (1 if over == "all" else SPEC.num_domains)
+    assert len(np.unique(negatives[:, 0], axis=0)) == len(negatives)
     expected = {}
     for place, target, domain, scores in targets():
         pool = 0 if over == "all" else domain
         size = len(np.unique(np.concatenate(OVERLAPPING))) if over == "all" else len(OVERLAPPING[domain])
         rate = 6 / (size - 1)
         beta = rate * (0.75 * (1 - 1 / rate) + 1 / rate) if kind == "gbce" else 1.0
-        others = [item for item in negatives[pool] if item != target]
+        others = [item for item in negatives[place[0], pool] if item != target]
         total = beta * np.log1p(np.exp(-scores[target])) + np.log1p(np.exp(scores[others])).sum()
         expected[place] = total / (1 + len(others))
     assert_is(objective, expected)
+    assert_is(objective, expected, devices=4)
 
 
 @pytest.mark.parametrize("over", ["all", "target_domain"])
 def test_negatives_from_the_batch_are_targets_of_their_pool_and_the_same_everywhere(over: str) -> None:
     objective = made(kind="sampled_softmax", softmax_over=over, sampler="in_batch", negatives=200)
-    loss, each, shared = computed(objective)
+    loss, each, negatives = computed(objective)
     other = computed(objective, devices=4)
-    np.testing.assert_array_equal(other[2]["negative"], shared["negative"])
+    np.testing.assert_array_equal(other[2], negatives)
     np.testing.assert_allclose(other[0], loss, rtol=1e-5)
     np.testing.assert_allclose(other[1], each, rtol=1e-4, atol=1e-5)
-    drawn = shared["negative"].reshape(-1, 200)
+    drawn = negatives.reshape(-1, 200)
     for pool, items in enumerate(drawn):
         own = BATCH.weight > 0 if over == "all" else (BATCH.weight > 0) & (BATCH.target_domain == pool)
         assert set(items) == set(BATCH.target[own])
@@ -128,7 +133,8 @@ def test_a_pool_of_one_item_has_a_calibration_too() -> None:
 def test_the_whole_softmax_looks_nothing_up_and_samples_look_their_targets_up() -> None:
     batch = jax.tree.map(jnp.asarray, BATCH)
     assert made().candidates(batch, jax.random.key(0), DEVICES) == Candidates({}, {})
-    found = made(kind="bce", negatives=4, softmax_over="target_domain").candidates(batch, jax.random.key(0), DEVICES)
+    objective = made(kind="sampled_softmax", negatives=4, softmax_over="target_domain")
+    found = objective.candidates(batch, jax.random.key(0), DEVICES)
     np.testing.assert_array_equal(found.per_row["target"], BATCH.target)
     assert found.all().keys() == {"target", "negative"}
     assert found.shared["negative"].shape == (4 * SPEC.num_domains,)
@@ -138,7 +144,7 @@ def test_the_whole_softmax_looks_nothing_up_and_samples_look_their_targets_up() 
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
 def test_a_sampled_softmax_divides_every_item_by_how_often_it_is_drawn(over: str, sampler: str) -> None:
     objective = made(kind="sampled_softmax", softmax_over=over, sampler=sampler, negatives=6)
-    negatives = computed(objective)[2]["negative"].reshape(-1, 6)
+    negatives = computed(objective)[2].reshape(-1, 6)
     expected = {}
     for place, target, domain, scores in targets():
         pool = 0 if over == "all" else domain
