@@ -142,8 +142,10 @@ class Study:
         chosen = part.settings[max(tried, key=lambda number: self.value(tried[number], "validation"))]
         plain = part.common if part.objective else self.control(chosen, part.common)
         both = ("validation", "test")
-        runs = [[self.run(fields, seed, both) for seed in self.seeds] for fields in (part.common | chosen, plain)]
-        return chosen, plain, *runs
+        ours, theirs = (
+            [self.run(fields, seed, both) for seed in self.seeds] for fields in (part.common | chosen, plain)
+        )
+        return chosen, plain, ours, theirs
 
     def against(self, ours: Sequence[Path], theirs: Sequence[Path], split: str, paired: bool) -> Difference:
         where, metric = place_of(self.config.train.metric)

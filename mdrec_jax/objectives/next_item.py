@@ -198,8 +198,13 @@ class NextItem:
                     x, positive, row, weight, beta=self.beta[pool], positive_id=target, negative_id=ids, **known
                 )
 
-            tokens = [jnp.reshape(a, (len(negative), -1, *a.shape[1:])) for a in (x, positives, target, pool, weight)]
-            return jnp.sum(jax.vmap(of_row)(*tokens, negative, negatives))
+            def rows(of_tokens: jax.Array) -> jax.Array:
+                return of_tokens.reshape(len(negative), -1, *of_tokens.shape[1:])
+
+            sums = jax.vmap(of_row)(
+                rows(x), rows(positives), rows(target), rows(pool), rows(weight), negative, negatives
+            )
+            return jnp.sum(sums)
         known: dict[str, Any] = {"positive_id": target, "negative_id": negative}
         if pools > 1:
             known |= {"group": pool, "negative_group": negative_pool}
