@@ -37,7 +37,7 @@ class NextItemConfig:
             2008), with the correction for how often an item is drawn; `bce`, one-against-sampled; `gbce`, its
             calibrated form (Petrov & Macdonald 2023, gSASRec, eq. 9).
         softmax_over: `all` items, or only those of the target's domain.
-        negatives: draws for each pool; unused by `softmax`. Those of `sampled_softmax` are shared by the batch. Those of
+        negatives: draws for each pool; unused by `softmax`. `sampled_softmax` shares them in the batch. Those of
             `bce` and `gbce` are shared by a row of it alone: there half of every token pulls on a negative at first,
             and a whole batch together drowns what the item gains as a target.
         sampler: how they are drawn: `uniform`, by `popularity`, or from the batch's own targets (`in_batch`).
