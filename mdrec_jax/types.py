@@ -104,8 +104,9 @@ class ParameterFacts:
 
     Args:
         logical_axes: a name for each dimension, no name twice: `layers` (stacked blocks), `embed` (D), `embed_out` (D
-            of a square map's output), `heads` (H*K), `mlp` (F), `code`, `code_out`, `expert`, `slot`, `pass`, `gate`,
-            `position`, `domain`, `event`, `bucket`, `table` (V). The sharding rules map them to axes of the mesh.
+            of a square map's output), `heads` (H*K), `mlp` (F), `code`, `code_out`, `domain_rank`, `pass_rank`,
+            `expert`, `slot`, `pass`, `gate`, `position`, `domain`, `event`, `date`, `gap`, `bucket`, `table` (V). The
+            sharding rules map them to axes of the mesh.
         scope: whether the parameter leaves an organisation in federated training ("shared") or stays ("private").
         group: `matrix` and `embedding` (rows that are looked up or attended to: a matrix times a one-hot) may be
             decayed, `vector` (norms, biases, scales) never, whatever its number of dimensions is; `table` (looked up
