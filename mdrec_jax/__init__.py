@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset, open_dataset
     from mdrec_jax.data.prepare.prepare import prepare
     from mdrec_jax.models.api import Model, make_model
+    from mdrec_jax.models.bsarec import BsarecConfig
     from mdrec_jax.models.config import RecommenderConfig
     from mdrec_jax.models.encoded import Encoded
     from mdrec_jax.models.gru4rec import Gru4RecConfig
@@ -31,6 +32,7 @@ _HOMES = {
     "data.prepare.prepare": ("prepare",),
     "models.api": ("Model", "make_model"),
     "models.encoded": ("Encoded",),
+    "models.bsarec": ("BsarecConfig",),
     "models.gru4rec": ("Gru4RecConfig",),
     "models.hstu": ("HstuConfig",),
     "models.config": ("RecommenderConfig",),
@@ -47,6 +49,7 @@ _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for nam
 __all__ = [
     "Batch",
     "BatchingConfig",
+    "BsarecConfig",
     "Dataset",
     "DatasetSpec",
     "Encoded",

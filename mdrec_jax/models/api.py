@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from mdrec_jax.models.bsarec import BsarecConfig, make_bsarec
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import TrainingStates
 from mdrec_jax.models.encoded import Encoded
@@ -15,12 +16,13 @@ from mdrec_jax.models.hstu import HstuConfig, make_hstu
 from mdrec_jax.models.recommender import make_recommender
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
-type ModelConfig = RecommenderConfig | HstuConfig | Gru4RecConfig
+type ModelConfig = RecommenderConfig | HstuConfig | Gru4RecConfig | BsarecConfig
 
 MODELS: dict[type, Callable[..., Any]] = {
     RecommenderConfig: make_recommender,
     HstuConfig: make_hstu,
     Gru4RecConfig: make_gru4rec,
+    BsarecConfig: make_bsarec,
 }
 """What makes a model of a configuration."""
 
@@ -128,7 +130,7 @@ def make_model(config: ModelConfig, spec: DatasetSpec) -> Model:
 
 
 def kind_of(config: ModelConfig) -> str:
-    """The model's kind as tables name it: `mdrec`, `sasrec`, `hstu`, `gru4rec`."""
+    """The model's kind as tables name it: `mdrec`, `sasrec`, `hstu`, `gru4rec`, `bsarec`."""
     own = type(config).__name__.removesuffix("Config").lower()
     return config.kind if isinstance(config, RecommenderConfig) else own
 

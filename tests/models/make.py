@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdrec_jax.models.api import Model, ModelConfig, make_model
+from mdrec_jax.models.bsarec import BsarecConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.gru4rec import Gru4RecConfig
@@ -67,6 +68,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "hstu without bias": HstuConfig(
         dim=8, layers=1, attention_window=16, init_scale=0.5, position_bias=False, time_bias=False, positions="none"
     ),
+    "bsarec": BsarecConfig(dim=8, layers=1, heads=2, attention_window=16, init_scale=0.5),
     "gru4rec, domains and events, cosine": Gru4RecConfig(
         dim=8, layers=2, init_scale=0.5, domain_embedding=True, event_embedding=True, temperature=0.05
     ),

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 
 from mdrec_jax.models.api import Model, ModelConfig, encode_batch, make_model
+from mdrec_jax.models.bsarec import BsarecConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.gru4rec import Gru4RecConfig
@@ -45,6 +46,7 @@ MODELS: dict[str, ModelConfig] = {
     ),
     "hstu": HstuConfig(**SIZES),
     "gru4rec": Gru4RecConfig(dim=8, layers=2),
+    "bsarec": BsarecConfig(**SIZES),
 }
 
 

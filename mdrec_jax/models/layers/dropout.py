@@ -23,6 +23,7 @@ class Site(IntEnum):
     TARGET_PATH = 8
     SPECIFIC_MAP = 9
     """The map of the in-domain state, into the specific code."""
+    FILTERED = 10
 
 
 class Fold(IntEnum):
