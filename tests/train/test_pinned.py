@@ -18,6 +18,7 @@ from mdrec_jax.config import RunConfig, load_preset, preset_names, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.api import encode_batch
+from mdrec_jax.models.bsarec import BsarecConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.parallel.mesh import MeshConfig
@@ -53,6 +54,8 @@ def shrunk(model: Any) -> dict[str, Any]:
     match model:
         case RecommenderConfig():
             return {"dim": 16, "attention_window": 8 if model.attention_window < 50 else 24}
+        case BsarecConfig():
+            return {"dim": 16, "attention_window": 24}
         case _:
             return {"dim": 16}
 
