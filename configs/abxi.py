@@ -1,5 +1,5 @@
 """Amazon Beauty and Electronics, two domains in one mixed sequence a user, as ABXI (WWW 2025) prepared them: experts
-of three widths, targets among the next three events, dates, and counts beside the model.
+of three widths, targets among the next three events, dates, and co-occurrence beside the model.
 
 mdrec prepare abxi FOLDER --out data/abxi --tie file
 mdrec train abxi --data data/abxi
@@ -7,7 +7,7 @@ mdrec train abxi --data data/abxi
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
-from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.objectives.next_item import NextItemConfig
@@ -33,7 +33,7 @@ def config() -> RunConfig:
         loss=NextItemConfig(softmax_over="target_domain"),
         optim=OptimConfig(beta2=0.999, weight_decay=2.0, schedule=ScheduleConfig(kind="linear")),
         precision=PrecisionConfig(compute="bfloat16"),
-        counts=CountsConfig(weight=0.5),
+        cooccurrence=CooccurrenceConfig(weight=0.5),
         train=TrainConfig(epochs=32, evaluate_every=4, patience=0, metric="macro/mrr", protocol="uniform999"),
     )
 

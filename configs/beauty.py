@@ -6,7 +6,7 @@ mdrec train beauty --data data/beauty
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
-from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig
@@ -29,7 +29,7 @@ def config() -> RunConfig:
         optim=OptimConfig(schedule=ScheduleConfig(kind="linear")),
         train=TrainConfig(epochs=24, evaluate_every=4, patience=0),
         precision=PrecisionConfig(compute="bfloat16"),
-        counts=CountsConfig(weight=1.5),
+        cooccurrence=CooccurrenceConfig(weight=1.5),
     )
 
 

@@ -21,11 +21,11 @@ def smoke() -> RunConfig:
 
 def _of_sequences(base: RunConfig) -> RunConfig:
     """The recipe of the other data of several domains, wider for four times as many items: each is
-    seen so seldom that counts tell more."""
+    seen so seldom that co-occurrence tells more."""
     return replace(
         base,
         batching={"max_length": LONGEST},
         model={"attention_window": LONGEST, "date_days": 0.0},
-        counts={"weight": 2.5},
+        cooccurrence={"weight": 2.5},
         train={"epochs": 16, "evaluate_every": 4},
     )

@@ -21,4 +21,4 @@ def _recurrent(base: RunConfig, dim: int) -> RunConfig:
         dim=dim, layers=1, embedding_dropout=0.5, residual_dropout=0.3, embedding_scale=16.0,
         temperature=0.07,
     )  # fmt: skip
-    return replace(base, model=model, counts={"weight": 0.0})
+    return replace(base, model=model, cooccurrence={"weight": 0.0})

@@ -21,4 +21,4 @@ def smoke() -> RunConfig:
 def _calibrated(base: RunConfig, model: RecommenderConfig) -> RunConfig:
     loss = NextItemConfig(kind="gbce", negatives=256)
     optim = {"dense": {"learning_rate": 2e-3}, "table": {"learning_rate": 3e-3}}
-    return replace(base, model=model, loss=loss, optim=optim, counts={"weight": 0.0})
+    return replace(base, model=model, loss=loss, optim=optim, cooccurrence={"weight": 0.0})

@@ -17,4 +17,4 @@ def smoke() -> RunConfig:
 
 def _of_markets(base: RunConfig) -> RunConfig:
     train = {"epochs": 24, "evaluate_every": 4, "protocol": "uniform99"}
-    return replace(base, counts={"weight": 1.5}, train=train)
+    return replace(base, cooccurrence={"weight": 1.5}, train=train)

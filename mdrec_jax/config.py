@@ -14,7 +14,7 @@ from typing import Any
 from mdrec_jax import codec
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
 from mdrec_jax.files import read_object
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.models.config import RecommenderConfig
@@ -41,7 +41,7 @@ class RunConfig:
         loss: the next-item objective.
         objectives: what is learned besides it.
         optim: optimisers of the dense parameters and of the tables, and the schedule.
-        counts: what counting adds to the scores wherever the run is asked, its validation included.
+        cooccurrence: the bonus that items get for co-occurrence, wherever the model scores, validation included.
         train: how long, and how the best checkpoint is chosen.
         precision: the type that activations are computed in.
         hardware: the devices.
@@ -54,7 +54,7 @@ class RunConfig:
     loss: NextItemConfig = field(default_factory=NextItemConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    counts: CountsConfig = field(default_factory=CountsConfig)
+    cooccurrence: CooccurrenceConfig = field(default_factory=CooccurrenceConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     hardware: MeshConfig = field(default_factory=MeshConfig)

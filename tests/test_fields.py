@@ -58,7 +58,7 @@ def test_values_have_the_fields_types() -> None:
     base = load_preset("mdrec")
     changed = given(base, "--train.epochs=5", "--seed=3", "--model.temperature", "0")
     assert (changed.train.epochs, changed.seed) == (5.0, 3)
-    assert given(base, "--counts.weight", "1e-1").counts.weight == 0.1
+    assert given(base, "--cooccurrence.weight", "1e-1").cooccurrence.weight == 0.1
 
 
 @pytest.mark.parametrize(

@@ -47,21 +47,21 @@ def run(task: Task, log: Log) -> dict[str, Any]:
 
 def _evaluate(setup: Any, state: Any, log: Log) -> dict[str, Any]:
     """Ranks every query's target in the whole catalogue, twice: the first time compiles, and is kept apart."""
-    from mdrec_jax.evaluate.evaluation_set import ask
+    from mdrec_jax.evaluate.evaluation_set import evaluation_set
     from mdrec_jax.evaluate.protocol import Protocol
     from mdrec_jax.evaluate.ranking import rank_queries
     from mdrec_jax.evaluate.scorer import make_scorer
 
-    asked = ask(setup.dataset, Protocol())
-    asked = dataclasses.replace(
-        asked, queries=_some(asked.queries, np.isin(asked.queries.sequence, log.query_sequence))
+    eval_set = evaluation_set(setup.dataset, Protocol())
+    eval_set = dataclasses.replace(
+        eval_set, queries=_some(eval_set.queries, np.isin(eval_set.queries.sequence, log.query_sequence))
     )
     scorer = make_scorer(setup.model, state.params, setup.config.batching)
     start = time.perf_counter()
-    rank_queries(scorer, asked)
+    rank_queries(scorer, eval_set)
     first = time.perf_counter() - start
     start = time.perf_counter()
-    rank = rank_queries(scorer, asked).rank[:, 0]
+    rank = rank_queries(scorer, eval_set).rank[:, 0]
     timed = {**evaluation(len(rank), start), "first_seconds": first}
     return {"evaluation": timed, "quality": rank_metrics(rank)}
 

@@ -9,7 +9,7 @@ from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
 
-DESCRIPTION = """Compare two models that were asked the same questions, by a paired bootstrap over seeds and users. Give
+DESCRIPTION = """Compare two models on the same questions, by a paired bootstrap over seeds and users. Give
 the run folders (or results files) of the first model, one a seed, then --with and those of the second. Two models of
 one file are told apart with --model and --with-model. Of a run folder, what `mdrec evaluate` wrote there is read."""
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         domains=first_results.domains,
         slices=args.slices,
         paired_seeds=args.paired_seeds,
-        counted=(first_name in BASELINES, second_name in BASELINES),
+        deterministic=(first_name in BASELINES, second_name in BASELINES),
     )
     answer = {
         "first": {"model": first_name, "config": first_results.config, "runs": len(first)},

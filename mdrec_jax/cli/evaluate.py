@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of drawn candidates")
     parser.add_argument("--slices", action="store_true", help="also by history length, warm and cold targets, and day")
     parser.add_argument(
-        "--counts-weight", type=float, metavar="W", help="another weight of what counting adds to the scores"
+        "--cooccurrence-weight", type=float, metavar="W", help="another weight of the co-occurrence bonus on the scores"
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.train.evaluation import evaluate_runs, evaluation_file, verdict_on, write_evaluation
     from mdrec_jax.train.runs.run_folder import RunFolder, read_data
-    from mdrec_jax.train.trained import load_run, with_counts
+    from mdrec_jax.train.trained import load_run, with_cooccurrence
 
     check_output(args.json)
     parse_protocol(args.protocol, split=args.split, seed=args.seed)
     dataset = open_dataset(args.data) if args.data else None
     runs = [load_run(path, dataset) for path in args.runs]
-    if args.counts_weight is not None:
-        runs = [with_counts(one, args.counts_weight) for one in runs]
+    if args.cooccurrence_weight is not None:
+        runs = [with_cooccurrence(one, args.cooccurrence_weight) for one in runs]
     if args.probes:
         return _probe(runs, args)
     results, ranks = evaluate_runs(
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     folder = RunFolder(_home(args.runs))
     path = Path(args.json) if args.json else evaluation_file(folder, args.split, args.protocol)
-    if not args.json and args.counts_weight is not None:
-        path = path.with_stem(f"{path.stem}-counts-{args.counts_weight:g}")
+    if not args.json and args.cooccurrence_weight is not None:
+        path = path.with_stem(f"{path.stem}-cooccurrence-{args.cooccurrence_weight:g}")
     if args.ensemble and not args.json:
         path = path.with_stem(f"{path.stem}-ensemble")
     if dataset is not None and dataset.hash != read_data(folder)[1]:

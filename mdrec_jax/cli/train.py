@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC, DEFAULT = Path("data/synthetic"), "mdrec"
 DESCRIPTION = """Train a model, rank the validation targets with its best checkpoint, and say whether it is above the
-best counted baseline. The test split is not looked at: that is `mdrec evaluate RUN`. Any field of the configuration can
+best baseline. The test split is not looked at: that is `mdrec evaluate RUN`. Any field of the configuration can
 be set: --train.epochs 10 --optim.dense.learning-rate 1e-3 (`mdrec train PRESET --help` tells of all of them)."""
 
 
@@ -79,7 +79,7 @@ def _train(runs: "dict[Path, RunConfig]", data: Path, args: argparse.Namespace) 
     results, ranks = evaluate_runs(trained, config.train.protocol, "validation")
     path = write_evaluation(RunFolder(first if len(runs) == 1 else first.parent), results, ranks)
     show_results([results])
-    say(f"wrote {path}; the test split is asked by: mdrec evaluate {shlex.join(map(str, runs))}", file=sys.stderr)
+    say(f"wrote {path}; the test split is evaluated by: mdrec evaluate {shlex.join(map(str, runs))}", file=sys.stderr)
     say(verdict_on(trained, results, ranks))
     return EXIT_OK
 

@@ -58,7 +58,7 @@ def check_enough(universe: Int32[np.ndarray, "U"], excluded: Csr, wanted: int) -
             "too few items to draw negatives from",
             found=f"{int(left.min())} items for a query, in a universe of {len(universe)}",
             expected=f"at least {wanted}",
-            hint="ask for fewer negatives (uniformN), or for full ranking",
+            hint="draw fewer negatives (uniformN), or rank all items (full)",
         )
     return barred
 

@@ -1,6 +1,6 @@
 """Which of two models is better, and could it be chance: the paired bootstrap over seeds and users.
 
-Both models are asked the same questions, so a draw takes the same users for both. Each model's seeds are drawn on their
+Both models have the same questions, so a draw takes the same users for both. Each model's seeds are drawn on their
 own, since seed 0 of one model has nothing in common with seed 0 of another; but for runs that differ in their loss
 alone, which start from the same parameters and read the same batches, seed by seed: those may be drawn in pairs.
 `bootstrap.py` says how seeds are drawn. One training of a model says nothing of the next one: a comparison with one
@@ -64,7 +64,7 @@ def compare(
     domains: Sequence[str] = ("all",),
     slices: bool = False,
     paired_seeds: bool = False,
-    counted: tuple[bool, bool] = (False, False),
+    deterministic: tuple[bool, bool] = (False, False),
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
 ) -> list[Difference]:
@@ -76,11 +76,11 @@ def compare(
         domains: the data set's.
         slices: by slice instead of by domain.
         paired_seeds: a draw takes the same seeds of both models.
-        counted: which of the two no seed has made: it has one entry and would come out the same again.
+        deterministic: which of the two no seed has made: it has one entry and would come out the same again.
         draws, seed: of the bootstrap.
 
     Raises:
-        InputError: the models were not asked the same questions, or seeds that cannot be paired.
+        InputError: the ranks are not about the same questions, or seeds that cannot be paired.
     """
     if paired_seeds and len(first) != len(second):
         raise InputError("seeds without a pair", found=f"{len(first)} and {len(second)} seeds", expected="as many each")
@@ -94,7 +94,7 @@ def compare(
     )
     drawn = bootstrap.ratio(sums, counts).reshape(draws, len(groups), len(first) + len(second), len(metrics))
     generator = np.random.default_rng(np.random.SeedSequence([seed, len(first), len(second)]))
-    one_seed = any(len(parts) == 1 and not sure for parts, sure in zip((first, second), counted, strict=True))
+    one_seed = any(len(parts) == 1 and not sure for parts, sure in zip((first, second), deterministic, strict=True))
     means = np.asarray(
         [[np.mean([p.values[group.member].mean(0) for p in parts], axis=0) for parts in measured] for group in groups]
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate import bootstrap
-from mdrec_jax.evaluate.evaluation_set import Asked
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet
 from mdrec_jax.evaluate.metrics import question_metrics, suitable_metrics
 from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.ranks import Ranks
@@ -33,7 +33,7 @@ def mean_metrics(ranks: Ranks, names: Sequence[str], domains: Sequence[str]) -> 
 
 
 def make_results(
-    asked: Asked,
+    eval_set: EvaluationSet,
     models: Mapping[str, Sequence[Ranks]],
     *,
     config: str | None,
@@ -45,10 +45,10 @@ def make_results(
     counts: Mapping[str, int] | None = None,
     draws: int = bootstrap.DRAWS,
 ) -> Results:
-    """The results of some models that were asked the same.
+    """The results of some models on one evaluation set.
 
     Args:
-        asked: what they were asked.
+        eval_set: what the ranks are about.
         models: name -> ranks, one entry a seed (a baseline has one). Put the baselines first (`baseline_ranks`).
         config: hash of the run's config; None where there are only baselines.
         seeds: of the runs.
@@ -60,9 +60,9 @@ def make_results(
         draws: of the bootstrap.
 
     Raises:
-        InputError: nothing to evaluate, or runs of a model that were asked different things.
+        InputError: nothing to evaluate, or runs of a model with ranks of different queries.
     """
-    dataset: Dataset = asked.dataset
+    dataset: Dataset = eval_set.dataset
     names = tuple(metrics) or suitable_metrics(dataset.manifest.ordered)
     rows, slices = [], []
     for model, ranks in models.items():
@@ -70,7 +70,7 @@ def make_results(
         rows.extend(whole)
         slices.extend(parts)
     return Results(
-        protocol=asked.protocol,
+        protocol=eval_set.protocol,
         dataset=dataset.hash,
         config=config,
         rows=tuple(rows),
@@ -81,10 +81,10 @@ def make_results(
         length=dict(length or {}),
         source=dataset.manifest.source,
         domains=dataset.manifest.domains,
-        counts={**asked.counts, **_without_history(asked), **(counts or {})},
+        counts={**eval_set.counts, **_without_history(eval_set), **(counts or {})},
     )
 
 
-def _without_history(asked: Asked) -> dict[str, int]:
-    empty = int((asked.queries.history_length == 0).sum())
+def _without_history(eval_set: EvaluationSet) -> dict[str, int]:
+    empty = int((eval_set.queries.history_length == 0).sum())
     return {"queries without any visible event": empty} if empty else {}

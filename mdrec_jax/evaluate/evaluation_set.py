@@ -1,4 +1,4 @@
-"""What a split asks, and what each query leaves out and competes with, as the protocol says."""
+"""The queries of a split, and what each leaves out of its ranking and competes with, as the protocol says."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,25 +21,25 @@ from mdrec_jax.evaluate.ranks import Ranks
 DAY = 24 * 3600
 NOT_LISTED = "queries without candidates in the file"
 LEFT_OUT = "queries left out: more than were wanted"
-"""The reasons under which queries of the split are counted that are not asked."""
+"""Why queries of the split are left out."""
 
 type Some = Int64[np.ndarray, "B"]
 """Indices of queries."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The queries that a protocol asks on a data set. Use `ask`."""
+class EvaluationSet:
+    """The queries of a data set under a protocol. Use `evaluation_set`."""
 
     dataset: Dataset
     protocol: Protocol
     queries: QueryList
-    """Those that are asked: the split's, or the part of them that can be."""
+    """The split's, or those of them that can be ranked."""
     number: Int64[np.ndarray, "Q"]
     """The place of each in the split's whole list: it seeds draws and names the query in `Ranks`."""
     fixed: FixedCandidates | None
     counts: dict[str, int]
-    """What of the split is not asked, by reason."""
+    """How many queries of the split are left out, by reason."""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -60,7 +60,7 @@ class Asked:
         return np.unique(np.concatenate(self.dataset.domain_items))
 
     def domains(self) -> list[int]:
-        """The domains that queries ask about, ascending."""
+        """The domains of the queries, ascending."""
         return np.unique(self.queries.domain).tolist()
 
     def blocks(self, domain: int, size: int) -> Iterator[Some]:
@@ -157,11 +157,11 @@ class Asked:
         )
 
 
-def ask(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> Asked:
+def evaluation_set(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> EvaluationSet:
     """The queries of the protocol's split.
 
     Args:
-        at_most: ask no more than so many, the same ones each time; 0 = all.
+        at_most: no more than so many, the same ones each time; 0 = all.
 
     Raises:
         InputError: the split has no target, a domain has too few items to draw from, or the file of candidates does
@@ -180,9 +180,9 @@ def ask(dataset: Dataset, protocol: Protocol, *, at_most: int = 0) -> Asked:
     if 0 < at_most < len(number):
         counts[LEFT_OUT] = len(number) - at_most
         number = np.sort(np.random.default_rng(0).choice(number, at_most, replace=False))
-    asked = Asked(dataset, protocol, _part(queries, number), number, fixed, counts)
-    asked.check_candidates()
-    return asked
+    eval_set = EvaluationSet(dataset, protocol, _part(queries, number), number, fixed, counts)
+    eval_set.check_candidates()
+    return eval_set
 
 
 def _part(queries: QueryList, chosen: Some) -> QueryList:

@@ -1,7 +1,7 @@
-"""The record of looks at the test split, in the folder of the run that was asked; of baselines, with the data set.
+"""The record of looks at the test split, in the folder of the run that was evaluated; of baselines, with the data set.
 
 A figure on test is worth as much as it was not used to choose anything, so every look leaves a line in
-`test_looks.jsonl`: when, who asked, under which protocol, of which data and parameters, and what came out.
+`test_looks.jsonl`: when, by which command, under which protocol, of which data and parameters, and what came out.
 
     {"time": "2025-01-31T12:00:00+00:00", "by": "mdrec evaluate runs/a", "what": "ranking", "protocol": "full",
      "split": "test", "dataset": HASH, "config": HASH, "step": 480, "seeds": [0], "figures": {"all": {"ndcg@10": .1}}}
@@ -45,7 +45,7 @@ def check_recordable(folder: Path) -> None:
             "a look at test could not be recorded",
             file=path,
             expected="a folder that may be written",
-            hint="ask a copy of it, or look at --split validation",
+            hint="evaluate a copy of it, or look at --split validation",
         )
 
 

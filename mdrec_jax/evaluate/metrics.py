@@ -1,6 +1,6 @@
 """HR, Recall, Precision, NDCG and MRR from ranks.
 
-A *question* is what one user is asked once. In ordered data it has one target, and Recall@k equals HR@k; in data
+A *question* is one ranking for one user. In ordered data it has one target, and Recall@k equals HR@k; in data
 without an order it has all of the user's held-out items. With ranks r_1 .. r_n of a question's n targets:
 
     hr@k         1 if any r_i <= k

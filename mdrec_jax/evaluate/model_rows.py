@@ -33,7 +33,7 @@ def model_rows(
         draws, seed: of the bootstrap: over users, and where there are several seeds over those too.
 
     Raises:
-        InputError: no query at all, or runs that were asked different things.
+        InputError: no query at all, or runs with ranks of different queries.
     """
     if not ranks or not len(ranks[0]):
         raise InputError("nothing to evaluate", found="no query", expected="at least one target in the split")
@@ -76,7 +76,7 @@ def _ends(drawn: Float64[np.ndarray, "B S M"], generator: np.random.Generator) -
 
 
 def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
-    """The mean of runs that were asked the same questions.
+    """The mean of runs over the same questions.
 
     Raises:
         InputError: they were not.
@@ -84,7 +84,7 @@ def mean_over_seeds(parts: Sequence[QuestionMetrics]) -> QuestionMetrics:
     for part in parts[1:]:
         same = np.array_equal(part.question, parts[0].question) and np.array_equal(part.user, parts[0].user)
         if not same or part.names != parts[0].names:
-            raise InputError("runs of different seeds were asked different questions, or measured otherwise")
+            raise InputError("runs of different seeds have different questions or metrics")
     return replace(parts[0], values=np.mean([part.values for part in parts], axis=0))
 
 

@@ -1,4 +1,4 @@
-"""An evaluation protocol as data: what a model is asked, among which items, and how a rank is made.
+"""An evaluation protocol as data: which targets are ranked, among which items, and how a rank is made.
 
 Two figures may be compared when their protocols are equal, and only then; every result carries its protocol.
 
@@ -40,7 +40,7 @@ class Protocol:
     Args:
         name: what the protocol is called on a command line: `full`, `full-with-seen`, `uniform99` (one draw),
             `uniform999x30`, `fixed:NAME`.
-        split: which targets are asked for. A test query reads the training and validation events before it.
+        split: which targets are ranked. A test query reads the training and validation events before it.
         candidates: the target competes with `full` = every item of the universe; `uniform` = items drawn uniformly;
             `fixed` = the items that a file lists for it.
         negatives: items drawn for a query (`uniform`).
@@ -126,7 +126,7 @@ def parse_protocol(text: str, *, source: str | None = None, split: Split = "test
             themselves; `uniformN` for N drawn items, at validation one draw, at test the mean of `TEST_DRAWS`;
             `uniformNxM` for the mean of M draws, whatever the split; `fixed:FILE`.
         source: the data set's source, whose published tables may follow rules of their own (`SOURCE_RULES`).
-        split: which targets are asked for.
+        split: which targets are ranked.
         seed: of the draws.
 
     Raises:

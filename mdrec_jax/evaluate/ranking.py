@@ -19,7 +19,7 @@ from mdrec_jax.data.batching.queries import query_batches
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.evaluate.baselines.transitions import NOTHING_REACHED, STEPS
-from mdrec_jax.evaluate.evaluation_set import Asked
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, rank_from_counts
 from mdrec_jax.evaluate.scorer import STATE, Scorer, Universe, competing, place_items, states
@@ -39,7 +39,7 @@ WIDTHS = (16, 64, 256, 1024)
 """Numbers of left-out items that a block is filled up to: few, since each is compiled once."""
 
 
-def rank_queries(scorer: Scorer, asked: Asked, code: str = STATE) -> Ranks:
+def rank_queries(scorer: Scorer, eval_set: EvaluationSet, code: str = STATE) -> Ranks:
     """The rank of every query's target.
 
     Args:
@@ -49,16 +49,16 @@ def rank_queries(scorer: Scorer, asked: Asked, code: str = STATE) -> Ranks:
         InputError: a model without that code.
         ValueError: a protocol that does not say whether the model sees the query's time.
     """
-    if scorer.sees_query_time != asked.protocol.query_time_visible:
+    if scorer.sees_query_time != eval_set.protocol.query_time_visible:
         raise ValueError("the protocol's query_time_visible must be the scorer's sees_query_time")
     source = query_batches(
-        asked.dataset, asked.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time
+        eval_set.dataset, eval_set.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time
     )
     parts = [
         part
         for some, state in _chunks(scorer, source, code)
-        for domain in np.unique(asked.queries.domain[some]).tolist()
-        for part in _rank_domain(scorer, asked, domain, some, state)
+        for domain in np.unique(eval_set.queries.domain[some]).tolist()
+        for part in _rank_domain(scorer, eval_set, domain, some, state)
     ]
     return concatenate(parts)
 
@@ -82,34 +82,34 @@ def _joined(held: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def _rank_domain(
-    scorer: Scorer, asked: Asked, domain: int, some: Int64[np.ndarray, "Q"], state: Float[np.ndarray, "Q D"]
+    scorer: Scorer, eval_set: EvaluationSet, domain: int, some: Int64[np.ndarray, "Q"], state: Float[np.ndarray, "Q D"]
 ) -> Iterator[Ranks]:
     """Ranks of the queries of one domain, short histories first: blocks of like length waste little."""
-    mine = np.flatnonzero(asked.queries.domain[some] == domain)
-    mine = mine[np.argsort(asked.queries.history_length[some[mine]], kind="stable")]
-    num_items = asked.dataset.num_items
+    mine = np.flatnonzero(eval_set.queries.domain[some] == domain)
+    mine = mine[np.argsort(eval_set.queries.history_length[some[mine]], kind="stable")]
+    num_items = eval_set.dataset.num_items
     # A file of candidates may list any item.
-    items = np.arange(FIRST_ITEM, num_items) if asked.fixed is not None else asked.universe(domain)
-    universe = place_items(scorer, items, num_items, domains=asked.dataset.num_domains)
-    size = rows_for(scorer.mesh, min(BLOCK, power_of_two(len(asked))))
+    items = np.arange(FIRST_ITEM, num_items) if eval_set.fixed is not None else eval_set.universe(domain)
+    universe = place_items(scorer, items, num_items, domains=eval_set.dataset.num_domains)
+    size = rows_for(scorer.mesh, min(BLOCK, power_of_two(len(eval_set))))
     rank = _rank_in_all
-    if asked.protocol.sampled:
-        rank = _rank_draws if _many_draws(asked.protocol, len(items)) else _rank_among
+    if eval_set.protocol.sampled:
+        rank = _rank_draws if _many_draws(eval_set.protocol, len(items)) else _rank_among
     if rank is _rank_draws:
-        size = rows_for(scorer.mesh, max(GATHERED, size // power_of_two(asked.protocol.draws)))
-    listed = not asked.protocol.sampled and asked.protocol.seen != "none"
-    lengths = asked.queries.history_length[some[mine]] * listed
-    for part in short_enough(_blocks(scorer, asked, some[mine], size), lengths):
+        size = rows_for(scorer.mesh, max(GATHERED, size // power_of_two(eval_set.protocol.draws)))
+    listed = not eval_set.protocol.sampled and eval_set.protocol.seen != "none"
+    lengths = eval_set.queries.history_length[some[mine]] * listed
+    for part in short_enough(_blocks(scorer, eval_set, some[mine], size), lengths):
         at = mine[part]
-        whole = scorer.counted is None and size * lengths[part].max(initial=0) <= LEFT_OUT
+        whole = scorer.cooccurrence is None and size * lengths[part].max(initial=0) <= LEFT_OUT
         rows = size if whole else rows_for(scorer.mesh, power_of_two(len(at)))
-        yield asked.ranks(some[at], rank(scorer, asked, universe, some[at], state[at], rows))
+        yield eval_set.ranks(some[at], rank(scorer, eval_set, universe, some[at], state[at], rows))
 
 
-def _blocks(scorer: Scorer, asked: Asked, queries: Int64[np.ndarray, "Q"], size: int) -> Iterator[slice]:
-    if scorer.counted is None:
+def _blocks(scorer: Scorer, eval_set: EvaluationSet, queries: Int64[np.ndarray, "Q"], size: int) -> Iterator[slice]:
+    if scorer.cooccurrence is None:
         return (slice(low, low + size) for low in range(0, len(queries), size))
-    return scorer.counted.blocks(asked.latest(queries, STEPS), size)
+    return scorer.cooccurrence.blocks(eval_set.latest(queries, STEPS), size)
 
 
 def power_of_two(number: int) -> int:
@@ -117,16 +117,18 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _rank_in_all(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
-    seen = asked.seen(block)
+def _rank_in_all(
+    scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
+) -> np.ndarray:
+    seen = eval_set.seen(block)
     left_out = widened(universe.places(seen))
-    values = (x, universe.place[asked.queries.target[block]], left_out)
-    if scorer.counted is not None:
-        added = scorer.counted.added(asked.latest(block, STEPS))
-        values += widened_with(*scorer.counted.lists(added, universe.place, len(block)))
+    values = (x, universe.place[eval_set.queries.target[block]], left_out)
+    if scorer.cooccurrence is not None:
+        added = scorer.cooccurrence.added(eval_set.latest(block, STEPS))
+        values += widened_with(*scorer.cooccurrence.lists(added, universe.place, len(block)))
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
-    rank = _full_rank if scorer.counted is None else _full_rank_counted
-    return _ranks(asked, rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+    rank = _full_rank if scorer.cooccurrence is None else _full_rank_counted
+    return _ranks(eval_set, rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
 
 
 def _many_draws(protocol: Protocol, items: int) -> bool:
@@ -134,36 +136,40 @@ def _many_draws(protocol: Protocol, items: int) -> bool:
     return protocol.draws > 1 and protocol.draws * protocol.negatives * GATHERING > items
 
 
-def _rank_draws(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
-    draws = range(asked.protocol.draws)
-    drawn = np.stack([universe.place[asked.candidates(block, number)] for number in draws], axis=1)
-    values = (x, universe.place[asked.queries.target[block]], drawn)
-    if scorer.counted is None:
+def _rank_draws(
+    scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
+) -> np.ndarray:
+    draws = range(eval_set.protocol.draws)
+    drawn = np.stack([universe.place[eval_set.candidates(block, number)] for number in draws], axis=1)
+    values = (x, universe.place[eval_set.queries.target[block]], drawn)
+    if scorer.cooccurrence is None:
         nothing = np.zeros((len(block), 0), np.int32)
         values += (nothing, nothing.astype(np.float32))
     else:
-        added = scorer.counted.added(asked.latest(block, STEPS))
-        values += widened_with(*scorer.counted.lists(added, universe.place, len(block)))
+        added = scorer.cooccurrence.added(eval_set.latest(block, STEPS))
+        values += widened_with(*scorer.cooccurrence.lists(added, universe.place, len(block)))
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
-    return _ranks(asked, _draw_ranks(scorer.mesh)(universe.vectors, universe.count, *args), len(block))
+    return _ranks(eval_set, _draw_ranks(scorer.mesh)(universe.vectors, universe.count, *args), len(block))
 
 
-def _rank_among(scorer: Scorer, asked: Asked, universe: Universe, block: Any, x: Any, size: int) -> np.ndarray:
-    target, columns, counted = asked.queries.target[block][:, None], [], scorer.counted
-    added = NOTHING_REACHED if counted is None else counted.added(asked.latest(block, STEPS))
-    for number in range(asked.protocol.draws):
-        items = np.concatenate([target, asked.candidates(block, number)], axis=1)
-        more = np.zeros((len(block), 0), np.float32) if counted is None else counted.at(added, items)
+def _rank_among(
+    scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
+) -> np.ndarray:
+    target, columns, cooccurrence = eval_set.queries.target[block][:, None], [], scorer.cooccurrence
+    added = NOTHING_REACHED if cooccurrence is None else cooccurrence.added(eval_set.latest(block, STEPS))
+    for number in range(eval_set.protocol.draws):
+        items = np.concatenate([target, eval_set.candidates(block, number)], axis=1)
+        more = np.zeros((len(block), 0), np.float32) if cooccurrence is None else cooccurrence.at(added, items)
         values = (x, universe.place[items], more)
         args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
         counts = _sampled_rank(scorer.mesh)(universe.vectors, universe.count, *args)
-        columns.append(_ranks(asked, counts, len(block)))
+        columns.append(_ranks(eval_set, counts, len(block)))
     return np.stack(columns, axis=1)
 
 
-def _ranks(asked: Asked, counts: tuple[Array, Array], number: int) -> np.ndarray:
+def _ranks(eval_set: EvaluationSet, counts: tuple[Array, Array], number: int) -> np.ndarray:
     higher, ties = (np.asarray(count)[:number].astype(np.int64) for count in counts)
-    return rank_from_counts(higher, ties, asked.protocol.ties)
+    return rank_from_counts(higher, ties, eval_set.protocol.ties)
 
 
 def widened(lists: Csr) -> Int32[np.ndarray, "B W"]:

@@ -29,11 +29,11 @@ from mdrec_jax.evaluate.protocol import Protocol, parse_protocol, protocol_from_
 from mdrec_jax.evaluate.ranks import Ranks, save_ranks
 from mdrec_jax.files import check_writable, replacing, write_json
 
-COUNTED = ("popularity", "transitions", "transitions-local")
+UNTUNED = ("popularity", "transitions", "transitions-local")
 """The rows that need no settings. Every table has them."""
 TUNED = ("date-popularity", "transitions-tuned", "itemknn", "ease", "next-ridge", "linear-blend")
 """The rows of `mdrec baselines`, whose settings validation chooses. Tables have them once they were worked out."""
-BASELINES = COUNTED + TUNED
+BASELINES = UNTUNED + TUNED
 """The rows that no network made."""
 
 

@@ -1,4 +1,4 @@
-"""A model with its parameters, placed on the devices, ready to be asked: histories in, states out."""
+"""A model with its parameters, placed on the devices, ready to score: histories in, states out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.histories import QueryBatches
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.errors import InputError, NonFiniteError
-from mdrec_jax.evaluate.baselines.cooccurrence import Counted
+from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
 from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for
@@ -42,7 +42,7 @@ class Scorer:
         batching: how histories are packed; a batch has `rows` rows, or fewer on a CPU.
         mesh: rows and queries are spread over its `data` axis.
         dtype: of activations. Scores are float32 whatever it is.
-        counted: what is added to the scores of the state `h`; None = nothing.
+        cooccurrence: the bonus on the scores of the state `h`; None = none.
     """
 
     model: Model
@@ -50,7 +50,7 @@ class Scorer:
     batching: BatchingConfig
     mesh: Mesh
     dtype: Any = jnp.float32
-    counted: Counted | None = None
+    cooccurrence: Cooccurrence | None = None
 
     @property
     def sees_query_time(self) -> bool:
@@ -72,11 +72,11 @@ def make_scorer(
     *,
     mesh: Mesh | None = None,
     dtype: Any = jnp.float32,
-    counted: Counted | None = None,
+    cooccurrence: Cooccurrence | None = None,
 ) -> Scorer:
     """Places the parameters on the mesh; without one, on the first device."""
     mesh = make_mesh(MeshConfig(data=1)) if mesh is None else mesh
-    return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype, counted)
+    return Scorer(model, jax.device_put(params, replicated(mesh)), batching, mesh, dtype, cooccurrence)
 
 
 def states(
@@ -96,8 +96,8 @@ def states(
     rows = by_row(scorer.mesh)
     for i in range(len(source)):
         batch, queries = source[i]
-        asked = jax.device_put(queries, replicated(scorer.mesh))
-        waiting.append((np.asarray(queries.query), encode(scorer.params, jax.device_put(batch, rows), asked)))
+        placed = jax.device_put(queries, replicated(scorer.mesh))
+        waiting.append((np.asarray(queries.query), encode(scorer.params, jax.device_put(batch, rows), placed)))
         if len(waiting) > AHEAD:
             yield _arrived(*waiting.pop(0))
     for one in waiting:

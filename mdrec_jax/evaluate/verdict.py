@@ -1,4 +1,4 @@
-"""What a training comes to: is the model above the best of what counting alone reaches, and by how much."""
+"""What a training comes to: is the model above the best of the baselines, and by how much."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mdrec_jax.evaluate.results import BASELINES
 
 @dataclass(frozen=True)
 class Verdict:
-    """A model beside the best counted baseline, by one metric on one split.
+    """A model beside the best baseline, by one metric on one split.
 
     Args:
         model, baseline: their names in the table of results.
@@ -37,7 +37,7 @@ class Verdict:
         over = "users and seeds" if self.seeds > 1 else "users"
         alone = "" if self.seeds > 1 else "; one seed, so this speaks of this run alone"
         return (
-            f"verdict: {self.model} is {'above' if self.above else 'not above'} the best counted baseline on "
+            f"verdict: {self.model} is {'above' if self.above else 'not above'} the best baseline on "
             f"{self.split} ({self.baseline}): {self.metric} {gap.first:.4f} against {gap.second:.4f}, by "
             f"{gap.difference:+.4f} (95 % interval over {over} {low:+.4f} to {high:+.4f}{alone})"
         )
@@ -46,7 +46,7 @@ class Verdict:
 def verdict(
     models: Mapping[str, Sequence[Ranks]], model: str, metric: str, split: str, domains: Sequence[str]
 ) -> Verdict | None:
-    """The verdict on one of some models that were asked the same; None where none of the others was only counted.
+    """The verdict on one of some models on one evaluation set; None where none of the others is a baseline.
 
     Args:
         models: name -> ranks, one entry a seed.
@@ -55,12 +55,12 @@ def verdict(
         domains: the data set's.
     """
     place, _, name = metric.rpartition("/")
-    counted = {
+    values = {
         other: mean_metrics(ranks[0], (name,), domains)[metric] for other, ranks in models.items() if other in BASELINES
     }
-    if not counted:
+    if not values:
         return None
-    best = max(counted, key=lambda other: counted[other])
-    gaps = compare(models[model], models[best], (name,), domains=domains, counted=(False, True))
+    best = max(values, key=lambda other: values[other])
+    gaps = compare(models[model], models[best], (name,), domains=domains, deterministic=(False, True))
     gap = next(one for one in gaps if one.where == (place or "all"))
     return Verdict(model, best, metric, split, len(models[model]), gap)

@@ -145,7 +145,7 @@ def ablate(
         rows: the variants, the full run first.
         out: of the run folders.
         splits: whose figures are shown, the last one's as differences too; with `test` every run records a look.
-        by: who asks, in the record of looks at test.
+        by: the command, in the record of looks at test.
 
     Raises:
         InputError: a folder in `out` holds another run.

@@ -63,7 +63,7 @@ def finish(
     by: str = "an experiment",
 ) -> bool:
     """Train a run and evaluate its best checkpoint, or what is left of that to do. Whether anything was. A look at the
-    test split is recorded in the run's folder as asked for `by` this one.
+    test split is recorded in the run's folder with the command (`by`) that made it.
 
     Raises:
         Interrupted, NonFiniteError: as `fit`.

@@ -88,7 +88,7 @@ class Lists:
     fallback: list[str]
     """Why the person got the popularity list, or nothing; empty where the model chose."""
     seen: int
-    """Items that were left out because the person had them, over all whom the model was asked about."""
+    """Items that were left out because the person had them, over all whom the model scored."""
 
 
 def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, choice: Choice) -> Lists:
@@ -99,11 +99,11 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
     """
     history = people.history[:, domain]
     known = known_items(people.histories)
-    asked = np.flatnonzero((history >= 0) & (known.lengths[history] > 0)) if len(known) else np.zeros(0, np.int64)
+    answerable = np.flatnonzero((history >= 0) & (known.lengths[history] > 0)) if len(known) else np.zeros(0, np.int64)
 
     def answers() -> Iterator[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]]:
-        for some, state in states(scorer, _source(scorer, dataset, people, history[asked], domain)):
-            yield asked[some], state
+        for some, state in states(scorer, _source(scorer, dataset, people, history[answerable], domain)):
+            yield answerable[some], state
 
     every = Csr(np.asarray(people.histories.offsets, np.int64), np.asarray(people.histories.item))
     return choose(
@@ -112,7 +112,7 @@ def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, cho
         domain,
         choice,
         len(history),
-        asked,
+        answerable,
         answers(),
         lambda some: known.take(history[some]),
         lambda some: every.take(history[some]).last(STEPS),
@@ -125,7 +125,7 @@ def choose(
     domain: int,
     choice: Choice,
     people: int,
-    asked: Int64[np.ndarray, "A"],
+    answerable: Int64[np.ndarray, "A"],
     answers: Iterable[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]],
     seen: Callable[[Int64[np.ndarray, "B"]], Csr],
     latest: Callable[[Int64[np.ndarray, "B"]], Int32[np.ndarray, "B K"]] | None = None,
@@ -134,21 +134,21 @@ def choose(
 
     Args:
         people: P, how many there are.
-        asked: those whom the model can say something about.
-        answers: (some of `asked`, what their items are scored with), each once.
+        answerable: those whom the model can say something about.
+        answers: (some of `answerable`, what their items are scored with), each once.
         seen: the items that some people had.
-        latest: their last items, the latest first (0 = none): what a scorer that counts needs.
+        latest: their last items, the latest first (0 = none): needed for the co-occurrence bonus.
 
     Raises:
         InputError: nothing may be recommended.
-        ValueError: a scorer that counts, and no `latest`.
+        ValueError: a scorer with a co-occurrence bonus, and no `latest`.
     """
-    if scorer.counted is not None and latest is None:
-        raise ValueError("a scorer that counts needs the last items")
+    if scorer.cooccurrence is not None and latest is None:
+        raise ValueError("the co-occurrence bonus needs the last items")
     universe = choice.universe(plain(dataset.domain_items[domain]))
     k = min(choice.k, len(universe))
     item, score, had = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32), 0
-    if len(asked):
+    if len(answerable):
         placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
         for some, state in answers:
             seen_places = None if choice.keep_seen else placed.places(seen(some))
@@ -160,7 +160,7 @@ def choose(
             for part, ids, values in _best(scorer, placed, state, left_out, allowed, recent, k):
                 item[some[part]], score[some[part]] = ids, values
     fallback = [NO_HISTORY] * people
-    for person in asked.tolist():
+    for person in answerable.tolist():
         fallback[person] = "" if item[person, 0] else NOTHING_LEFT
     _fill_with_popularity(dataset, domain, universe, choice, item, score, fallback)
     return Lists(item, score, fallback, had)
@@ -210,21 +210,21 @@ def _best(
     k: int,
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
     """(which people, their items, scores), block by block; `left_out` and `allowed` are places in the universe."""
-    size, counted = rows_for(scorer.mesh, BLOCK), scorer.counted
+    size, cooccurrence = rows_for(scorer.mesh, BLOCK), scorer.cooccurrence
     lengths = left_out.lengths if allowed is None else np.maximum(left_out.lengths, allowed.lengths)
     order = np.argsort(lengths, kind="stable")  # few long lists must not fill everybody's up
     parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
-    if counted is not None and recent is not None:
-        parts = counted.blocks(recent[order], size)
+    if cooccurrence is not None and recent is not None:
+        parts = cooccurrence.blocks(recent[order], size)
     for block in short_enough(parts, lengths[order]):
         part = order[block]
         number, values, top = len(part), (state[part], widened(left_out.take(part))), _top(scorer.mesh, k)
-        whole = counted is None and size * lengths[part].max(initial=0) <= LEFT_OUT
+        whole = cooccurrence is None and size * lengths[part].max(initial=0) <= LEFT_OUT
         rows = size if whole else rows_for(scorer.mesh, power_of_two(number))
-        if allowed is not None or counted is not None:
+        if allowed is not None or cooccurrence is not None:
             added = np.zeros((number, 0), np.int32), np.zeros((number, 0), np.float32)
-            if counted is not None and recent is not None:
-                added = widened_with(*counted.lists(counted.added(recent[part]), universe.place, number))
+            if cooccurrence is not None and recent is not None:
+                added = widened_with(*cooccurrence.lists(cooccurrence.added(recent[part]), universe.place, number))
             only = np.zeros((number, 0), np.int32) if allowed is None else widened(allowed.take(part))
             values, top = (*values, only, *added), _top_listed(scorer.mesh, k, allowed is not None)
         args = jax.device_put(tuple(fill(value, rows) for value in values), by_row(scorer.mesh))

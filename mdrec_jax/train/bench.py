@@ -11,7 +11,7 @@ import jax
 
 from mdrec_jax.data.batching.loader import grain_loader
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.train.setup import Setup
@@ -94,10 +94,10 @@ def _bench_steps(part: str, setup: Setup, batches: Iterator[Batch], rounds: int)
 
 def bench_evaluate(setup: Setup, rounds: int) -> Speed:
     """The ranks of all test targets among all items of their domains."""
-    asked = ask(setup.dataset, parse_protocol("full", source=setup.dataset.manifest.source))
+    eval_set = evaluation_set(setup.dataset, parse_protocol("full", source=setup.dataset.manifest.source))
     scorer, passes = scorer_of(setup, setup.initial_state().params), max(1, rounds // 20)
-    first, _ = _timed(lambda: rank_queries(scorer, asked))
-    seconds, users = _timed(lambda: sum(len(rank_queries(scorer, asked)) for _ in range(passes)))
+    first, _ = _timed(lambda: rank_queries(scorer, eval_set))
+    seconds, users = _timed(lambda: sum(len(rank_queries(scorer, eval_set)) for _ in range(passes)))
     return _speed("evaluate", "users", users, seconds, passes, first)
 
 

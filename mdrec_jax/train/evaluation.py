@@ -1,4 +1,4 @@
-"""Asking trained runs: results beside the baselines, routing, probes; each look at the test split is recorded."""
+"""Evaluating trained runs: results beside the baselines, routing, probes; each look at the test split is recorded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from mdrec_jax.config import read_config
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, stored_ranks
 from mdrec_jax.evaluate.evaluation import make_results
-from mdrec_jax.evaluate.evaluation_set import Asked, ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
 from mdrec_jax.evaluate.probes.probes import Probes, probe
 from mdrec_jax.evaluate.probes.routing_table import Routing, measure_routing
@@ -34,7 +34,7 @@ def evaluate_runs(
     by: str = "Python",
 ) -> tuple[Results, dict[str, list[Ranks]]]:
     """The results of runs that differ in their seed, with the baselines in front, and the ranks they are made of. A
-    look at the test split is recorded in each run's folder, as asked for `by` this one.
+    look at the test split is recorded in each run's folder, with the command (`by`) that made it.
 
     Args:
         ensemble: besides the mean of the runs' figures, also the figures of the mean of their scores.
@@ -49,16 +49,18 @@ def evaluate_runs(
     check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
     stopped = check_ended(runs)[0].length()
     check_may_look(runs, split)
-    asked: Asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
-    baselines = baseline_ranks(asked) | stored_ranks(asked)
+    eval_set: EvaluationSet = evaluation_set(
+        setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed)
+    )
+    baselines = baseline_ranks(eval_set) | stored_ranks(eval_set)
     models: dict[str, list[Ranks]] = {name: [one] for name, one in baselines.items()}
     names = [model_name(setup.config)]
-    models[names[0]] = [rank_queries(run.scorer, asked) for run in runs]
+    models[names[0]] = [rank_queries(run.scorer, eval_set) for run in runs]
     if ensemble:
         names.append(ensemble_name(setup.config, len(runs)))
-        models[names[1]] = [rank_queries(ensemble_of(runs), asked)]
+        models[names[1]] = [rank_queries(ensemble_of(runs), eval_set)]
     results = make_results(
-        asked,
+        eval_set,
         models,
         config=setup.config.hash(),
         seeds=[run.setup.config.seed for run in runs],
@@ -73,11 +75,11 @@ def evaluate_runs(
 
 
 def verdict_on(runs: Sequence[TrainedRun], results: Results, ranks: dict[str, list[Ranks]]) -> str:
-    """A sentence: whether runs that were evaluated are above the best counted baseline, by the metric that chose their
+    """A sentence: whether runs that were evaluated are above the best baseline, by the metric that chose their
     checkpoints."""
     config = runs[0].setup.config
     found = verdict(ranks, model_name(config), config.train.metric, results.split, results.domains)
-    return "no verdict: nothing was only counted" if found is None else found.sentence()
+    return "no verdict: there is no baseline" if found is None else found.sentence()
 
 
 def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0) -> Routing:
@@ -97,8 +99,10 @@ def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0
             expected="model.loop.most > 1, model.mixers.kinds or model.experts.each > 0",
         )
     run = load_run(path)
-    asked = ask(run.setup.dataset, protocol_of("full", run.setup.dataset, run.setup.model, split), at_most=at_most)
-    return measure_routing(run.scorer, asked, config.gates)
+    eval_set = evaluation_set(
+        run.setup.dataset, protocol_of("full", run.setup.dataset, run.setup.model, split), at_most=at_most
+    )
+    return measure_routing(run.scorer, eval_set, config.gates)
 
 
 def probe_run(
@@ -111,8 +115,8 @@ def probe_run(
     """
     setup = run.setup
     check_may_look([run], split)
-    asked = ask(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
-    found = probe(run.scorer, asked, config=setup.config.hash(), seed=seed)
+    eval_set = evaluation_set(setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed))
+    found = probe(run.scorer, eval_set, config=setup.config.hash(), seed=seed)
     if split == "test":
         record_looks([run], found.protocol, by, "probes", {"all": {"ndcg@10": found.codes["h"]["ndcg@10"].value}})
     return found
@@ -127,7 +131,7 @@ def check_may_look(runs: Sequence[TrainedRun], split: Split) -> None:
 def record_looks(
     runs: Sequence[TrainedRun], protocol: Protocol, by: str, what: str, figures: dict[str, dict[str, float]]
 ) -> None:
-    """Records one look at test in the folder of each run that was asked (`evaluate/looks.py`)."""
+    """Records one look at test in the folder of each run that was evaluated (`evaluate/looks.py`)."""
     for run in runs:
         config = run.setup.config
         look = {
@@ -137,7 +141,7 @@ def record_looks(
             "split": protocol.split,
             "dataset": run.setup.dataset.hash,
             "config": config.hash(),
-            "counts_weight": config.counts.weight,
+            "cooccurrence_weight": config.cooccurrence.weight,
             "step": run.step,
             "seeds": [one.setup.config.seed for one in runs],
             "figures": figures,

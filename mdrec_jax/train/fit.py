@@ -15,7 +15,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.evaluate.evaluation import mean_metrics
-from mdrec_jax.evaluate.evaluation_set import Asked, ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.files import read_object
@@ -168,22 +168,22 @@ def _validation(setup: Setup) -> Validate:
         InputError: a protocol or a metric that the data set does not allow.
     """
     protocol = protocol_of(setup.config.train.protocol, setup.dataset, setup.model, "validation")
-    asked = ask(setup.dataset, protocol)
-    _check_metric(setup.config.train.metric, asked)
+    eval_set = evaluation_set(setup.dataset, protocol)
+    _check_metric(setup.config.train.metric, eval_set)
     wanted = setup.config.train.metric.rsplit("/", 1)[-1]
     names = tuple(dict.fromkeys(("hr@10", "ndcg@10", "mrr", wanted)))
 
     def validate(state: TrainState) -> dict[str, float]:
-        ranks = rank_queries(scorer_of(setup, state.params), asked)
+        ranks = rank_queries(scorer_of(setup, state.params), eval_set)
         return mean_metrics(ranks, names, setup.dataset.manifest.domains)
 
     return validate
 
 
-def _check_metric(metric: str, asked: Asked) -> None:
+def _check_metric(metric: str, eval_set: EvaluationSet) -> None:
     domain, _, name = metric.rpartition("/")
-    names = asked.dataset.manifest.domains
-    domains = ["macro", *(names[number] for number in asked.domains())] if len(names) > 1 else []
+    names = eval_set.dataset.manifest.domains
+    domains = ["macro", *(names[number] for number in eval_set.domains())] if len(names) > 1 else []
     if domain and domain not in domains:
         expected = " or ".join([name, *(f"{one}/{name}" for one in domains)])
         raise ConfigError("no such part of the results", column="train.metric", found=metric, expected=expected)

@@ -17,7 +17,7 @@ from mdrec_jax.data.batching.loader import grain_loader
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.taxonomy import category_numbers
-from mdrec_jax.evaluate.baselines.cooccurrence import Counted
+from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
 from mdrec_jax.evaluate.baselines.run import count_training
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.models.config import RecommenderConfig
@@ -75,11 +75,13 @@ class Setup:
         return cls(config, dataset, mesh, model, batches, objectives, plan, step)
 
     @cached_property
-    def counted(self) -> Counted | None:
-        """What counting adds to the scores."""
-        if not self.config.counts.weight:
+    def cooccurrence(self) -> Cooccurrence | None:
+        """The co-occurrence bonus."""
+        if not self.config.cooccurrence.weight:
             return None
-        return Counted(count_training(self.dataset, plain(self.dataset.role) == ROLE_TRAIN), self.config.counts)
+        return Cooccurrence(
+            count_training(self.dataset, plain(self.dataset.role) == ROLE_TRAIN), self.config.cooccurrence
+        )
 
     def initial_state(self, params: Params | None = None) -> TrainState:
         """Fresh parameters, or `params`, with empty slots."""

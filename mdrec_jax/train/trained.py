@@ -64,11 +64,13 @@ def load_run(path: Path, dataset: Dataset | None = None, *, asked: bool = True) 
 def scorer_of(setup: Setup, params: Params) -> Scorer:
     """Parameters of a set-up run, ready to be asked."""
     dtype = compute_dtype(setup.config.precision.compute)
-    return make_scorer(setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype, counted=setup.counted)
+    return make_scorer(
+        setup.model, params, setup.config.batching, mesh=setup.mesh, dtype=dtype, cooccurrence=setup.cooccurrence
+    )
 
 
 def ensemble_of(runs: Sequence[TrainedRun]) -> Scorer:
-    """Runs that differ in their seed, asked as one (`models/ensemble.py`). What counting adds is added once."""
+    """Runs that differ in their seed, asked as one (`models/ensemble.py`). The co-occurrence bonus is added once."""
     setup, params = runs[0].setup, side_by_side([run.params for run in runs])
     return scorer_of(dataclasses.replace(setup, model=Ensemble(setup.model, len(runs))), params)
 
@@ -78,20 +80,20 @@ def ensemble_name(config: RunConfig, members: int) -> str:
     return f"{model_name(config)}, {members} seeds' scores"
 
 
-def with_counts(run: TrainedRun, weight: float) -> TrainedRun:
-    """The same run with another weight of what counting adds.
+def with_cooccurrence(run: TrainedRun, weight: float) -> TrainedRun:
+    """The same run with another weight of the co-occurrence bonus.
 
     Raises:
         ConfigError: a weight below 0.
     """
-    config = replace(run.setup.config, counts={"weight": weight})
+    config = replace(run.setup.config, cooccurrence={"weight": weight})
     return dataclasses.replace(run, setup=dataclasses.replace(run.setup, config=config))
 
 
 def model_name(config: RunConfig) -> str:
     """The model's name in tables, with all that its scores are made of: `sasrec`, `sasrec + cooccurrence 1.5`."""
     name = kind_of(config.model)
-    return f"{name} + cooccurrence {config.counts.weight:g}" if config.counts.weight else name
+    return f"{name} + cooccurrence {config.cooccurrence.weight:g}" if config.cooccurrence.weight else name
 
 
 def protocol_of(name: str, dataset: Dataset, model: Any, split: Any, seed: int = 0) -> Protocol:

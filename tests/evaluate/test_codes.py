@@ -8,7 +8,7 @@ from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.queries import QueryList, query_list
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.baselines.run import baseline_ranks
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import codes, probes
 from mdrec_jax.evaluate.probes.codes import last_events
@@ -41,12 +41,14 @@ def test_of_too_many_histories_the_same_few_are_read(world: Dataset, monkeypatch
 
 
 def test_codes_are_ranked_by_without_what_is_counted(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ranked = ask(world, parse_protocol("full")), []
-    ranks = baseline_ranks(asked)["popularity"]
-    monkeypatch.setattr(probes, "rank_queries", lambda scorer, _, code: ranked.append((code, scorer.counted)) or ranks)
-    model, counted = cast(Any, Plain()), cast(Any, "what is counted")
-    scorer = make_scorer(model, initial_params(model, 0), BatchingConfig(), counted=counted)
-    found = probes.rank_by(scorer, asked)
+    eval_set, ranked = evaluation_set(world, parse_protocol("full")), []
+    ranks = baseline_ranks(eval_set)["popularity"]
+    monkeypatch.setattr(
+        probes, "rank_queries", lambda scorer, _, code: ranked.append((code, scorer.cooccurrence)) or ranks
+    )
+    model, bonus = cast(Any, Plain()), cast(Any, "bonus")
+    scorer = make_scorer(model, initial_params(model, 0), BatchingConfig(), cooccurrence=bonus)
+    found = probes.rank_by(scorer, eval_set)
     assert ranked == [(code, None) for code in probes.CODES]
     value = question_metrics(ranks, ("ndcg@10",)).values.mean()
     assert found["h"]["ndcg@10"].value == pytest.approx(value)

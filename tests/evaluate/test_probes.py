@@ -11,7 +11,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.queries import query_list, training_ends
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import linear_probe as readout
 from mdrec_jax.evaluate.probes.codes import codes_at, last_events
@@ -202,11 +202,11 @@ def test_a_users_rank_does_not_hang_on_the_other_users_that_are_asked_about(
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_what_is_evaluated_and_probed_is_what_the_checkpoint_holds(trained: Path, world: Dataset, split: Split) -> None:
-    run, asked = load_run(trained), ask(world, parse_protocol("full", split=split))
+    run, eval_set = load_run(trained), evaluation_set(world, parse_protocol("full", split=split))
     np.testing.assert_array_equal(
-        evaluate_runs([run], split=split)[1]["mdrec"][0].rank, rank_queries(run.scorer, asked).rank
+        evaluate_runs([run], split=split)[1]["mdrec"][0].rank, rank_queries(run.scorer, eval_set).rank
     )
-    alone = question_metrics(rank_queries(replace(run.scorer, counted=None), asked, "shared"), ("ndcg@10",))
+    alone = question_metrics(rank_queries(replace(run.scorer, cooccurrence=None), eval_set, "shared"), ("ndcg@10",))
     assert probe_run(run, split=split).codes["shared"]["ndcg@10"].value == pytest.approx(alone.values.mean())
     z = codes_at(run.scorer, world, last_events(training_ends(world)), "whitened")
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)

@@ -17,7 +17,7 @@ from mdrec_jax.data.prepare.options import PrepareOptions
 from mdrec_jax.data.prepare.prepare import prepare
 from mdrec_jax.evaluate.baselines.run import baseline_ranks
 from mdrec_jax.evaluate.evaluation import mean_metrics
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.protocol import parse_protocol
 
 NAMES = ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr")
@@ -46,9 +46,9 @@ def prepared(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
 
 def baselines(dataset: Dataset, protocol: str) -> dict[str, dict[str, float]]:
     """Baseline -> metric (all queries) or domain/metric -> mean."""
-    asked = ask(dataset, parse_protocol(protocol, source=dataset.manifest.source))
+    eval_set = evaluation_set(dataset, parse_protocol(protocol, source=dataset.manifest.source))
     domains = dataset.manifest.domains
-    return {name: mean_metrics(ranks, NAMES, domains) for name, ranks in baseline_ranks(asked).items()}
+    return {name: mean_metrics(ranks, NAMES, domains) for name, ranks in baseline_ranks(eval_set).items()}
 
 
 def to_the_last_digit(found: dict[str, float], published: dict[str, float]) -> None:

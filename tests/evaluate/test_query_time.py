@@ -1,4 +1,4 @@
-"""What a model that reads the time of its query is told when nothing is asked yet."""
+"""What a model that reads the time of its query is told before there is a query."""
 
 from pathlib import Path
 

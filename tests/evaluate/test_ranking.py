@@ -14,7 +14,7 @@ from mdrec_jax.data.batching.queries import query_batches
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import NonFiniteError
 from mdrec_jax.evaluate import ranking
-from mdrec_jax.evaluate.evaluation_set import Asked, ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
@@ -38,19 +38,22 @@ def scorer(world: Dataset) -> Scorer:
     return make_scorer(model, model.init(jax.random.key(0)), BATCHING)
 
 
-def all_scores(scorer: Scorer, asked: Asked) -> np.ndarray:
+def all_scores(scorer: Scorer, eval_set: EvaluationSet) -> np.ndarray:
     """Scores of every query against every item, from the scorer's own states."""
-    source = query_batches(asked.dataset, asked.queries, scorer.batching, rows=scorer.rows)
+    source = query_batches(eval_set.dataset, eval_set.queries, scorer.batching, rows=scorer.rows)
     query, state = (np.concatenate(part) for part in zip(*states(scorer, source), strict=True))
-    assert sorted(query.tolist()) == list(range(len(asked)))
-    items = np.asarray(item_matrix(scorer, np.arange(asked.dataset.num_items)))
+    assert sorted(query.tolist()) == list(range(len(eval_set)))
+    items = np.asarray(item_matrix(scorer, np.arange(eval_set.dataset.num_items)))
     return state[np.argsort(query)].astype(np.float64) @ items.T.astype(np.float64)
 
 
-def expected(asked: Asked, scores: np.ndarray, rivals: Callable[[int], list[int]]) -> np.ndarray:
-    target = asked.queries.target
+def expected(eval_set: EvaluationSet, scores: np.ndarray, rivals: Callable[[int], list[int]]) -> np.ndarray:
+    target = eval_set.queries.target
     return np.array(
-        [1 + sum(scores[q, i] > scores[q, target[q]] for i in rivals(q) if i != target[q]) for q in range(len(asked))]
+        [
+            1 + sum(scores[q, i] > scores[q, target[q]] for i in rivals(q) if i != target[q])
+            for q in range(len(eval_set))
+        ]
     )
 
 
@@ -59,16 +62,16 @@ def expected(asked: Asked, scores: np.ndarray, rivals: Callable[[int], list[int]
 def test_full_ranks_count_what_scores_higher_and_was_not_seen(
     world: Dataset, scorer: Scorer, universe: str, seen: str
 ) -> None:
-    asked = ask(world, Protocol(universe=universe, seen=seen))  # pyright: ignore[reportArgumentType]
-    ranks = rank_queries(scorer, asked)
-    out = asked.seen(np.arange(len(asked)))
+    eval_set = evaluation_set(world, Protocol(universe=universe, seen=seen))  # pyright: ignore[reportArgumentType]
+    ranks = rank_queries(scorer, eval_set)
+    out = eval_set.seen(np.arange(len(eval_set)))
 
     def rivals(query: int) -> list[int]:
         gone = set(out.values[out.offsets[query] : out.offsets[query + 1]].tolist())
-        return [i for i in asked.universe(int(asked.queries.domain[query])).tolist() if i not in gone]
+        return [i for i in eval_set.universe(int(eval_set.queries.domain[query])).tolist() if i not in gone]
 
-    np.testing.assert_array_equal(ranks.query, np.arange(len(asked)))
-    np.testing.assert_array_equal(ranks.rank[:, 0], expected(asked, all_scores(scorer, asked), rivals))
+    np.testing.assert_array_equal(ranks.query, np.arange(len(eval_set)))
+    np.testing.assert_array_equal(ranks.rank[:, 0], expected(eval_set, all_scores(scorer, eval_set), rivals))
 
 
 @pytest.mark.parametrize("gathering", [0, 4], ids=["candidate by candidate", "the whole universe at once"])
@@ -76,53 +79,53 @@ def test_sampled_ranks_count_the_candidates_alone(
     world: Dataset, scorer: Scorer, gathering: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "GATHERING", gathering)
-    asked = ask(world, parse_protocol("uniform9x2", source="fkcb"))
-    ranks, scores = rank_queries(scorer, asked), all_scores(scorer, asked)
+    eval_set = evaluation_set(world, parse_protocol("uniform9x2", source="fkcb"))
+    ranks, scores = rank_queries(scorer, eval_set), all_scores(scorer, eval_set)
     for number in range(2):
-        rows = asked.candidates(np.arange(len(asked)), number).tolist()
-        np.testing.assert_array_equal(ranks.rank[:, number], expected(asked, scores, lambda query: rows[query]))  # noqa: B023
+        rows = eval_set.candidates(np.arange(len(eval_set)), number).tolist()
+        np.testing.assert_array_equal(ranks.rank[:, number], expected(eval_set, scores, lambda query: rows[query]))  # noqa: B023
 
 
 def test_blocks_and_chunks_change_nothing(world: Dataset, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("full", "uniform9x1", "uniform9"):
-        asked = ask(world, parse_protocol(name))
-        whole = rank_queries(scorer, asked)
+        eval_set = evaluation_set(world, parse_protocol(name))
+        whole = rank_queries(scorer, eval_set)
         with monkeypatch.context() as patch:
             patch.setattr(ranking, "CHUNK", 5)
             patch.setattr(ranking, "BLOCK", 8)
             patch.setattr(ranking, "WIDTHS", (2, 4))
-            np.testing.assert_array_equal(rank_queries(scorer, asked).rank, whole.rank)
+            np.testing.assert_array_equal(rank_queries(scorer, eval_set).rank, whole.rank)
 
 
 def test_batches_and_devices_change_no_rank(world: Dataset, scorer: Scorer) -> None:
-    asked = ask(world, Protocol())
-    one = rank_queries(scorer, asked).rank
+    eval_set = evaluation_set(world, Protocol())
+    one = rank_queries(scorer, eval_set).rank
     other = replace(BATCHING, rows=3, row_length=40)
     many = make_scorer(scorer.model, scorer.params, other, mesh=make_mesh(MeshConfig(data=8)))
-    changed = rank_queries(many, asked).rank != one
+    changed = rank_queries(many, eval_set).rank != one
     assert changed.mean() < 0.02, "only scores that differ in the last bit may change places"
 
 
 def test_ranks_know_user_domain_history_and_warmth(world: Dataset, scorer: Scorer) -> None:
-    asked = ask(world, Protocol())
-    ranks = rank_queries(scorer, asked)
-    np.testing.assert_array_equal(ranks.user, asked.queries.user)
-    np.testing.assert_array_equal(ranks.domain, asked.queries.domain)
-    np.testing.assert_array_equal(ranks.history_length, asked.queries.history_length)
+    eval_set = evaluation_set(world, Protocol())
+    ranks = rank_queries(scorer, eval_set)
+    np.testing.assert_array_equal(ranks.user, eval_set.queries.user)
+    np.testing.assert_array_equal(ranks.domain, eval_set.queries.domain)
+    np.testing.assert_array_equal(ranks.history_length, eval_set.queries.history_length)
 
 
 def test_part_of_the_queries_gets_the_ranks_of_the_whole(world: Dataset, scorer: Scorer) -> None:
-    whole, part = (rank_queries(scorer, ask(world, Protocol(), at_most=n)) for n in (0, 13))
+    whole, part = (rank_queries(scorer, evaluation_set(world, Protocol(), at_most=n)) for n in (0, 13))
     np.testing.assert_array_equal(part.rank, whole.rank[part.query])
 
 
 def test_equal_scores_tie(world: Dataset, scorer: Scorer) -> None:
     """With every item alike, a target stands in the middle of those that are left."""
     params = replace(scorer.params, tables=jax.tree.map(jnp.zeros_like, scorer.params.tables))
-    asked = ask(world, Protocol())
-    ranks = rank_queries(replace(scorer, params=params), asked).rank[:, 0]
-    out = asked.seen(np.arange(len(asked)))
-    own = [asked.universe(int(domain)) for domain in asked.queries.domain]
+    eval_set = evaluation_set(world, Protocol())
+    ranks = rank_queries(replace(scorer, params=params), eval_set).rank[:, 0]
+    out = eval_set.seen(np.arange(len(eval_set)))
+    own = [eval_set.universe(int(domain)) for domain in eval_set.queries.domain]
     gone = [np.isin(items, out.values[out.offsets[q] : out.offsets[q + 1]]).sum() for q, items in enumerate(own)]
     left = np.array([len(items) for items in own]) - gone
     np.testing.assert_allclose(ranks, 1 + (left - 1) / 2)
@@ -131,7 +134,9 @@ def test_equal_scores_tie(world: Dataset, scorer: Scorer) -> None:
 def test_a_scorer_of_constants_hits_nothing_where_chance_would(world: Dataset, scorer: Scorer) -> None:
     """Ties are ranked in their middle, which is not the mean of a metric over the orders of the ties."""
     params = replace(scorer.params, tables=jax.tree.map(jnp.zeros_like, scorer.params.tables))
-    ranks = rank_queries(replace(scorer, params=params), ask(world, parse_protocol("uniform19x3", source="fkcb")))
+    ranks = rank_queries(
+        replace(scorer, params=params), evaluation_set(world, parse_protocol("uniform19x3", source="fkcb"))
+    )
     np.testing.assert_array_equal(ranks.rank, 10.5)
     assert question_metrics(ranks, ["hr@10"]).values.max() == 0
 
@@ -140,7 +145,7 @@ def test_a_model_of_nans_is_not_ranked(world: Dataset, scorer: Scorer) -> None:
     params = replace(scorer.params, tables=jax.tree.map(lambda x: x * jnp.nan, scorer.params.tables))
     for name in ("full", "uniform9"):
         with pytest.raises(NonFiniteError, match="has diverged"):
-            rank_queries(replace(scorer, params=params), ask(world, parse_protocol(name)))
+            rank_queries(replace(scorer, params=params), evaluation_set(world, parse_protocol(name)))
 
 
 @dataclass(frozen=True)
@@ -162,21 +167,21 @@ def test_a_protocol_says_whether_the_model_sees_the_querys_time(world: Dataset, 
     assert told.sees_query_time
     assert not scorer.sees_query_time
     with pytest.raises(ValueError, match="query_time_visible"):
-        rank_queries(told, ask(world, Protocol()))
-    seen = rank_queries(told, ask(world, Protocol(query_time_visible=True)))
-    np.testing.assert_array_equal(seen.rank, rank_queries(scorer, ask(world, Protocol())).rank)
+        rank_queries(told, evaluation_set(world, Protocol()))
+    seen = rank_queries(told, evaluation_set(world, Protocol(query_time_visible=True)))
+    np.testing.assert_array_equal(seen.rank, rank_queries(scorer, evaluation_set(world, Protocol())).rank)
 
 
 def test_one_long_history_does_not_fill_up_those_of_everybody(
     world: Dataset, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ask(world, Protocol())
-    before = rank_queries(scorer, asked)
+    eval_set = evaluation_set(world, Protocol())
+    before = rank_queries(scorer, eval_set)
     held, widened = [], ranking.widened
     monkeypatch.setattr(ranking, "LEFT_OUT", 64)
     monkeypatch.setattr(ranking, "widened", lambda lists: held.append((len(lists), lists.lengths)) or widened(lists))
-    np.testing.assert_array_equal(rank_queries(scorer, asked).rank, before.rank)
-    assert sum(rows for rows, _ in held) == len(asked)
+    np.testing.assert_array_equal(rank_queries(scorer, eval_set).rank, before.rank)
+    assert sum(rows for rows, _ in held) == len(eval_set)
     assert all(rows == 1 or rows * lengths.max(initial=0) <= 64 for rows, lengths in held)
 
 

@@ -12,7 +12,7 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, baseline_results
 from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
@@ -144,7 +144,7 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_quick_means_equal_the_rows(world: Dataset, results: Results) -> None:
-    ranks = baseline_ranks(ask(world, Protocol()))["transitions"]
+    ranks = baseline_ranks(evaluation_set(world, Protocol()))["transitions"]
     means = mean_metrics(ranks, ["ndcg@10", "mrr"], world.manifest.domains)
     rows = {row.domain: row.metrics for row in results.rows if row.model == "transitions"}
     assert means["ndcg@10"] == pytest.approx(rows["all"]["ndcg@10"])
@@ -153,27 +153,29 @@ def test_quick_means_equal_the_rows(world: Dataset, results: Results) -> None:
 
 
 def test_the_mean_of_seeds_is_the_mean_of_their_rows(world: Dataset) -> None:
-    asked = ask(world, Protocol())
-    baselines = baseline_ranks(asked)
-    both = make_results(asked, {"two": [baselines["popularity"], baselines["transitions"]]}, config="abc", seeds=(0, 1))
+    eval_set = evaluation_set(world, Protocol())
+    baselines = baseline_ranks(eval_set)
+    both = make_results(
+        eval_set, {"two": [baselines["popularity"], baselines["transitions"]]}, config="abc", seeds=(0, 1)
+    )
     means = [question_metrics(baselines[name], ["mrr"]).values.mean() for name in ("popularity", "transitions")]
     assert next(row for row in both.rows if row.domain == "all").metrics["mrr"] == pytest.approx(np.mean(means))
     assert (both.seeds, both.config) == ((0, 1), "abc")
 
 
 def test_runs_that_were_asked_different_things_are_not_averaged(world: Dataset) -> None:
-    asked, part = ask(world, Protocol()), ask(world, Protocol(), at_most=10)
+    eval_set, part = evaluation_set(world, Protocol()), evaluation_set(world, Protocol(), at_most=10)
     with pytest.raises(InputError, match="different questions"):
         make_results(
-            asked, {"two": [baseline_ranks(asked)["popularity"], baseline_ranks(part)["popularity"]]}, config=None
+            eval_set, {"two": [baseline_ranks(eval_set)["popularity"], baseline_ranks(part)["popularity"]]}, config=None
         )
 
 
 def test_a_table_shows_the_baselines_beside_the_model(world: Dataset) -> None:
-    asked = ask(world, Protocol())
-    baselines = {name: [one] for name, one in baseline_ranks(asked).items()}
+    eval_set = evaluation_set(world, Protocol())
+    baselines = {name: [one] for name, one in baseline_ranks(eval_set).items()}
     text = printed(
-        [make_results(asked, {**baselines, "mine": baselines["transitions"]}, config="c0ffee", selection="mrr")]
+        [make_results(eval_set, {**baselines, "mine": baselines["transitions"]}, config="c0ffee", selection="mrr")]
     )
     for name in ("[popularity]", "[transitions]", "mine", "macro", "ndcg@10", "c0ffee", "chosen by mrr"):
         assert name in text
@@ -222,24 +224,24 @@ def test_transitions_within_a_domain_are_shown_where_sequences_cross_domains(tmp
 
 
 def test_results_hold_what_they_rest_on(world: Dataset) -> None:
-    asked = ask(world, Protocol())
+    eval_set = evaluation_set(world, Protocol())
     told = {
         "config": "c", "seeds": (0, 3), "selection": "mrr", "recipe": "r", "length": {"epochs": 2.0},
     }  # fmt: skip
-    ranks = {name: [one] for name, one in baseline_ranks(asked).items()}
-    found = make_results(asked, ranks, metrics=("mrr",), counts={"lost": 2}, draws=50, **told)
+    ranks = {name: [one] for name, one in baseline_ranks(eval_set).items()}
+    found = make_results(eval_set, ranks, metrics=("mrr",), counts={"lost": 2}, draws=50, **told)
     assert {name: getattr(found, name) for name in told} == told
-    assert (found.protocol, found.dataset) == (asked.protocol, world.hash)
+    assert (found.protocol, found.dataset) == (eval_set.protocol, world.hash)
     assert (found.source, found.domains) == (world.manifest.source, world.manifest.domains)
-    assert found.counts == {**asked.counts, "lost": 2}
+    assert found.counts == {**eval_set.counts, "lost": 2}
     assert {row.model for row in found.rows} == {row.model for row in found.slices} == set(ranks)
     assert all(set(row.metrics) == {"mrr"} for row in (*found.rows, *found.slices))
 
 
 def test_draws_of_candidates_have_a_spread_in_a_data_set_of_one_domain(tmp_path: Path) -> None:
     rows = [(f"u{user}", f"i{(user * 3 + place) % 17}") for user in range(12) for place in range(5)]
-    asked = ask(make_dataset(tmp_path / "world", rows), parse_protocol("uniform4x3"))
-    (row,), slices = model_rows("popularity", [baseline_ranks(asked)["popularity"]], ("one",), draws=20)
+    eval_set = evaluation_set(make_dataset(tmp_path / "world", rows), parse_protocol("uniform4x3"))
+    (row,), slices = model_rows("popularity", [baseline_ranks(eval_set)["popularity"]], ("one",), draws=20)
     assert row.domain == "all"
     assert set(row.draw_sd) == set(row.metrics)
     assert all(one.draw_sd for one in slices)

@@ -71,9 +71,9 @@ def test_what_a_table_rests_on_stands_below_it() -> None:
     assert "seeds 3, chosen by" in alone
     assert "bootstrap over users (one seed); [" in alone
     assert "draws" not in alone
-    counted = " ".join(lines([BASELINES], width=1000)[-1])
-    assert "config" not in counted
-    assert "bootstrap over users; [" in counted
+    caption = " ".join(lines([BASELINES], width=1000)[-1])
+    assert "config" not in caption
+    assert "bootstrap over users; [" in caption
     nothing = " ".join(lines([replace(MODEL, seeds=(), selection=None)], width=1000)[-1])
     assert "seeds -, chosen by -" in nothing
 

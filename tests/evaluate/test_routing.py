@@ -10,7 +10,7 @@ import pytest
 
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.probes.routing_table import Routing, measure_routing
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.scorer import make_scorer
@@ -40,13 +40,13 @@ def made(out: Path, *, has_time: bool = True) -> Dataset:
 def measured(dataset: Dataset, devices: int = 1) -> tuple[Routing, Any]:
     model, batching = cast(Model, Plain()), BatchingConfig(rows=2, row_length=16, max_length=16)
     scorer = make_scorer(model, initial_params(model, 0), batching, mesh=make_mesh(MeshConfig(devices)))
-    asked = ask(dataset, Protocol())
-    return measure_routing(scorer, asked, {"mixers": NAMES}), asked
+    eval_set = evaluation_set(dataset, Protocol())
+    return measure_routing(scorer, eval_set, {"mixers": NAMES}), eval_set
 
 
-def events_of(dataset: Dataset, asked: Any) -> list[dict[str, Any]]:
-    """Each event of each history that is asked (once a domain that it is asked for): its item, and its groups."""
-    queries, events = asked.queries, []
+def events_of(dataset: Dataset, eval_set: EvaluationSet) -> list[dict[str, Any]]:
+    """Each event of each history of a query (once a domain): its item, and its groups."""
+    queries, events = eval_set.queries, []
     offsets, places = queries.history_places(np.arange(len(queries)))
     each = zip(pairwise(offsets), queries.domain, strict=True)
     histories = {(tuple(places[begin:end].tolist()), int(domain)) for (begin, end), domain in each}
@@ -70,9 +70,9 @@ def events_of(dataset: Dataset, asked: Any) -> list[dict[str, Any]]:
 def test_means_are_those_over_the_events_of_a_group(devices: int, tmp_path: Path) -> None:
     dataset = made(tmp_path / "world")
     assert dataset.num_items <= SPEC.num_items
-    routing, asked = measured(dataset, devices)
-    events = events_of(dataset, asked)
-    assert (routing.events, routing.queries, routing.split) == (len(events), len(asked), "test")
+    routing, eval_set = measured(dataset, devices)
+    events = events_of(dataset, eval_set)
+    assert (routing.events, routing.queries, routing.split) == (len(events), len(eval_set), "test")
     assert routing.to_json()["rows"][0]["layer"] == 1
     for layout in (("domain",), ("event",), ("history",), ("domain", "history")):
         groups = defaultdict(list)
@@ -95,8 +95,8 @@ def test_means_are_those_over_the_events_of_a_group(devices: int, tmp_path: Path
 
 def test_gaps_are_named_where_there_are_times(tmp_path: Path) -> None:
     dataset = made(tmp_path / "world")
-    routing, asked = measured(dataset)
-    gaps = [event["gap"] for event in events_of(dataset, asked)]
+    routing, eval_set = measured(dataset)
+    gaps = [event["gap"] for event in events_of(dataset, eval_set)]
     rows = {r.where["gap"]: r.events for r in routing.rows if (list(r.where), r.layer, r.what) == (["gap"], 1, "loops")}
     days = sum(gap >= DAY for gap in gaps)  # an event between two others may have been left out as a repeat
     assert rows == {"none before": gaps.count(-1), "< 3 days": days, "< 6 h": len(gaps) - gaps.count(-1) - days}

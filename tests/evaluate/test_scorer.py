@@ -1,4 +1,4 @@
-"""What a scorer is asked for and gives: states, codes and vectors of items, of a model worked out by hand."""
+"""What a scorer gives: states, codes and vectors of items, of a model worked out by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ class Source:
         return self.number
 
     def __getitem__(self, number: int) -> tuple[Batch, Queries]:
-        self.asked.append(number)
+        self.lists.append(number)
         batch = make_batch(number)
         row, column = (places[::-1] for places in np.nonzero(batch.segment))
         size = 3 * len(row) // 2
@@ -103,8 +103,8 @@ def test_one_number_that_is_none_is_enough_to_refuse(place: int) -> None:
 def test_a_scorer_is_on_one_device_unless_it_is_given_a_mesh() -> None:
     assert make_scorer(MODEL, PARAMS, BATCHING).mesh.devices.size == 1
     mesh = make_mesh(MeshConfig(2))
-    scorer = make_scorer(MODEL, PARAMS, BATCHING, mesh=mesh, dtype=jnp.bfloat16, counted=cast(Any, "counted"))
-    assert (scorer.mesh, scorer.dtype, scorer.counted) == (mesh, jnp.bfloat16, "counted")
+    scorer = make_scorer(MODEL, PARAMS, BATCHING, mesh=mesh, dtype=jnp.bfloat16, cooccurrence=cast(Any, "bonus"))
+    assert (scorer.mesh, scorer.dtype, scorer.cooccurrence) == (mesh, jnp.bfloat16, "bonus")
     assert scorer.params.tables["item"].sharding.device_set == set(mesh.devices.flat)
 
 
@@ -136,8 +136,8 @@ def test_a_universe_knows_the_rows_of_its_items() -> None:
     np.testing.assert_array_equal(universe.vectors, np.asarray(PARAMS.tables["item"])[universe.ids])
     assert int(universe.count) == len(ITEMS)
     np.testing.assert_array_equal(competing(universe.vectors, universe.count), [[False] + [True] * 5])
-    asked = Csr(np.array([0, 3, 3, 5]), np.array([9, 2, 3, 38, 39]))
-    places = universe.places(asked)
+    lists = Csr(np.array([0, 3, 3, 5]), np.array([9, 2, 3, 38, 39]))
+    places = universe.places(lists)
     np.testing.assert_array_equal(places.offsets, [0, 2, 2, 3])
     np.testing.assert_array_equal(places.values, [3, 1, 5])
 

@@ -14,7 +14,7 @@ USERS, WORLDS, TRUTH = 500, 150, 0.3
 
 
 def worlds(seeds: int, spread: float, number: int) -> list[list[Ranks]]:
-    """Trainings whose hit rates are spread around one truth (in shares of it), asked the same users."""
+    """Trainings whose hit rates are spread around one truth (in shares of it), over the same users."""
     generator = np.random.default_rng(number)
     made = []
     for _ in range(WORLDS):
@@ -71,7 +71,7 @@ def test_one_seed_makes_no_claim_and_a_count_needs_none() -> None:
     assert one.one_seed
     assert one.interval[0] > 0
     assert not one.clear
-    (more,) = compare(better * 3, counts, ["hr@10"], counted=(False, True))
+    (more,) = compare(better * 3, counts, ["hr@10"], deterministic=(False, True))
     assert more.clear
     assert not compare(better * 3, counts, ["hr@10"])[0].clear
 

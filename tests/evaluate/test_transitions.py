@@ -24,7 +24,7 @@ def csr(values: list[list[int]]) -> Csr:
     )
 
 
-def counted(sequences: list[list[int]]):
+def transitions_of(sequences: list[list[int]]):
     flat = csr(sequences)
     return count_transitions(flat.values, flat.owner, ITEMS)
 
@@ -48,7 +48,7 @@ def whole_scores(matrix: np.ndarray, history: list[int], base: np.ndarray) -> np
 
 @given(SEQUENCES)
 def test_counts_are_the_sums_of_one_over_the_distance(sequences: list[list[int]]) -> None:
-    counts, matrix = counted(sequences), np.zeros((ITEMS, ITEMS))
+    counts, matrix = transitions_of(sequences), np.zeros((ITEMS, ITEMS))
     for row in range(ITEMS):
         part = slice(counts.offsets[row], counts.offsets[row + 1])
         matrix[row, counts.item[part]] = counts.value[part]
@@ -57,7 +57,7 @@ def test_counts_are_the_sums_of_one_over_the_distance(sequences: list[list[int]]
 
 
 def test_equal_counts_tie_in_whatever_order_they_were_added() -> None:
-    counts = counted([[2, 3, 4, 9, 3], [2, 8, 3, 7], [2, 4, 9, 6, 4]])
+    counts = transitions_of([[2, 3, 4, 9, 3], [2, 8, 3, 7], [2, 4, 9, 6, 4]])
     row = dict(zip(counts.item[counts.offsets[2] : counts.offsets[3]].tolist(), counts.value, strict=False))
     assert row[3] == 1 + 1 / 2 + 1 / 4
 
@@ -65,7 +65,7 @@ def test_equal_counts_tie_in_whatever_order_they_were_added() -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), sequences=SEQUENCES)
 def test_sparse_ranks_equal_ranks_over_whole_rows(data, sequences: list[list[int]]) -> None:
-    counts, matrix = counted(sequences), whole_matrix(sequences)
+    counts, matrix = transitions_of(sequences), whole_matrix(sequences)
     universe = np.array(sorted(data.draw(st.sets(st.integers(2, ITEMS - 1), min_size=2))), np.int32)
     queries = data.draw(st.integers(1, 4))
     histories = [data.draw(st.lists(st.integers(1, ITEMS - 1), max_size=7)) for _ in range(queries)]

@@ -1,4 +1,4 @@
-"""A model beside the best of what is only counted: where, by how much, and what the sentence says."""
+"""A model beside the best baseline: where, by how much, and what the sentence says."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def ranks_of(hits: int, other: int | None = None, users: int = 400) -> Ranks:
 @pytest.mark.parametrize(
     ("hits", "above", "text"),
     [
-        ((6,), True, "is above the best counted baseline on validation (transitions)"),
+        ((6,), True, "is above the best baseline on validation (transitions)"),
         ((4,), False, "is not above"),
         ((6, 6, 7), True, "over users and seeds"),
         ((2, 5, 8), False, "by +0.1000"),

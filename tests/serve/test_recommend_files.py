@@ -14,7 +14,7 @@ from mdrec_jax.cli.stream import run_name
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import Counted, CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.baselines.run import count_training
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.files import write_json
@@ -53,11 +53,11 @@ def films(out: Path) -> dict[str, list[str]]:
     return {user[0]: part["item"].to_list() for user, part in table.group_by(["user"], maintain_order=True)}
 
 
-@pytest.mark.parametrize("counted", [False, True])
-def test_a_list_a_person_allows_and_denies(world: Dataset, scorer: Scorer, tmp_path: Path, counted: bool) -> None:
-    if counted:
-        counts = Counted(count_training(world, np.asarray(world.role) == 0), CountsConfig(weight=2.0))
-        scorer = replace(scorer, counted=counts)
+@pytest.mark.parametrize("cooccurrence", [False, True])
+def test_a_list_a_person_allows_and_denies(world: Dataset, scorer: Scorer, tmp_path: Path, cooccurrence: bool) -> None:
+    if cooccurrence:
+        bonus = Cooccurrence(count_training(world, np.asarray(world.role) == 0), CooccurrenceConfig(weight=2.0))
+        scorer = replace(scorer, cooccurrence=bonus)
     raw, out = world.items("films")["raw"].to_list(), tmp_path / "o.csv"
     users = written(tmp_path / "u.txt", "u1\nu2\nu3\nnobody\n")
     options = {"users": users, "domain": "films", "keep_seen": True}

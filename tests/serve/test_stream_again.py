@@ -16,7 +16,7 @@ import pytest
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import Counted, CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.baselines.run import count_training
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import make_model
@@ -307,9 +307,9 @@ def test_users_of_the_data_set_who_start_with_nothing_are_counted(
     assert counts["users whose events in the data set were read first"] == 1
 
 
-def test_a_model_with_counts_streams_as_it_recommends(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    counted = Counted(count_training(world, np.asarray(world.role) == 0), CountsConfig(weight=2.0))
-    scorer, rows = replace(scorer, counted=counted), log(world, ["a", "b", "c"], 9)
+def test_a_model_with_cooccurrence_streams_as_it_recommends(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
+    bonus = Cooccurrence(count_training(world, np.asarray(world.role) == 0), CooccurrenceConfig(weight=2.0))
+    scorer, rows = replace(scorer, cooccurrence=bonus), log(world, ["a", "b", "c"], 9)
     state, out = tmp_path / "s.npz", tmp_path / "o.csv"
     for low, high in ((0, 4), (4, 5), (5, 9)):
         some = [row for n, row in enumerate(rows) if low <= n % 9 < high]

@@ -10,7 +10,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.looks import read_looks
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
@@ -36,17 +36,19 @@ def test_ranks_are_those_of_the_mean_log_softmax_over_the_candidates(
     model = make_model(config, dataset.spec)
     params = [model.init(jax.random.key(seed)) for seed in range(members)]
     together = make_scorer(Ensemble(model, members), side_by_side(params), small_run.batching)
-    asked = ask(dataset, parse_protocol("uniform19x2"))
-    scores = [all_scores(make_scorer(model, one, small_run.batching), asked) for one in params]
-    found = rank_queries(together, asked).rank
+    eval_set = evaluation_set(dataset, parse_protocol("uniform19x2"))
+    scores = [all_scores(make_scorer(model, one, small_run.batching), eval_set) for one in params]
+    found = rank_queries(together, eval_set).rank
     for number in range(2):
-        rivals = np.concatenate([asked.queries.target[:, None], asked.candidates(np.arange(len(asked)), number)], 1)
+        rivals = np.concatenate(
+            [eval_set.queries.target[:, None], eval_set.candidates(np.arange(len(eval_set)), number)], 1
+        )
         theirs = [np.take_along_axis(one, rivals, axis=1) for one in scores]
         mean = np.mean([one - np.log(np.exp(one).sum(1, keepdims=True)) for one in theirs], axis=0)
         by_hand = 1 + (mean[:, 1:] > mean[:, :1]).sum(1)
         assert (found[:, number] == by_hand).mean() > 0.99, "only scores that differ in the last bit change places"
         if members > 1:
-            alone = expected(asked, scores[0], lambda query, rows=rivals: rows[query].tolist())
+            alone = expected(eval_set, scores[0], lambda query, rows=rivals: rows[query].tolist())
             assert (found[:, number] != alone).mean() > 0.3
 
 

@@ -23,7 +23,7 @@ def test_test_is_looked_at_when_it_is_asked_and_each_look_is_told(
     shown = capsys.readouterr()
     assert [path.name for path in (run / "evaluation").glob("*.json")] == ["validation-full.json"]
     assert not (run / LOOKS).exists()
-    assert "verdict: sasrec is not above the best counted baseline on validation" in shown.out
+    assert "verdict: sasrec is not above the best baseline on validation" in shown.out
     assert "one seed, so this speaks of this run alone" in shown.out
     assert "are few to learn from" in shown.err
     assert f"mdrec evaluate {run}" in shown.err

@@ -43,7 +43,7 @@ def small(run: RunConfig) -> RunConfig:
         run,
         batching={"rows": 4, "row_length": 64, "max_length": 24},
         train={"epochs": 0.0, "steps": STEPS},
-        counts={"weight": 0.0},
+        cooccurrence={"weight": 0.0},
         precision=PrecisionConfig("float32"),
         hardware=MeshConfig(1),
     )

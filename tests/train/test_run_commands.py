@@ -44,17 +44,17 @@ def test_a_trained_run_is_evaluated_with_counting(
     small_run: RunConfig, small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the run that was told to count from the start: what is trained is the same."""
-    folders = [RunFolder(tmp_path / name) for name in ("alone", "counted")]
+    folders = [RunFolder(tmp_path / name) for name in ("alone", "cooccurrence")]
     for folder, weight in zip(folders, (0.0, 2.0), strict=True):
-        config = replace(small_run, counts={"weight": weight}, train={"evaluate_every": 2.0})
+        config = replace(small_run, cooccurrence={"weight": weight}, train={"evaluate_every": 2.0})
         fit(config, open_dataset(small_world), folder)
-    alone, counted = (evaluate_runs([load_run(folder.path)])[0] for folder in folders)
-    given = ["evaluate", str(folders[0].path), "--counts-weight"]
+    alone, with_bonus = (evaluate_runs([load_run(folder.path)])[0] for folder in folders)
+    given = ["evaluate", str(folders[0].path), "--cooccurrence-weight"]
     assert main([*given, "-1"]) == EXIT_BAD_INPUT
-    assert "counts.weight" in capsys.readouterr().err
+    assert "cooccurrence.weight" in capsys.readouterr().err
     assert main([*given, "2"]) == 0
-    later = read_results(folders[0].evaluation / "test-full-counts-2.json")
-    assert later.to_json() == counted.to_json() | {"ranks": later.to_json()["ranks"]}
+    later = read_results(folders[0].evaluation / "test-full-cooccurrence-2.json")
+    assert later.to_json() == with_bonus.to_json() | {"ranks": later.to_json()["ranks"]}
     assert [row.metrics for row in later.rows] != [row.metrics for row in alone.rows]
     assert {"sasrec", "sasrec + cooccurrence 2"} & {row.model for row in later.rows} == {"sasrec + cooccurrence 2"}
     assert {"sasrec", "sasrec + cooccurrence 2"} & {row.model for row in alone.rows} == {"sasrec"}

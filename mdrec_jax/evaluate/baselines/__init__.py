@@ -1,1 +1,1 @@
-"""What is reached without a network, and the counts that can stand beside one."""
+"""What is reached without a network, and the co-occurrence bonus that can stand beside one."""

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
 from mdrec_jax.data.csr import Csr
-from mdrec_jax.evaluate.evaluation_set import Asked, Some
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some
 from mdrec_jax.evaluate.protocol import Ties
 from mdrec_jax.evaluate.ranks import rank_from_counts
 
@@ -42,14 +42,14 @@ class Competition:
         return np.stack(columns, axis=1)
 
 
-def competition(asked: Asked, some: Some, place: Int32[np.ndarray, "V"]) -> Competition:
+def competition(eval_set: EvaluationSet, some: Some, place: Int32[np.ndarray, "V"]) -> Competition:
     """What the protocol says about some queries; item v is column `place[v]`, -1 where it never competes."""
     drawn, seen = None, Csr(np.zeros(len(some) + 1, np.int64), np.zeros(0, np.int64))
-    if asked.protocol.sampled:
-        lists = [place[asked.candidates(some, number)] for number in range(asked.protocol.draws)]
+    if eval_set.protocol.sampled:
+        lists = [place[eval_set.candidates(some, number)] for number in range(eval_set.protocol.draws)]
         drawn = np.stack(lists, axis=1).astype(np.int64)
     else:
-        seen = asked.seen(some)
+        seen = eval_set.seen(some)
         seen = Csr(seen.offsets, place[seen.values].astype(np.int64))
         seen = seen.keep(seen.values >= 0)
-    return Competition(place[asked.queries.target[some]].astype(np.int64), seen, drawn, asked.protocol.ties)
+    return Competition(place[eval_set.queries.target[some]].astype(np.int64), seen, drawn, eval_set.protocol.ties)

@@ -1,4 +1,4 @@
-"""What counting adds to a model's scores: the pairs of a training log that no model of few numbers an item can hold.
+"""A co-occurrence bonus on a model's scores: the pairs of a training log that no model of few numbers an item can hold.
 
     score(v) = h . v + weight * log(1 + t(v) / .01)
 
@@ -21,34 +21,34 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.baselines.transitions import Reached, TransitionCounts, reach
 
 LEAST = 0.01
-"""The transition score from which on it is noticed."""
+"""The transition score at which the logarithm starts to grow."""
 ENTRIES = 1 << 22
-"""Items that something is added to, of all queries of a block, each as many as the one with the most."""
+"""Items with a bonus, of all queries of a block, each as many as the one with the most."""
 
 
 @dataclass(frozen=True)
-class CountsConfig:
+class CooccurrenceConfig:
     """
     Args:
-        weight: of what is added; 0 = the model alone. To be chosen on the validation split.
+        weight: of the bonus; 0 = the model alone. To be chosen on the validation split.
     """
 
     weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
-            raise ConfigError("out of range", column="counts.weight", found=self.weight, expected=">= 0")
+            raise ConfigError("out of range", column="cooccurrence.weight", found=self.weight, expected=">= 0")
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Counts of a training log, ready to be asked. V items."""
+class Cooccurrence:
+    """The bonus by the transition counts of a training log. V items."""
 
     counts: TransitionCounts
-    config: CountsConfig
+    config: CooccurrenceConfig
 
     def added(self, recent: Int32[np.ndarray, "B K"]) -> Reached:
-        """What is added for queries whose latest items are `recent` (0 = none), the latest first."""
+        """The bonus of queries whose latest items are `recent` (0 = none), the latest first."""
         found = reach(self.counts, recent)
         return Reached(found.key, self.config.weight * np.log1p(found.score / LEAST))
 
@@ -65,13 +65,13 @@ class Counted:
             yield slice(begin, len(most))
 
     def at(self, added: Reached, items: Int[np.ndarray, "B N"]) -> Float32[np.ndarray, "B N"]:
-        """What is added to given items of each query."""
+        """The bonus of given items of each query."""
         return added.of(np.arange(len(items))[:, None] * len(self.counts.total) + items).astype(np.float32)
 
     def lists(
         self, added: Reached, place: Int32[np.ndarray, "V"], queries: int
     ) -> tuple[Csr, Float32[np.ndarray, "E"]]:
-        """Each query's items that something is added to, by their `place` where they have one, and what it is."""
+        """Each query's items with a bonus, by their `place` where they have one, and the bonus."""
         query, item = np.divmod(added.key, len(self.counts.total))
         there = place[item] > 0
         offsets = from_lengths(np.bincount(query[there], minlength=queries))

@@ -1,6 +1,6 @@
 """The baselines whose settings are chosen on the validation split, each with its small grid.
 
-    date-popularity    training events before the moment that is asked about, each half as much after every half-life
+    date-popularity    training events before the moment of the query, each half as much after every half-life
     transitions-tuned  transition counts (`transitions.py`) over other distances, histories and smoothing
     itemknn, ease, next-ridge   `linear.py`
 
@@ -20,7 +20,7 @@ from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.evaluate.baselines import linear
 from mdrec_jax.evaluate.baselines.pool import Pool
 from mdrec_jax.evaluate.baselines.transitions import TransitionCounts, count_transitions, reach
-from mdrec_jax.evaluate.evaluation_set import Asked, Some
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some
 
 DAY = 24 * 3600
 
@@ -35,7 +35,7 @@ class Method:
     name: str
     grid: tuple[Settings, ...]
     """The first is what is taken where nothing can be chosen."""
-    scores: Callable[[Asked, Some, Settings], Scores]
+    scores: Callable[[EvaluationSet, Some, Settings], Scores]
     after: tuple[Settings, ...] = ()
     """Changes that are tried one by one at the best of the grid, where all combinations would take long."""
 
@@ -77,9 +77,9 @@ def _date_popularity(pool: Pool) -> Method:
     order = np.argsort(pool.time, kind="stable")
     time, column = pool.time[order], pool.column[order]
 
-    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+    def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         life = settings["half_life_days"] * DAY
-        moments, side = _moments(asked, some)
+        moments, side = _moments(eval_set, some)
         out, state = np.empty((len(some), len(pool.items)), np.float32), np.zeros(len(pool.items))
         read, now = 0, int(moments.min(initial=0))
         for query in np.argsort(moments, kind="stable"):
@@ -93,15 +93,15 @@ def _date_popularity(pool: Pool) -> Method:
     return Method("date-popularity", _grid(half_life_days=(60.0, 2.0, 4.0, 8.0, 15.0, 30.0, 240.0, 960.0)), scores)
 
 
-def _moments(asked: Asked, some: Some) -> tuple[np.ndarray, Literal["left", "right"]]:
+def _moments(eval_set: EvaluationSet, some: Some) -> tuple[np.ndarray, Literal["left", "right"]]:
     """Each query's moment, and the side on which events of that very moment lie: the query itself is never counted,
     the history's latest event is."""
-    queries = asked.queries
-    if asked.protocol.query_time_visible:
+    queries = eval_set.queries
+    if eval_set.protocol.query_time_visible:
         return queries.time[some], "left"
     latest = queries.visible[np.maximum(queries.history_end[some] - 1, 0)]
-    first = int(plain(asked.dataset.time).min())
-    return np.where(queries.history_length[some] > 0, plain(asked.dataset.time)[latest], first), "right"
+    first = int(plain(eval_set.dataset.time).min())
+    return np.where(queries.history_length[some] > 0, plain(eval_set.dataset.time)[latest], first), "right"
 
 
 def _transitions(pool: Pool) -> Method:
@@ -115,8 +115,8 @@ def _transitions(pool: Pool) -> Method:
             held[steps] = count_transitions(plain(dataset.item)[place], sequence, dataset.num_items, steps)
         return held[steps]
 
-    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
-        recent = asked.latest(some, int(settings["history"]))
+    def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
+        recent = eval_set.latest(some, int(settings["history"]))
         reached = reach(counts(int(settings["steps"])), recent, settings["smoothing"])
         query, item = np.divmod(reached.key, dataset.num_items)
         column = pool.place[item]
@@ -130,29 +130,29 @@ def _transitions(pool: Pool) -> Method:
 
 
 def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
-    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+    def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         shrinkage = settings["shrinkage"]
         matrix = pool.matrix("itemknn", shrinkage, lambda: linear.item_knn(*pool.together, shrinkage))
-        return pool.scores(asked, some, matrix, settings["decay"])
+        return pool.scores(eval_set, some, matrix, settings["decay"])
 
     return Method("itemknn", _grid(shrinkage=(10.0, 0.0, 3.0, 30.0, 100.0, 300.0), decay=decays), scores)
 
 
 def _ease(pool: Pool, decays: tuple[float, ...]) -> Method:
-    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+    def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         l2 = settings["l2"]
         matrix = pool.matrix("ease", l2, lambda: linear.ease(*pool.together, pool.alone, l2))
-        return pool.scores(asked, some, matrix, settings["decay"])
+        return pool.scores(eval_set, some, matrix, settings["decay"])
 
     return Method("ease", _grid(l2=(100.0, 25.0, 400.0, 1600.0, 6400.0), decay=decays), scores)
 
 
 def _next_ridge(pool: Pool) -> Method:
-    def scores(asked: Asked, some: Some, settings: Settings) -> Scores:
+    def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         decay, l2 = settings["decay"], settings["l2"]
         matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.ridge_inverse(pool.events, decay, l2))
         follows = pool.matrix("follows", decay, lambda: linear.ridge_follows(pool.events, decay))
-        return pool.scores(asked, some, matrix, decay, then=follows)
+        return pool.scores(eval_set, some, matrix, decay, then=follows)
 
     grid = _grid(decay=(2.0,), l2=(100.0, 10.0, 30.0, 300.0, 1000.0))
     return Method("next-ridge", grid, scores, after=({"decay": 1.0}, {"decay": 5.0}))

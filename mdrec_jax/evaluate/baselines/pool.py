@@ -12,7 +12,7 @@ from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.baselines import linear
 from mdrec_jax.evaluate.baselines.linear import Sequences, Square
-from mdrec_jax.evaluate.evaluation_set import Asked, Some
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some
 
 TIE_BREAK = 1e-6
 """The share of popularity in every score."""
@@ -33,10 +33,10 @@ class Pool:
     _matrices: dict[str, tuple[object, Square]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, asked: Asked, domain: int) -> "Pool":
-        dataset, items = asked.dataset, asked.universe(domain)
-        if asked.fixed is not None:  # a file may list items of other domains
-            items = np.union1d(items, asked.fixed.lists.values).astype(np.int32)
+    def of(cls, eval_set: EvaluationSet, domain: int) -> "Pool":
+        dataset, items = eval_set.dataset, eval_set.universe(domain)
+        if eval_set.fixed is not None:  # a file may list items of other domains
+            items = np.union1d(items, eval_set.fixed.lists.values).astype(np.int32)
         event = np.flatnonzero(plain(dataset.role) == ROLE_TRAIN)
         event = event[np.isin(plain(dataset.item)[event], items)]
         return cls(
@@ -102,11 +102,11 @@ class Pool:
         return self.events.alone()
 
     def scores(
-        self, asked: Asked, some: Some, matrix: Square, decay: float, then: Square | None = None
+        self, eval_set: EvaluationSet, some: Some, matrix: Square, decay: float, then: Square | None = None
     ) -> Float32[np.ndarray, "B W"]:
         """The scores of some queries by a matrix (and by the one that it is followed by), the items of their histories
         weighed by `linear.recency`."""
-        places = Csr(*asked.queries.history_places(some))
+        places = Csr(*eval_set.queries.history_places(some))
         column = self.place[plain(self.dataset.item)[places.values]]
         number = np.where(column >= 0, self.number[column], -1)
         own = Csr(places.offsets, number).keep(number >= 0)

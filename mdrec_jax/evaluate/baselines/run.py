@@ -35,7 +35,7 @@ from mdrec_jax.evaluate.baselines.transitions import (
 )
 from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
 from mdrec_jax.evaluate.evaluation import make_results
-from mdrec_jax.evaluate.evaluation_set import Asked, ask, item_counts
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set, item_counts
 from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, load_ranks, rank_from_counts
@@ -57,15 +57,15 @@ class BaselineScores:
     reach: Reach
 
 
-def baseline_ranks(asked: Asked) -> dict[str, Ranks]:
+def baseline_ranks(eval_set: EvaluationSet) -> dict[str, Ranks]:
     """The ranks of every baseline that makes sense on the data set, by name."""
-    train = plain(asked.dataset.role) == ROLE_TRAIN
-    shared = count_training(asked.dataset, train)
+    train = plain(eval_set.dataset.role) == ROLE_TRAIN
+    shared = count_training(eval_set.dataset, train)
     parts: dict[str, list[Ranks]] = {}
-    for domain in asked.domains():
-        baselines = _baselines_of(asked, domain, train, shared)
-        for some in asked.blocks(domain, BLOCK):
-            for name, ranks in _block_ranks(asked, baselines, some).items():
+    for domain in eval_set.domains():
+        baselines = _baselines_of(eval_set, domain, train, shared)
+        for some in eval_set.blocks(domain, BLOCK):
+            for name, ranks in _block_ranks(eval_set, baselines, some).items():
                 parts.setdefault(name, []).append(ranks)
     return {name: concatenate(some) for name, some in parts.items()}
 
@@ -77,28 +77,33 @@ def count_training(dataset: Dataset, chosen: Bool[np.ndarray, "N"]) -> Transitio
     return count_transitions(plain(dataset.item)[place], sequence, dataset.num_items)
 
 
-def popularity(asked: Asked, domain: int) -> Float64[np.ndarray, "V"]:
+def popularity(eval_set: EvaluationSet, domain: int) -> Float64[np.ndarray, "V"]:
     """Training counts in the domain; in all domains where the protocol ranks among all items."""
-    if asked.protocol.universe == "all":
-        return asked.train_counts.astype(np.float64)
-    dataset = asked.dataset
+    if eval_set.protocol.universe == "all":
+        return eval_set.train_counts.astype(np.float64)
+    dataset = eval_set.dataset
     mine = (plain(dataset.role) == ROLE_TRAIN) & (plain(dataset.domain) == domain)
     return item_counts(dataset, mine).astype(np.float64)
 
 
 def _baselines_of(
-    asked: Asked, domain: int, train: Bool[np.ndarray, "N"], shared: TransitionCounts
+    eval_set: EvaluationSet, domain: int, train: Bool[np.ndarray, "N"], shared: TransitionCounts
 ) -> dict[str, BaselineScores]:
-    universe, popular = asked.universe(domain), popularity(asked, domain)
+    universe, popular = eval_set.universe(domain), popularity(eval_set, domain)
     baselines = {"popularity": BaselineScores(base_scores(popular, universe), lambda _: NOTHING_REACHED)}
-    if not asked.dataset.manifest.ordered:
+    if not eval_set.dataset.manifest.ordered:
         return baselines
-    base = _tie_breaking(asked.train_counts, universe)
-    baselines["transitions"] = BaselineScores(base, lambda some: reach(shared, _recent(asked, some, None)))
-    if _domains_meet(asked.dataset):
-        mine = train & (plain(asked.dataset.domain) == domain)
-        local, base = count_training(asked.dataset, mine), _tie_breaking(item_counts(asked.dataset, mine), universe)
-        baselines["transitions-local"] = BaselineScores(base, lambda some: reach(local, _recent(asked, some, domain)))
+    base = _tie_breaking(eval_set.train_counts, universe)
+    baselines["transitions"] = BaselineScores(base, lambda some: reach(shared, _recent(eval_set, some, None)))
+    if _domains_meet(eval_set.dataset):
+        mine = train & (plain(eval_set.dataset.domain) == domain)
+        local, base = (
+            count_training(eval_set.dataset, mine),
+            _tie_breaking(item_counts(eval_set.dataset, mine), universe),
+        )
+        baselines["transitions-local"] = BaselineScores(
+            base, lambda some: reach(local, _recent(eval_set, some, domain))
+        )
     return baselines
 
 
@@ -118,29 +123,31 @@ def _domains_meet(dataset: Dataset) -> bool:
     return bool((np.maximum.reduceat(domain, first) != np.minimum.reduceat(domain, first)).any())
 
 
-def _recent(asked: Asked, some: Int64[np.ndarray, "B"], domain: int | None) -> Int[np.ndarray, "B K"]:
+def _recent(eval_set: EvaluationSet, some: Int64[np.ndarray, "B"], domain: int | None) -> Int[np.ndarray, "B K"]:
     """The last items of the visible histories (of one domain's events), the latest first."""
     if domain is None:
-        return asked.latest(some, STEPS)
-    places = Csr(*asked.queries.history_places(some))
-    places = places.keep(plain(asked.dataset.domain)[places.values] == domain)
-    return Csr(places.offsets, plain(asked.dataset.item)[places.values]).last(STEPS)
+        return eval_set.latest(some, STEPS)
+    places = Csr(*eval_set.queries.history_places(some))
+    places = places.keep(plain(eval_set.dataset.domain)[places.values] == domain)
+    return Csr(places.offsets, plain(eval_set.dataset.item)[places.values]).last(STEPS)
 
 
-def _block_ranks(asked: Asked, baselines: dict[str, BaselineScores], some: Int64[np.ndarray, "B"]) -> dict[str, Ranks]:
+def _block_ranks(
+    eval_set: EvaluationSet, baselines: dict[str, BaselineScores], some: Int64[np.ndarray, "B"]
+) -> dict[str, Ranks]:
     """The ranks that every baseline gives to a block of queries; candidates are drawn once for all of them."""
-    protocol, target = asked.protocol, asked.queries.target[some]
+    protocol, target = eval_set.protocol, eval_set.queries.target[some]
     reached = {name: one.reach(some) for name, one in baselines.items()}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in baselines}
     for number in range(protocol.draws):
-        among = asked.candidates(some, number) if protocol.sampled else asked.seen(some)
+        among = eval_set.candidates(some, number) if protocol.sampled else eval_set.seen(some)
         for name, one in baselines.items():
             if isinstance(among, Csr):
                 counts = rank_all(reached[name], one.base, target, among)
             else:
                 counts = rank_among(reached[name], one.base, target, among)
             columns[name].append(rank_from_counts(*counts, protocol.ties))
-    return {name: asked.ranks(some, np.stack(ranks, axis=1)) for name, ranks in columns.items()}
+    return {name: eval_set.ranks(some, np.stack(ranks, axis=1)) for name, ranks in columns.items()}
 
 
 def baseline_results(
@@ -153,24 +160,24 @@ def baseline_results(
     by: str = "Python",
 ) -> tuple[Results, dict[str, Ranks]]:
     """The baselines of a data set under a protocol, and their ranks. A look at the test split is recorded with the data
-    set, as asked for `by` this one.
+    set, with the command (`by`) that made it.
 
     Args:
         tuned: also those whose settings the validation split chooses (`tuning.py`).
         tell: is told what was chosen, one domain and baseline after the other.
 
     Raises:
-        InputError: as `ask`, or a look at test that cannot be recorded.
+        InputError: as `evaluation_set`, or a look at test that cannot be recorded.
     """
     if protocol.split == "test":
         check_recordable(baselines_folder(dataset))
-    asked = ask(dataset, protocol)
-    ranks, more = baseline_ranks(asked), Tuned({}, {}, {})
+    eval_set = evaluation_set(dataset, protocol)
+    ranks, more = baseline_ranks(eval_set), Tuned({}, {}, {})
     if tuned:
-        more = tuned_ranks(asked, tell)
+        more = tuned_ranks(eval_set, tell)
         ranks |= more.ranks
     models = {name: [one] for name, one in ranks.items()}
-    results = make_results(asked, models, config=None, metrics=metrics, counts=more.counts)
+    results = make_results(eval_set, models, config=None, metrics=metrics, counts=more.counts)
     if protocol.split == "test":
         look = {"by": by, "what": "baselines", "protocol": protocol.name, "split": "test", "dataset": dataset.hash}
         record_look(baselines_folder(dataset), {**look, "models": {name: headline(results, name) for name in ranks}})
@@ -191,17 +198,17 @@ def baselines_file(dataset: Dataset, protocol: Protocol) -> Path:
     return baselines_folder(dataset) / f"{protocol.split}-{name}{seed}{time}.json"
 
 
-def stored_ranks(asked: Asked) -> dict[str, Ranks]:
+def stored_ranks(eval_set: EvaluationSet) -> dict[str, Ranks]:
     """The ranks of tuned baselines that `mdrec baselines` left about this data set and protocol; empty if it did not.
 
     Raises:
         InputError: its file is damaged.
     """
-    path = baselines_file(asked.dataset, asked.protocol)
+    path = baselines_file(eval_set.dataset, eval_set.protocol)
     if not path.is_file():
         return {}
     results = read_results(path)
-    if results.dataset != asked.dataset.hash or results.protocol != asked.protocol:
+    if results.dataset != eval_set.dataset.hash or results.protocol != eval_set.protocol:
         return {}
     found = {name: load_ranks(path.parent / results.ranks[name][0]) for name in TUNED if name in results.ranks}
-    return {name: ranks for name, ranks in found.items() if np.array_equal(ranks.query, asked.number)}
+    return {name: ranks for name, ranks in found.items() if np.array_equal(ranks.query, eval_set.number)}

@@ -15,7 +15,7 @@ from mdrec_jax.evaluate.baselines.competition import Competition, competition
 from mdrec_jax.evaluate.baselines.linear import LARGEST, standardised
 from mdrec_jax.evaluate.baselines.methods import Method, Scores, Settings, methods_for, told
 from mdrec_jax.evaluate.baselines.pool import Pool
-from mdrec_jax.evaluate.evaluation_set import Asked, Some, ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate
 
@@ -40,20 +40,22 @@ class Tuned:
     counts: dict[str, int]
 
 
-def tuned_ranks(asked: Asked, say: Callable[[str], None] = lambda _: None) -> Tuned:
+def tuned_ranks(eval_set: EvaluationSet, say: Callable[[str], None] = lambda _: None) -> Tuned:
     """The ranks of every method that makes sense on the data set, and of their sum.
 
     Args:
         say: is told what was chosen, as it is.
     """
-    validation = _validation(asked)
+    validation = _validation(eval_set)
     parts: dict[str, list[Ranks]] = {}
     settings: dict[str, dict[str, Settings]] = {}
     counts: dict[str, int] = {}
     if validation is None:
-        counts["domains without validation queries, where settings are the first of each grid"] = len(asked.domains())
-    for domain in asked.domains():
-        name, pool = asked.dataset.manifest.domains[domain], Pool.of(asked, domain)
+        counts["domains without validation queries, where settings are the first of each grid"] = len(
+            eval_set.domains()
+        )
+    for domain in eval_set.domains():
+        name, pool = eval_set.dataset.manifest.domains[domain], Pool.of(eval_set, domain)
         if pool.left_out:
             counts[f"items of {name} unknown to itemknn, ease and next-ridge, which hold {LARGEST:,}"] = pool.left_out
         methods = methods_for(pool)
@@ -62,33 +64,33 @@ def tuned_ranks(asked: Asked, say: Callable[[str], None] = lambda _: None) -> Tu
         for method, found in _choose(pool, methods, domain, validation):
             chosen[method] = settings.setdefault(method, {})[name] = found
             say(f"{name}: {method}: {told(found, grids.get(method, (found,)))}")
-        for some in asked.blocks(domain, BLOCK):
-            for method, ranks in _block_ranks(asked, pool, methods, chosen, some).items():
+        for some in eval_set.blocks(domain, BLOCK):
+            for method, ranks in _block_ranks(eval_set, pool, methods, chosen, some).items():
                 parts.setdefault(method, []).append(ranks)
     return Tuned({name: concatenate(some) for name, some in parts.items()}, settings, counts)
 
 
 def _block_ranks(
-    asked: Asked, pool: Pool, methods: Sequence[Method], chosen: dict[str, Settings], some: Some
+    eval_set: EvaluationSet, pool: Pool, methods: Sequence[Method], chosen: dict[str, Settings], some: Some
 ) -> dict[str, Ranks]:
-    against = competition(asked, some, pool.place)
+    against = competition(eval_set, some, pool.place)
     ranks, total = {}, np.zeros((len(some), len(pool.items)), np.float32)
     for method in methods:
-        scores = method.scores(asked, some, chosen[method.name])
-        ranks[method.name] = asked.ranks(some, against.ranks(scores))
+        scores = method.scores(eval_set, some, chosen[method.name])
+        ranks[method.name] = eval_set.ranks(some, against.ranks(scores))
         total += np.float32(chosen[BLEND][method.name]) * standardised(scores)
-    ranks[BLEND] = asked.ranks(some, against.ranks(total))
+    ranks[BLEND] = eval_set.ranks(some, against.ranks(total))
     return ranks
 
 
-def _validation(asked: Asked) -> Asked | None:
+def _validation(eval_set: EvaluationSet) -> EvaluationSet | None:
     """The validation split under the same protocol; None where the data set has none."""
-    protocol = replace(asked.protocol, split="validation", draws=1)
+    protocol = replace(eval_set.protocol, split="validation", draws=1)
     if protocol.candidates == "fixed":
         full = Protocol(split="validation", universe=protocol.universe, ties=protocol.ties)
         protocol = replace(full, query_time_visible=protocol.query_time_visible)
     try:
-        return ask(asked.dataset, protocol)
+        return evaluation_set(eval_set.dataset, protocol)
     except InputError as error:
         if "no validation targets" in error.problem:
             return None
@@ -96,7 +98,7 @@ def _validation(asked: Asked) -> Asked | None:
 
 
 def _choose(
-    pool: Pool, methods: Sequence[Method], domain: int, validation: Asked | None
+    pool: Pool, methods: Sequence[Method], domain: int, validation: EvaluationSet | None
 ) -> Iterator[tuple[str, Settings]]:
     """The settings of every method, one after the other, and the weights of their sum."""
     mine = np.zeros(0, np.int64) if validation is None else np.flatnonzero(validation.queries.domain == domain)

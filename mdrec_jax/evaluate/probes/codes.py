@@ -15,7 +15,7 @@ MOST = 20_000
 
 
 def last_events(queries: QueryList) -> QueryList:
-    """The different histories of some queries, each asked for the domain of its last event; empty ones are left out."""
+    """The different histories of some queries, each for the domain of its last event; empty ones are left out."""
     known = np.flatnonzero(queries.history_length > 0)
     keys = np.stack([queries.sequence[known], queries.history_end[known]], axis=1)
     chosen = np.sort(known[np.unique(keys, axis=0, return_index=True)[1]])

@@ -1,6 +1,6 @@
 """Probes of a disentangled model: what its codes give away, and what they are worth.
 
-Every history that a split asks about is asked for its last event's own domain, so that the mixed and the in-domain view
+Every history of the evaluation set is queried for its last event's own domain, so that the mixed and the in-domain view
 stand at the same event. From each code a logistic regression and a multilayer perceptron guess that domain; a shared
 code should leave them at chance. (One that is whitened is read before it is told the target's domain, with the
 statistics that the checkpoint holds.) An empty code does that too, so each code also ranks the split's targets by
@@ -23,7 +23,7 @@ from mdrec_jax.data.batching.queries import QueryList
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.synthetic import load_truth
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.evaluation_set import Asked
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes.codes import codes_at, last_events
 from mdrec_jax.evaluate.probes.linear_probe import Figure, balanced_accuracy, explained, share_of
@@ -69,38 +69,38 @@ class Probes:
         return fields | {"protocol": self.protocol.to_json(), "codes": codes}
 
 
-def probe(scorer: Scorer, asked: Asked, *, config: str, seed: int = 0) -> Probes:
+def probe(scorer: Scorer, eval_set: EvaluationSet, *, config: str, seed: int = 0) -> Probes:
     """Probes a model at the histories of some queries.
 
     Args:
-        asked: the queries that the codes rank.
+        eval_set: the queries that the codes rank.
         config: hash of the run's config.
         seed: of the split of users and of the classifiers.
 
     Raises:
         InputError: a model without a shared and a specific code, or histories that all end in one domain.
     """
-    histories = last_events(asked.queries)
+    histories = last_events(eval_set.queries)
     domain, user = histories.domain, histories.user
     if len(np.unique(domain)) < 2:
-        raise InputError("a probe for the domain needs histories that end in two domains", file=asked.dataset.path)
+        raise InputError("a probe for the domain needs histories that end in two domains", file=eval_set.dataset.path)
     codes: dict[str, dict[str, Figure]] = {}
-    factors, whitened = planted(asked.dataset, histories), bool(scorer.params.statistics)
+    factors, whitened = planted(eval_set.dataset, histories), bool(scorer.params.statistics)
     for code in CODES:
         name = "whitened" if code == "shared" and whitened else code
-        x = codes_at(scorer, asked.dataset, histories, name)
+        x = codes_at(scorer, eval_set.dataset, histories, name)
         codes[code] = read(x, domain, user, seed)
         for name, (values, group) in factors.items():
             codes[code][name] = explained(x, values, user, group, seed=seed)
     embedded = scorer.params.dense["inputs"].get("domain") is not None
     if embedded:
-        x = codes_at(without_domain_embedding(scorer), asked.dataset, histories, "specific")
+        x = codes_at(without_domain_embedding(scorer), eval_set.dataset, histories, "specific")
         codes[REMOVED] = read(x, domain, user, seed)
-    for code, figures in rank_by(scorer, asked).items():
+    for code, figures in rank_by(scorer, eval_set).items():
         codes[code] |= figures
     return Probes(
-        protocol=asked.protocol,
-        dataset=asked.dataset.hash,
+        protocol=eval_set.protocol,
+        dataset=eval_set.dataset.hash,
         config=config,
         seed=seed,
         histories=len(histories),
@@ -137,10 +137,10 @@ def planted(
     }
 
 
-def rank_by(scorer: Scorer, asked: Asked) -> dict[str, dict[str, Figure]]:
+def rank_by(scorer: Scorer, eval_set: EvaluationSet) -> dict[str, dict[str, Figure]]:
     """NDCG@10 of each code by itself, and its share of what the whole state reaches."""
-    alone = dataclasses.replace(scorer, counted=None)
-    values = {code: question_metrics(rank_queries(alone, asked, code), ("ndcg@10",)) for code in CODES}
+    alone = dataclasses.replace(scorer, cooccurrence=None)
+    values = {code: question_metrics(rank_queries(alone, eval_set, code), ("ndcg@10",)) for code in CODES}
     whole = values["h"].values[:, 0]
     return {
         code: {

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mdrec_jax.data.batching.queries import query_batches
-from mdrec_jax.evaluate.evaluation_set import Asked
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.evaluate.slices import HISTORY_EDGES, span_names
 from mdrec_jax.models.api import Model, encode_batch
@@ -70,15 +70,17 @@ class Routing:
         return asdict(self)
 
 
-def measure_routing(scorer: Scorer, asked: Asked, gates: dict[str, tuple[str, ...]]) -> Routing:
+def measure_routing(scorer: Scorer, eval_set: EvaluationSet, gates: dict[str, tuple[str, ...]]) -> Routing:
     """Runs the model over the histories of the queries, without dropout.
 
     Args:
         gates: the choices' names, by the name of their layer; `Model.gates`.
     """
-    dataset = asked.dataset
-    source = query_batches(dataset, asked.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time)
-    names = _names(asked)
+    dataset = eval_set.dataset
+    source = query_batches(
+        dataset, eval_set.queries, scorer.batching, rows=scorer.rows, query_time=scorer.sees_query_time
+    )
+    names = _names(eval_set)
     run, sums, counts, events = _tracer(scorer.model, scorer.mesh, scorer.dtype), {}, {}, 0
     for place in range(len(source)):
         batch, _ = source[place]
@@ -93,12 +95,12 @@ def measure_routing(scorer: Scorer, asked: Asked, gates: dict[str, tuple[str, ..
                 each = detail[:, real].reshape(len(detail), len(group), -1).astype(np.float64)
                 sums[layout, name] = sums.get((layout, name), 0.0) + group.T @ each
     rows = tuple(_rows(sums, counts, names, gates))
-    return Routing(asked.protocol.split, len(asked), asked.counts, events, rows)
+    return Routing(eval_set.protocol.split, len(eval_set), eval_set.counts, events, rows)
 
 
-def _names(asked: Asked) -> dict[str, tuple[str, ...]]:
+def _names(eval_set: EvaluationSet) -> dict[str, tuple[str, ...]]:
     """The groups' names, by what the events are laid out by."""
-    manifest = asked.dataset.manifest
+    manifest = eval_set.dataset.manifest
     names = {"domain": manifest.domains, "event": manifest.event_types}
     if manifest.has_time:
         names |= {"gap": GAP_NAMES}
