@@ -34,13 +34,13 @@ class Source:
     """Batches that ask for every token, the last one first; every third place for a query is empty."""
 
     def __init__(self, number: int = 1) -> None:
-        self.number, self.asked = number, []
+        self.number, self.taken = number, []
 
     def __len__(self) -> int:
         return self.number
 
     def __getitem__(self, number: int) -> tuple[Batch, Queries]:
-        self.lists.append(number)
+        self.taken.append(number)
         batch = make_batch(number)
         row, column = (places[::-1] for places in np.nonzero(batch.segment))
         size = 3 * len(row) // 2
@@ -61,7 +61,7 @@ def expected(number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_states_are_those_of_the_tokens_that_are_asked_for(devices: int) -> None:
+def test_states_are_those_of_the_tokens_that_are_queried(devices: int) -> None:
     ((query, state),) = states(scorer_on(devices), cast(Any, Source()))
     np.testing.assert_array_equal(query, np.arange(len(expected(0))))
     assert query.dtype == np.int64
@@ -73,13 +73,13 @@ def test_a_few_batches_are_packed_ahead_and_none_is_lost() -> None:
     found = states(scorer_on(), cast(Any, source))
     for number in range(len(source)):
         query, state = next(found)
-        assert source.asked == list(range(min(len(source), number + AHEAD + 1)))
+        assert source.taken == list(range(min(len(source), number + AHEAD + 1)))
         assert query[0] == 1000 * number
         np.testing.assert_allclose(state, expected(number), rtol=1e-5)
     assert next(found, None) is None
 
 
-def test_codes_are_asked_for_by_name() -> None:
+def test_codes_are_chosen_by_name() -> None:
     ((_, half),) = states(scorer_on(), cast(Any, Source()), "shared")
     np.testing.assert_allclose(half, expected(0) / 2, rtol=1e-5)
     with pytest.raises(InputError, match="no code 'whitened'") as error:
