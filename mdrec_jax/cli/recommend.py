@@ -1,4 +1,4 @@
-"""`mdrec recommend`: the best items for people, from files to a file."""
+"""`mdrec recommend`: the best items for users, from files to a file."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.terminal import say
 
 DESCRIPTION = """Write the best items for users of the dataset, or for histories that it does not know. Items that
-are unknown are counted; a person about whom nothing is known gets the popularity list, and the row says so."""
+are unknown are counted; a user about whom nothing is known gets the popularity list, and the row says so."""
 
 
 COLUMNS = ("user", "item", "time", "domain", "event")
@@ -18,9 +18,9 @@ COLUMNS = ("user", "item", "time", "domain", "event")
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("recommend", help="recommend items with a trained run", description=DESCRIPTION)
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
-    people = parser.add_mutually_exclusive_group(required=True)
-    people.add_argument("--users", type=Path, metavar="FILE", help="users of the dataset, as its source names them")
-    people.add_argument("--histories", type=Path, metavar="FILE", help="events of people, known or not")
+    users = parser.add_mutually_exclusive_group(required=True)
+    users.add_argument("--users", type=Path, metavar="FILE", help="users of the dataset, as its source names them")
+    users.add_argument("--histories", type=Path, metavar="FILE", help="events of users, known or not")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
     parser.add_argument(
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"), help="how times are written (default: s)"
@@ -33,8 +33,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--append", action="store_true", help="read what the dataset has of its users before their --histories"
     )
-    parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
-    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
+    parser.add_argument("--k", type=int, default=10, help="items for each user and domain")
+    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the user had already")
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,4 +1,4 @@
-"""`mdrec stream`: recommendations from new events alone, with a file that keeps everyone's state from call to call."""
+"""`mdrec stream`: recommendations from new events alone, with a file that keeps all users' states from call to call."""
 
 import argparse
 import sys
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from mdrec_jax.data.dataset import Dataset
     from mdrec_jax.data.manifest import Manifest
 
-DESCRIPTION = """Read new events, bring the states of their people up to date, and write the best items for them. With
+DESCRIPTION = """Read new events, bring the states of their users up to date, and write the best items for them. With
 --state a call goes on where the last one ended; what it costs depends on the new events alone. Events that were read
 already change nothing, so that files may overlap and a call may be made again. The model has to have rotary positions
-(--model.encoder.positions rotary) or none."""
+(--model.positions rotary) or none."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("stream", help="recommend from new events, event by event", description=DESCRIPTION)
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="new events of people, known or not")
+    parser.add_argument("--events", type=Path, required=True, metavar="FILE", help="new events of users, known or not")
     parser.add_argument("--state", type=Path, metavar="FILE", help="a .npz file of states, read and written anew")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
     parser.add_argument(
         "--from", dest="seed", type=Path, nargs="?", const=True, metavar="DATASET",
-        help="people of whom nothing was read start with what this dataset has of them (default: the run's, or --data)",
+        help="users without a state start with their events in this dataset (default: the run's, or --data)",
     )  # fmt: skip
     parser.add_argument(
         "--late", choices=("refuse", "skip"), default="refuse", help="new events that are older than what was read"
@@ -37,8 +37,8 @@ def add_parser(commands: Any) -> None:
     )
     add_bad_rows(parser, "the events")
     parser.add_argument("--domain", metavar="D", help="recommend from this domain (default: from each)")
-    parser.add_argument("--k", type=int, default=10, help="items for each person and domain")
-    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the person had already")
+    parser.add_argument("--k", type=int, default=10, help="items for each user and domain")
+    parser.add_argument("--keep-seen", action="store_true", help="also recommend what the user had already")
     parser.add_argument(
         "--tolerance", type=float, metavar="SHARE", help="a looping model stops a token with this share of weight left"
     )
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{reason}: {number:,}", file=sys.stderr)
     parts = state_bytes(setup.model)
     held = ", ".join(f"{what.replace('_', ' ')} {size:,}" for what, size in parts.items())
-    say(f"state of a person: {sum(parts.values()):,} bytes ({held})", file=sys.stderr)
+    say(f"state of a user: {sum(parts.values()):,} bytes ({held})", file=sys.stderr)
     written = [args.out] if args.state is None else [args.out, args.state]
     say(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return EXIT_OK

@@ -206,7 +206,10 @@ def _only_model(results: Results, path: Path) -> str:
     models = [name for name in results.ranks if name not in BASELINES] or list(results.ranks)
     if len(models) != 1:
         raise InputError(
-            "which model?", file=path, found=", ".join(models) or "no ranks at all", hint="name one with --model"
+            "more or fewer than one model",
+            file=path,
+            found=", ".join(models) or "no ranks at all",
+            hint="name one with --model",
         )
     return models[0]
 

@@ -1,4 +1,4 @@
-"""From ranks to what a person reads: quick means for a validation, whole results with the baselines beside them."""
+"""From ranks to results: quick means for a validation, whole results with the baselines beside them."""
 
 from collections.abc import Mapping, Sequence
 

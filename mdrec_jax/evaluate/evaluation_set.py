@@ -142,7 +142,7 @@ class EvaluationSet:
         """The ranks of some queries with what is known about them."""
         queries, question = self.queries, self.number[some]
         if not self.dataset.manifest.ordered:
-            # Without an order, all of a person's held-out items are one question.
+            # Without an order, all of a user's held-out items are one question.
             pairs = queries.sequence.astype(np.int64) * self.dataset.num_domains + queries.domain
             question = pairs[some]
         return Ranks(

@@ -1,4 +1,4 @@
-"""The events of a file of histories: each of its rows is an event of somebody, an error, or counted."""
+"""The events of a file of histories: each of its rows is a user's event, an error, or counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mdrec_jax.data.sources.formats import Format, column_names, format_of, reco
 from mdrec_jax.data.sources.reading import require_file
 from mdrec_jax.data.sources.times import LATEST_SECOND, time_values, unit_of
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.given_files import read_columns, refuse_nobody, refuse_rows
+from mdrec_jax.serve.given_files import read_columns, refuse_empty, refuse_rows
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def read_events(
     """user, item, domain, event, and time and fraction where there is one, as text and numbers, checked.
 
     Args:
-        time_unit, given, latest: as of `people.read_histories`.
+        time_unit, given, latest: as of `histories_file.read_histories`.
         bad_rows: counts the rows that cannot be used; None = the first of them is an error.
 
     Raises:
-        InputError: as `people.read_histories`.
+        InputError: as `histories_file.read_histories`.
     """
     require_file(path, "a table of events")
     kind, manifest = format_of(path, "the events"), dataset.manifest
@@ -76,7 +76,7 @@ def read_events(
         values["time"], values["fraction"] = time_values(columns["time"], schema[columns["time"]], time_unit, path)
     frame = lazy.select(_row=pl.col("_row"), **values).collect()
     file = _File(path, kind, columns, time_unit, bad_rows)
-    refuse_nobody(len(frame), path)
+    refuse_empty(len(frame), path)
     for what, known in (("domain", manifest.domains), ("event", manifest.event_types)):
         if what not in columns:
             frame = frame.with_columns(pl.lit(known[0]).alias(what))
@@ -89,7 +89,7 @@ def read_events(
         frame = file.without(frame, event & (pl.col("time").is_null() | (pl.col("time") < 0)), "time", "")
         _refuse_two_units(frame.filter(event), file)
         frame = _in_reach(frame, event, file, dataset, latest)
-    refuse_nobody(len(frame), path)
+    refuse_empty(len(frame), path)
     return frame
 
 
@@ -112,7 +112,7 @@ def _in_reach(frame: pl.DataFrame, event: pl.Expr, file: _File, dataset: Dataset
     if len(bad) and file.bad_rows is None:
         row = int(bad["_row"][0])
         raise InputError(
-            "a time that no event of these people can have",
+            "a time that no event can have",
             file=file.path,
             row=row,
             column=file.columns["time"],

@@ -1,4 +1,4 @@
-"""The files that a user names people, items and events in: which column is what, and the first row that is wrong."""
+"""Files that name users, items and events: which column is what, and the first row that is wrong."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,10 +92,10 @@ def read_pairs(path: Path, dataset: Dataset, columns: Mapping[str, str]) -> pl.D
     return frame.select("user", "item").unique(maintain_order=True)
 
 
-def refuse_nobody(number: int, path: Path) -> None:
+def refuse_empty(number: int, path: Path) -> None:
     """Raises InputError where a file has no row."""
     if not number:
-        raise InputError("the file names nobody", file=path, found="0 rows", expected="at least one")
+        raise InputError("the file names no user", file=path, found="0 rows", expected="at least one")
 
 
 def refuse_rows(

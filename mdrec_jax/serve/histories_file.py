@@ -1,4 +1,4 @@
-"""For whom to recommend: histories from a file."""
+"""Users to recommend to, with their histories, from a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from mdrec_jax.serve.given_files import NO_NAMES
 
 
 @dataclass(frozen=True)
-class People:
-    """P people, G domains, H histories."""
+class Users:
+    """P users, G domains, H histories."""
 
     names: list[str]
     """As the file has them."""
     histories: Histories
     """Item 1 stands for what the catalogue does not have."""
     history: Int64[np.ndarray, "P G"]
-    """The history to read when a domain is asked about; -1 where the person has none."""
+    """The history to read for recommendations in a domain; -1 where the user has none."""
     counts: dict[str, int]
     """What was unknown or left out, by reason."""
 
@@ -39,7 +39,7 @@ def read_histories(
     columns: Mapping[str, str] = NO_NAMES,
     latest: int | None = None,
     skip_bad_rows: bool = False,
-) -> People:
+) -> Users:
     """Histories from a table with an event a row: `user`, `item`, and `domain`, `time`, `event` where there are any.
 
     Events are ordered by time where there is one, else as they stand. A row with an empty item says that its user
@@ -58,13 +58,13 @@ def read_histories(
     bad_rows = BadRows() if skip_bad_rows else None
     frame = read_events(path, dataset, time_unit, columns, latest, bad_rows)
     named = frame.with_columns(pl.col("item").fill_null("")).filter(pl.col("item") != "")
-    people = frame.select("user").unique(maintain_order=True).with_row_index("person")
-    named = named.join(people, on="user", how="left", maintain_order="left")
+    users = frame.select("user").unique(maintain_order=True).with_row_index("number")
+    named = named.join(users, on="user", how="left", maintain_order="left")
     clock = ["time", "fraction"] if "time" in named.columns else []
-    named = named.sort("person", *clock, maintain_order=True)
+    named = named.sort("number", *clock, maintain_order=True)
     item = dataset.lookup_items(named["item"].to_list(), named["domain"].to_list())
     domains, kinds = dataset.manifest.domains, dataset.manifest.event_types
-    lengths = np.bincount(named["person"].to_numpy(), minlength=len(people))
+    lengths = np.bincount(named["number"].to_numpy(), minlength=len(users))
     histories = Histories(
         offsets=from_lengths(lengths),
         item=item,
@@ -73,9 +73,9 @@ def read_histories(
         time=named["time"].to_numpy() if "time" in named.columns else None,
     )
     unknown = int((item == UNKNOWN_ITEM).sum())
-    history = np.repeat(np.arange(len(people))[:, None], len(domains), axis=1)
+    history = np.repeat(np.arange(len(users))[:, None], len(domains), axis=1)
     left_out = bad_rows.by_reason() if bad_rows is not None else {}
-    return People(people["user"].to_list(), histories, history, left_out | {"unknown items": unknown})
+    return Users(users["user"].to_list(), histories, history, left_out | {"unknown items": unknown})
 
 
 def _codes(names: pl.Series, known: tuple[str, ...]) -> Int32[np.ndarray, "N"]:

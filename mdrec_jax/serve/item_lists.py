@@ -1,4 +1,4 @@
-"""Lists of items that may, or may not, be recommended: to everybody, or to each person their own."""
+"""Lists of items that may, or may not, be recommended: to all users, or to each user their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mdrec_jax.serve.given_files import NO_NAMES, read_names, read_pairs
 
 @dataclass(frozen=True)
 class ItemList:
-    """What a file lists, as it names it. `users` is None where the items are meant for everybody."""
+    """What a file lists, as it names it. `users` is None where the items are meant for all."""
 
     items: list[str]
     users: list[str] | None
@@ -27,18 +27,18 @@ class ItemList:
         unknown = {item for item, number in zip(self.items, ids.tolist(), strict=True) if number == UNKNOWN_ITEM}
         return ids, len(unknown)
 
-    def for_people(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Csr:
-        """Each person's items, ascending; none for those whom the file does not name."""
+    def by_user(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Csr:
+        """Each user's items, ascending; none for users that the file does not name."""
         assert self.users is not None
-        place = {name: number for number, name in enumerate(names)}
-        person = np.array([place.get(user, -1) for user in self.users], np.int64)
-        kept = (person >= 0) & (ids != UNKNOWN_ITEM)
-        order = np.argsort(person[kept], kind="stable")
-        lengths = np.bincount(person[kept], minlength=len(names))
+        place = {name: at for at, name in enumerate(names)}
+        number = np.array([place.get(user, -1) for user in self.users], np.int64)
+        kept = (number >= 0) & (ids != UNKNOWN_ITEM)
+        order = np.argsort(number[kept], kind="stable")
+        lengths = np.bincount(number[kept], minlength=len(names))
         return Csr(from_lengths(lengths), ids[kept][order]).unique()
 
-    def strangers(self, names: list[str]) -> int:
-        """How many people the file names who are not among these."""
+    def not_among(self, names: list[str]) -> int:
+        """How many users the file names that are not among these."""
         return len(set(self.users or ()) - set(names))
 
 
@@ -47,7 +47,7 @@ def read_item_list(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO
 
     Args:
         path: a text file with a raw id a line (.txt), or a table with a column `item`; with a column `user` beside it
-            each row is about that person alone.
+            each row is about that user alone.
         columns: the names of columns that the caller gives (see `given_files.read_columns`).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which events of a file are new to people of whom something was read already."""
+"""Which events of a file are new to users of whom something was read already."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ NO_TIME = np.iinfo(np.int64).min
 
 @dataclass(frozen=True)
 class Overlap:
-    """N events of P people's histories. `known` were read already; `late` were not, and are older than what was."""
+    """N events of P users' histories. `known` were read already; `late` were not, and are older than what was."""
 
     known: Bool[np.ndarray, "N"]
     late: Bool[np.ndarray, "N"]
@@ -34,16 +34,16 @@ def event_digests(histories: Histories) -> Csr:
 
 
 def find_overlap(read: Csr, last: Int64[np.ndarray, "P"], histories: Histories) -> Overlap:
-    """Compares histories, history p being of person p, with what was read of them.
+    """Compares histories, history p being of user p, with what was read of them.
 
     With times an event is known if it was read: of equal ones (the same item in the same second) as many as were. What
-    is not, and is older than the person's last event, is late. Without times nothing tells an event that is sent again
-    from one that happens again: known are the first events of a history that are also the person's last ones, as many
+    is not, and is older than the user's last event, is late. Without times nothing tells an event that is sent again
+    from one that happens again: known are the first events of a history that are also the user's last ones, as many
     as there are.
 
     Args:
-        read: digests of what was read of each person, in that order.
-        last: the time of each person's last event; the least int64 where there is none.
+        read: digests of what was read of each user, in that order.
+        last: the time of each user's last event; the least int64 where there is none.
         histories: their events, in the order of their times.
     """
     digests = event_digests(histories)
@@ -55,7 +55,7 @@ def find_overlap(read: Csr, last: Int64[np.ndarray, "P"], histories: Histories) 
 
 
 def _among(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
-    """Whether each digest, or as many equal ones as stand before it and itself, are among the person's."""
+    """Whether each digest, or as many equal ones as stand before it and itself, are among the user's."""
     before = len(read.values)
     owner = np.concatenate([read.owner, digests.owner])
     value = np.concatenate([read.values, digests.values])
@@ -73,12 +73,12 @@ def _among(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
 
 def _repeated(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
     known = np.zeros(len(digests.values), bool)
-    for person in np.flatnonzero((read.lengths > 0) & (digests.lengths > 0)).tolist():
-        old = read.values[read.offsets[person] : read.offsets[person + 1]]
-        new = digests.values[digests.offsets[person] : digests.offsets[person + 1]]
+    for user in np.flatnonzero((read.lengths > 0) & (digests.lengths > 0)).tolist():
+        old = read.values[read.offsets[user] : read.offsets[user + 1]]
+        new = digests.values[digests.offsets[user] : digests.offsets[user + 1]]
         ends = np.flatnonzero(new[: len(old)] == old[-1])[::-1] + 1
         longest = next((end for end in ends.tolist() if np.array_equal(old[-end:], new[:end])), 0)
-        known[digests.offsets[person] : digests.offsets[person] + longest] = True
+        known[digests.offsets[user] : digests.offsets[user] + longest] = True
     return known
 
 

@@ -1,4 +1,4 @@
-"""The k best items for people; popularity where the model has nothing to go by."""
+"""The k best items for users; popularity where the model has nothing to go by."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,16 +32,16 @@ from mdrec_jax.evaluate.ranking import (
 )
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import by_row, rows_for
-from mdrec_jax.serve.histories_file import People, known_items
+from mdrec_jax.serve.histories_file import Users, known_items
 
 BLOCK = 1024
-"""People of one call on the devices."""
+"""Users of one call on the devices."""
 
 NO_HISTORY = "no known item in the history"
 NOTHING_LEFT = "nothing left to recommend"
-"""Why a person got the popularity list."""
+"""Why a user got the popularity list."""
 NOTHING_ALLOWED = "nothing that may be recommended"
-"""Why a person's list is empty."""
+"""Why a user's list is empty."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Choice:
     """What may be recommended.
 
     Args:
-        k: items a person and domain, at least 1.
+        k: items a user and domain, at least 1.
         allow: only these items; None = all of the domain.
         deny: never these.
-        keep_seen: also what the person had already.
-        allow_each, deny_each: the same for each of P people; who has an empty list of `allow_each` gets nothing.
+        keep_seen: also what the user had already.
+        allow_each, deny_each: the same for each of P users; a user with an empty list in `allow_each` gets nothing.
     """
 
     k: int = 10
@@ -80,32 +80,32 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lists:
-    """K items for each of P people in one domain, best first; id 0 behind the end of a shorter list."""
+    """K items for each of P users in one domain, best first; id 0 behind the end of a shorter list."""
 
     item: Int32[np.ndarray, "P K"]
     score: Float[np.ndarray, "P K"]
     """The model's, or the training count where `fallback` is set."""
     fallback: list[str]
-    """Why the person got the popularity list, or nothing; empty where the model chose."""
+    """Why the user got the popularity list, or nothing; empty where the model chose."""
     seen: int
-    """Items that were left out because the person had them, over all whom the model scored."""
+    """Items that were left out because the user had them, over all users whom the model scored."""
 
 
-def recommend(scorer: Scorer, dataset: Dataset, people: People, domain: int, choice: Choice) -> Lists:
+def recommend(scorer: Scorer, dataset: Dataset, users: Users, domain: int, choice: Choice) -> Lists:
     """The best items of one domain.
 
     Raises:
         InputError: nothing may be recommended, or the model needs times and the histories have none.
     """
-    history = people.history[:, domain]
-    known = known_items(people.histories)
+    history = users.history[:, domain]
+    known = known_items(users.histories)
     answerable = np.flatnonzero((history >= 0) & (known.lengths[history] > 0)) if len(known) else np.zeros(0, np.int64)
 
     def answers() -> Iterator[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]]:
-        for some, state in states(scorer, _source(scorer, dataset, people, history[answerable], domain)):
+        for some, state in states(scorer, _source(scorer, dataset, users, history[answerable], domain)):
             yield answerable[some], state
 
-    every = Csr(np.asarray(people.histories.offsets, np.int64), np.asarray(people.histories.item))
+    every = Csr(np.asarray(users.histories.offsets, np.int64), np.asarray(users.histories.item))
     return choose(
         scorer,
         dataset,
@@ -124,19 +124,19 @@ def choose(
     dataset: Dataset,
     domain: int,
     choice: Choice,
-    people: int,
+    users: int,
     answerable: Int64[np.ndarray, "A"],
     answers: Iterable[tuple[Int64[np.ndarray, "B"], Float[np.ndarray, "B D"]]],
     seen: Callable[[Int64[np.ndarray, "B"]], Csr],
     latest: Callable[[Int64[np.ndarray, "B"]], Int32[np.ndarray, "B K"]] | None = None,
 ) -> Lists:
-    """The best items of one domain for people whose states are known; popularity for the others.
+    """The best items of one domain for users whose states are known; popularity for the others.
 
     Args:
-        people: P, how many there are.
+        users: P, how many there are.
         answerable: those whom the model can say something about.
         answers: (some of `answerable`, what their items are scored with), each once.
-        seen: the items that some people had.
+        seen: the items that some users had.
         latest: their last items, the latest first (0 = none): needed for the co-occurrence bonus.
 
     Raises:
@@ -147,7 +147,7 @@ def choose(
         raise ValueError("the co-occurrence bonus needs the last items")
     universe = choice.universe(plain(dataset.domain_items[domain]))
     k = min(choice.k, len(universe))
-    item, score, had = np.zeros((people, k), np.int32), np.zeros((people, k), np.float32), 0
+    item, score, had = np.zeros((users, k), np.int32), np.zeros((users, k), np.float32), 0
     if len(answerable):
         placed = place_items(scorer, universe, dataset.num_items, domains=dataset.num_domains)
         for some, state in answers:
@@ -159,25 +159,25 @@ def choose(
             left_out = _together(len(some), seen_places, denied)
             for part, ids, values in _best(scorer, placed, state, left_out, allowed, recent, k):
                 item[some[part]], score[some[part]] = ids, values
-    fallback = [NO_HISTORY] * people
-    for person in answerable.tolist():
-        fallback[person] = "" if item[person, 0] else NOTHING_LEFT
+    fallback = [NO_HISTORY] * users
+    for user in answerable.tolist():
+        fallback[user] = "" if item[user, 0] else NOTHING_LEFT
     _fill_with_popularity(dataset, domain, universe, choice, item, score, fallback)
     return Lists(item, score, fallback, had)
 
 
-def _together(people: int, *lists: Csr | None) -> Csr:
-    """Each person's lists one behind the other."""
+def _together(users: int, *lists: Csr | None) -> Csr:
+    """Each user's lists one behind the other."""
     there = [one for one in lists if one is not None]
     owner = np.concatenate([np.zeros(0, np.int64), *(one.owner for one in there)])
     values = np.concatenate([np.zeros(0, np.int32), *(one.values for one in there)])
     order = np.argsort(owner, kind="stable")
-    return Csr(from_lengths(np.bincount(owner, minlength=people)), values[order])
+    return Csr(from_lengths(np.bincount(owner, minlength=users)), values[order])
 
 
-def _source(scorer: Scorer, dataset: Dataset, people: People, history: Any, domain: int) -> QueryBatches:
+def _source(scorer: Scorer, dataset: Dataset, users: Users, history: Any, domain: int) -> QueryBatches:
     """The histories as batches. The query's own time, where a model reads it, is that of the last event."""
-    manifest, histories = dataset.manifest, people.histories
+    manifest, histories = dataset.manifest, users.histories
     config = getattr(scorer.model, "config", None)
     if manifest.has_time and histories.time is None:
         if getattr(config, "time_bias", False):
@@ -209,10 +209,10 @@ def _best(
     recent: Int32[np.ndarray, "B K"] | None,
     k: int,
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], Int32[np.ndarray, "B K"], Float[np.ndarray, "B K"]]]:
-    """(which people, their items, scores), block by block; `left_out` and `allowed` are places in the universe."""
+    """(which users, their items, scores), block by block; `left_out` and `allowed` are places in the universe."""
     size, cooccurrence = rows_for(scorer.mesh, BLOCK), scorer.cooccurrence
     lengths = left_out.lengths if allowed is None else np.maximum(left_out.lengths, allowed.lengths)
-    order = np.argsort(lengths, kind="stable")  # few long lists must not fill everybody's up
+    order = np.argsort(lengths, kind="stable")  # few long lists must not fill all others up
     parts: Iterable[slice] = (slice(low, min(low + size, len(state))) for low in range(0, len(state), size))
     if cooccurrence is not None and recent is not None:
         parts = cooccurrence.blocks(recent[order], size)
@@ -282,13 +282,13 @@ def _fill_with_popularity(
     best = np.lexsort((universe, -counts))
     k = item.shape[1]
     item[empty], score[empty] = universe[best[:k]], counts[best[:k]]
-    for person in empty.tolist() if choice.allow_each is not None or choice.deny_each is not None else ():
+    for user in empty.tolist() if choice.allow_each is not None or choice.deny_each is not None else ():
         may = np.ones(len(universe), bool)
         for lists, wanted in ((choice.allow_each, True), (choice.deny_each, False)):
             if lists is not None:
-                listed = lists.values[lists.offsets[person] : lists.offsets[person + 1]]
+                listed = lists.values[lists.offsets[user] : lists.offsets[user + 1]]
                 may &= np.isin(universe, listed) == wanted
         left = best[may[best]][:k]
-        item[person], score[person] = 0, 0
-        item[person, : len(left)], score[person, : len(left)] = universe[left], counts[left]
-        fallback[person] = fallback[person] if len(left) else NOTHING_ALLOWED
+        item[user], score[user] = 0, 0
+        item[user, : len(left)], score[user, : len(left)] = universe[left], counts[left]
+        fallback[user] = fallback[user] if len(left) else NOTHING_ALLOWED

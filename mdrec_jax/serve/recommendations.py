@@ -14,7 +14,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.files import check_writable, replacing
 from mdrec_jax.serve.given_files import NO_NAMES
-from mdrec_jax.serve.histories_file import People, read_histories
+from mdrec_jax.serve.histories_file import Users, read_histories
 from mdrec_jax.serve.item_lists import ItemList, read_item_list
 from mdrec_jax.serve.recommend import NOTHING_ALLOWED, Choice, Lists, recommend
 from mdrec_jax.serve.users import after_known, read_users
@@ -39,7 +39,7 @@ def recommend_files(
     columns: Mapping[str, str] = NO_NAMES,
     skip_bad_rows: bool = False,
 ) -> dict[str, int]:
-    """Recommends for everyone in a file and writes `out` (.csv, .jsonl or .parquet; see `to_frame`).
+    """Recommends for all users in a file and writes `out` (.csv, .jsonl or .parquet; see `to_frame`).
 
     Args:
         scorer: the model.
@@ -48,8 +48,8 @@ def recommend_files(
         users, histories: exactly one of them (`read_users`, `read_histories`).
         domain: recommend from this one; None = from each in turn.
         allow, deny: lists of the items that may, that may not be recommended (`read_item_list`).
-        k: items a person and domain.
-        keep_seen: also recommend what the person had already.
+        k: items a user and domain.
+        keep_seen: also recommend what the user had already.
         append: what the data set has of its own users comes before what `histories` has; else it is not read.
         time_unit, skip_bad_rows: of the histories (`read_histories`).
         columns: the names of the files' columns that the caller gives (`given_files.read_columns`).
@@ -62,41 +62,40 @@ def recommend_files(
     """
     check_output(out, users, histories, allow, deny)
     if (users is None) == (histories is None):
-        raise InputError("for whom?", expected="either --users or --histories")
+        found = "neither" if users is None else "both"
+        raise InputError("exactly one file of users is read", found=found, expected="either --users or --histories")
     names = dataset.manifest.domains
     chosen = range(len(names)) if domain is None else [dataset.domain_index(domain)]
     if histories is not None:
-        people = read_histories(histories, dataset, time_unit=time_unit, columns=columns, skip_bad_rows=skip_bad_rows)
-        people = after_known(people, dataset, histories) if append else _beside_known(people, dataset)
+        recipients = read_histories(
+            histories, dataset, time_unit=time_unit, columns=columns, skip_bad_rows=skip_bad_rows
+        )
+        recipients = after_known(recipients, dataset, histories) if append else _beside_known(recipients, dataset)
     else:
-        people = read_users(_given(users), dataset, columns)
+        assert users is not None
+        recipients = read_users(users, dataset, columns)
     lists = {
         option: read_item_list(path, dataset, columns)
         for option, path in (("allow", allow), ("deny", deny))
         if path is not None
     }
-    counts, frames = Counter(people.counts), []
+    counts, frames = Counter(recipients.counts), []
     for option, listed in lists.items():
-        counts[f"listed people who are not asked about ({option})"] = listed.strangers(people.names)
+        counts[f"users of the list who get no recommendations ({option})"] = listed.not_among(recipients.names)
     for one in chosen:
-        choice = _choice(lists, dataset, one, people.names, counts, Choice(k=k, keep_seen=keep_seen))
-        found = recommend(scorer, dataset, people, one, choice)
+        choice = _choice(lists, dataset, one, recipients.names, counts, Choice(k=k, keep_seen=keep_seen))
+        found = recommend(scorer, dataset, recipients, one, choice)
         counts.update(told(found, names[one], k))
-        frames.append(to_frame(dataset, people, one, found))
+        frames.append(to_frame(dataset, recipients, one, found))
     write_recommendations(out, frames)
     return {what: number for what, number in counts.items() if number}
 
 
-def _given(path: Path | None) -> Path:
-    assert path is not None
-    return path
-
-
-def _beside_known(people: People, dataset: Dataset) -> People:
+def _beside_known(users: Users, dataset: Dataset) -> Users:
     """Counts the data set's own users among the histories: what they did there is not read."""
-    number = int((dataset.lookup_users(people.names) >= 0).sum())
+    number = int((dataset.lookup_users(users.names) >= 0).sum())
     return replace(
-        people, counts=people.counts | {"users of the data set, read from the file alone (--append adds)": number}
+        users, counts=users.counts | {"users of the data set, read from the file alone (--append adds)": number}
     )
 
 
@@ -110,12 +109,12 @@ def _choice(
         if listed.users is None:
             choice = replace(choice, **{option: np.unique(ids[ids != UNKNOWN_ITEM])})
         else:
-            choice = replace(choice, **{f"{option}_each": listed.for_people(names, ids)})
+            choice = replace(choice, **{f"{option}_each": listed.by_user(names, ids)})
     return choice
 
 
 def told(lists: Lists, domain: str, k: int) -> dict[str, int]:
-    """What a person should know about the lists of a domain, counted."""
+    """What is worth knowing about the lists of a domain, counted."""
     counts = Counter(
         f"{'no list' if reason == NOTHING_ALLOWED else 'popularity lists'} in {domain}: {reason}"
         for reason in lists.fallback
@@ -127,21 +126,21 @@ def told(lists: Lists, domain: str, k: int) -> dict[str, int]:
     return counts
 
 
-def to_frame(dataset: Dataset, people: People, domain: int, lists: Lists) -> pl.DataFrame:
+def to_frame(dataset: Dataset, users: Users, domain: int, lists: Lists) -> pl.DataFrame:
     """A row for each recommended item: user, domain, rank (from 1), item and title as the source has them, score,
     fallback (why it comes from the popularity list; null where the model chose it)."""
     there = lists.item > 0
-    person, column = np.nonzero(there)
-    names = pl.Series("user", people.names, pl.String)
+    user, column = np.nonzero(there)
+    names = pl.Series("user", users.names, pl.String)
     reasons = pl.Series("fallback", [reason or None for reason in lists.fallback], pl.String)
     frame = pl.DataFrame(
         {
-            "user": names.gather(person),
-            "domain": pl.Series([dataset.manifest.domains[domain]] * len(person), dtype=pl.String),
+            "user": names.gather(user),
+            "domain": pl.Series([dataset.manifest.domains[domain]] * len(user), dtype=pl.String),
             "rank": (column + 1).astype(np.int32),
             "id": lists.item[there],
             "score": lists.score[there].astype(np.float64),
-            "fallback": reasons.gather(person),
+            "fallback": reasons.gather(user),
         }
     )
     items = dataset.items(domain).select("id", item="raw", title="title")

@@ -1,4 +1,4 @@
-"""People's states between two calls: in memory, and as a file of plain arrays that one call at a time may change."""
+"""Users' states between two calls: in memory, and as a file of plain arrays that one call at a time may change."""
 
 import fcntl
 import io
@@ -34,7 +34,7 @@ MOST_PACKED = 1032
 
 @dataclass(frozen=True)
 class States:
-    """U people. The lists `seen` and `read` grow with a history, and are no part of what the model reads."""
+    """U users. The lists `seen` and `read` grow with a history, and are no part of what the model reads."""
 
     names: list[str]
     """As the files of events have them."""
@@ -51,12 +51,12 @@ class States:
 
     @classmethod
     def none(cls, model: Model) -> "States":
-        nobody = np.zeros(0, np.int64)
+        no_numbers = np.zeros(0, np.int64)
         none, no_items = np.zeros(1, np.int64), np.zeros(0, np.int32)
-        return cls([], _fresh(model, 0), nobody, _no_items(0), Csr(none, no_items), Csr(none, nobody))
+        return cls([], _fresh(model, 0), no_numbers, _no_items(0), Csr(none, no_items), Csr(none, no_numbers))
 
     def including(self, names: list[str], model: Model) -> tuple[Int64[np.ndarray, "P"], "States"]:
-        """(the places of these people, all states); those who were not there are added."""
+        """(the places of these users, all states); those without a state are added."""
         place = {name: number for number, name in enumerate(self.names)}
         for name in names:
             place.setdefault(name, len(place))
@@ -72,12 +72,12 @@ class States:
         return np.array([place[name] for name in names], np.int64), states
 
 
-def _fresh(model: Model, people: int) -> StreamState:
-    return jax.tree.map(np.asarray, initial_state(model, people))
+def _fresh(model: Model, users: int) -> StreamState:
+    return jax.tree.map(np.asarray, initial_state(model, users))
 
 
-def _no_items(people: int) -> Int32[np.ndarray, "U STEPS"]:
-    return np.zeros((people, STEPS), np.int32)
+def _no_items(users: int) -> Int32[np.ndarray, "U STEPS"]:
+    return np.zeros((users, STEPS), np.int32)
 
 
 def _with_empty(lists: Csr, new: int) -> Csr:
@@ -170,19 +170,19 @@ def read_states(path: Path, model: Model, run: str, num_items: int) -> States:
         )
     written_by = found.array("run", np.uint8, (None,)).tobytes().decode(errors="replace")
     if written_by != run:
-        hint = "start without the file, from everyone's whole history"
+        hint = "start without the file, from all users' whole histories"
         raise InputError(
             "the states are of another model", file=path, column="run", found=written_by, expected=run, hint=hint
         )
     time = found.array("time", np.int64, (None,))
-    people = len(time)
-    names = found.names(people)
+    users = len(time)
+    names = found.names(users)
     wanted, tree = jax.tree_util.tree_flatten_with_path(_fresh(model, 0))
-    leaves = [found.array(jax.tree_util.keystr(name), x.dtype, (people, *x.shape[1:])) for name, x in wanted]
-    recent, seen = found.array("recent", np.int32, (people, STEPS)), found.lists("seen", np.int32, people)
+    leaves = [found.array(jax.tree_util.keystr(name), x.dtype, (users, *x.shape[1:])) for name, x in wanted]
+    recent, seen = found.array("recent", np.int32, (users, STEPS)), found.lists("seen", np.int32, users)
     found.check_items("recent", num_items)
     found.check_items("seen", num_items)
-    read = found.lists("read", np.int64, people)
+    read = found.lists("read", np.int64, users)
     return States(names, jax.tree.unflatten(tree, leaves), time, recent, seen, read)
 
 
@@ -231,9 +231,9 @@ class _Arrays:
             raise InputError("not the states of this model", file=self.path, column=name, found=told, expected=wanted)
         return array
 
-    def lists(self, name: str, dtype: Any, people: int) -> Csr:
-        """A list a person: the values `name` and where each list begins."""
-        offsets, values = self.array(f"{name}_offsets", np.int64, (people + 1,)), self.array(name, dtype, (None,))
+    def lists(self, name: str, dtype: Any, users: int) -> Csr:
+        """A list a user: the values `name` and where each list begins."""
+        offsets, values = self.array(f"{name}_offsets", np.int64, (users + 1,)), self.array(name, dtype, (None,))
         if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
             raise self.damaged(f"{name}_offsets", f"whole numbers that rise from 0 to {len(values):,}")
         return Csr(offsets, values)
@@ -243,8 +243,8 @@ class _Arrays:
         if items.size and not (items.min() >= 0 and items.max() < num_items):
             raise self.damaged(name, f"ids of items below {num_items:,}")
 
-    def names(self, people: int) -> list[str]:
-        lists = self.lists("names", np.uint8, people)
+    def names(self, users: int) -> list[str]:
+        lists = self.lists("names", np.uint8, users)
         text, ends = lists.values.tobytes(), lists.offsets.tolist()
         try:
             names = [text[low:high].decode() for low, high in itertools.pairwise(ends)]

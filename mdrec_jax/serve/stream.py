@@ -1,4 +1,4 @@
-"""Recommendations from new events alone: a file keeps each person's state from call to call."""
+"""Recommendations from new events alone: a file keeps each user's state from call to call."""
 
 import time
 from collections import Counter
@@ -27,16 +27,16 @@ from mdrec_jax.models.streaming import Events, StreamState, stream_queries, stre
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 from mdrec_jax.serve.given_files import NO_NAMES
 from mdrec_jax.serve.histories_file import read_histories
-from mdrec_jax.serve.news import Late, find_news
+from mdrec_jax.serve.new_events import Late, find_new_events
 from mdrec_jax.serve.recommend import Choice, Lists, choose
 from mdrec_jax.serve.recommendations import check_output, to_frame, told, write_recommendations
 from mdrec_jax.serve.state_file import States, holding, read_states, write_states
 
 DAY = 86_400
-PEOPLE = 256
-"""People whose states are on the devices at once."""
+USERS = 256
+"""Users whose states are on the devices at once."""
 BLOCK = 32
-"""Most events of a person that one call on the devices reads."""
+"""Most events of a user that one call on the devices reads."""
 
 
 def stream_files(
@@ -57,21 +57,21 @@ def stream_files(
     columns: Mapping[str, str] = NO_NAMES,
     skip_bad_rows: bool = False,
 ) -> dict[str, int]:
-    """Reads new events, recommends for everyone who is named in them, and writes `out` as `recommend_files` does.
+    """Reads new events, recommends for all users named in them, and writes `out` as `recommend_files` does.
 
     Events that a state has read already change nothing (`overlap.find_overlap` says which those are), so a call may be
     made again, and files may overlap.
 
     Args:
         scorer: the model.
-        dataset: the data set that it is asked about.
+        dataset: the data set whose items are recommended.
         run: names the model's parameters: states of other ones are refused.
-        events: as `read_histories` reads them; a row with an empty item asks for a person who has no new event.
+        events: as `read_histories` reads them; a row with an empty item names a user who has no new event.
         out: the file to write.
-        state: a file of everyone's states, read if it is there and written anew; no other call may change it until this
-            one ends. None = everyone starts afresh, and nothing is kept.
-        seed: people of whom nothing was read start with what the data set has of them; else they start with nothing.
-        late: what is done with events that are new, and older than what was read of their people.
+        state: a file of all users' states, read if it is there and written anew; no other call may change it until this
+            one ends. None = every user starts afresh, and nothing is kept.
+        seed: users without a state start with their events in the data set; else they start with nothing.
+        late: what is done with events that are new, and older than what was read of their users.
         domain, k, keep_seen: as of `recommend_files`.
         tolerance: as of `stream_update`.
         time_unit, columns, skip_bad_rows: of the events (`read_histories`).
@@ -92,7 +92,7 @@ def stream_files(
         )
     streamable(scorer.model)
     chosen = range(dataset.num_domains) if domain is None else [dataset.domain_index(domain)]
-    people = read_histories(
+    users = read_histories(
         events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset), skip_bad_rows=skip_bad_rows
     )
     file = None if state is None else state.resolve()
@@ -100,15 +100,15 @@ def stream_files(
         before = States.none(scorer.model)
         if file is not None:
             before = read_states(file, scorer.model, run, dataset.num_items)
-        person, after = before.including(people.names, scorer.model)
-        news, counts = find_news(dataset, after, person, people, events, seed=seed, late=late)
-        counts = Counter(people.counts | {"new people": len(after.names) - len(before.names)} | counts)
-        after = news.noted(_advanced(scorer, dataset, after, person, news.histories, events, tolerance), person)
+        user, after = before.including(users.names, scorer.model)
+        new, counts = find_new_events(dataset, after, user, users, events, seed=seed, late=late)
+        counts = Counter(users.counts | {"new users": len(after.names) - len(before.names)} | counts)
+        after = new.applied(_advanced(scorer, dataset, after, user, new.histories, events, tolerance), user)
         frames = []
         for one in chosen:
-            lists = _recommend(scorer, dataset, after, person, one, Choice(k=k, keep_seen=keep_seen))
+            lists = _recommend(scorer, dataset, after, user, one, Choice(k=k, keep_seen=keep_seen))
             counts.update(told(lists, dataset.manifest.domains[one], k))
-            frames.append(to_frame(dataset, people, one, lists))
+            frames.append(to_frame(dataset, users, one, lists))
         # In this order: a call that breaks off between the two can be made again.
         write_recommendations(out, frames)
         if file is not None:
@@ -125,12 +125,12 @@ def _advanced(
     scorer: Scorer,
     dataset: Dataset,
     states: States,
-    person: Int64[np.ndarray, "P"],
+    user: Int64[np.ndarray, "P"],
     histories: Histories,
     file: Path,
     tolerance: float | None,
 ) -> States:
-    """What the model keeps, after the histories; history p is that of person `person[p]`. Those handed in are written
+    """What the model keeps, after the histories; history p is that of user `user[p]`. Those handed in are written
     over.
 
     Raises:
@@ -150,9 +150,9 @@ def _advanced(
         times = np.asarray(histories.time) - int(dataset.manifest.time_origin)
     columns.append(times.astype(np.int32))
     step = _update(scorer.model, scorer.mesh, tolerance)
-    for low in range(0, len(by_length), PEOPLE):
-        some = by_length[low : low + PEOPLE]
-        now = _placed(scorer, states.state, person[some])
+    for low in range(0, len(by_length), USERS):
+        some = by_length[low : low + USERS]
+        now = _placed(scorer, states.state, user[some])
         size, longest, done = now.events.shape[0], int(length[some[0]]), 0
         while done < longest:
             width = min(BLOCK, power_of_two(longest - done))
@@ -162,37 +162,37 @@ def _advanced(
             now = step(scorer.params, now, jax.device_put(block, by_row(scorer.mesh)))
             done += width
         for kept, new in zip(jax.tree.leaves(states.state), jax.tree.leaves(now), strict=True):
-            kept[person[some]] = np.asarray(new)[: len(some)]
+            kept[user[some]] = np.asarray(new)[: len(some)]
     return states
 
 
 def _recommend(
-    scorer: Scorer, dataset: Dataset, states: States, person: Int64[np.ndarray, "P"], domain: int, choice: Choice
+    scorer: Scorer, dataset: Dataset, states: States, user: Int64[np.ndarray, "P"], domain: int, choice: Choice
 ) -> Lists:
-    asked = np.flatnonzero(states.seen.lengths[person] > 0)
+    answerable = np.flatnonzero(states.seen.lengths[user] > 0)
     light = replace(states.state, mixed_layers=(), own_layers=())
-    ask = _queries(scorer.model, scorer.mesh)
+    queries = _queries(scorer.model, scorer.mesh)
 
     def answers() -> Any:
-        for low in range(0, len(asked), PEOPLE):
-            some = asked[low : low + PEOPLE]
-            state = _placed(scorer, light, person[some])
+        for low in range(0, len(answerable), USERS):
+            some = answerable[low : low + USERS]
+            state = _placed(scorer, light, user[some])
             domains = jax.device_put(np.full(state.events.shape[0], domain, np.int32), by_row(scorer.mesh))
-            yield some, np.asarray(ask(scorer.params, state, domains))[: len(some)]
+            yield some, np.asarray(queries(scorer.params, state, domains))[: len(some)]
 
     def seen(some: Int[np.ndarray, "B"]) -> Csr:
-        return states.seen.take(person[some])
+        return states.seen.take(user[some])
 
     def latest(some: Int[np.ndarray, "B"]) -> Int32[np.ndarray, "B STEPS"]:
-        return states.recent[person[some]]
+        return states.recent[user[some]]
 
-    return choose(scorer, dataset, domain, choice, len(person), asked, answers(), seen, latest)
+    return choose(scorer, dataset, domain, choice, len(user), answerable, answers(), seen, latest)
 
 
-def _placed(scorer: Scorer, state: StreamState, person: Int64[np.ndarray, "P"]) -> StreamState:
-    """Some people's states on the devices, with people without events behind the last."""
-    size = rows_for(scorer.mesh, power_of_two(len(person)))
-    return jax.device_put(jax.tree.map(lambda x: fill(x[person], size), state), by_row(scorer.mesh))
+def _placed(scorer: Scorer, state: StreamState, user: Int64[np.ndarray, "P"]) -> StreamState:
+    """Some users' states on the devices, with users without events behind the last."""
+    size = rows_for(scorer.mesh, power_of_two(len(user)))
+    return jax.device_put(jax.tree.map(lambda x: fill(x[user], size), state), by_row(scorer.mesh))
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Users of the data set, by their raw ids: with all that they did there."""
+"""Users of the data set, by their raw ids, with all of their events there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +12,15 @@ from mdrec_jax.data.batching.streams import plain
 from mdrec_jax.data.csr import spans
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.given_files import NO_NAMES, read_names, refuse_nobody
-from mdrec_jax.serve.histories_file import People
+from mdrec_jax.serve.given_files import NO_NAMES, read_names, refuse_empty
+from mdrec_jax.serve.histories_file import Users
 from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
 
 ALREADY_KNOWN = "events already known"
 """Events of a file that were read before."""
 
 
-def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> People:
+def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> Users:
     """Users of the data set, with all of their events. Of several sequences the last with the domain's events is read.
 
     Args:
@@ -33,7 +33,7 @@ def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAM
     """
     every = read_names(path, "user", dataset, columns)
     names = list(dict.fromkeys(every))
-    refuse_nobody(len(names), path)
+    refuse_empty(len(names), path)
     user = dataset.lookup_users(names)
     offsets = plain(dataset.sequence_offsets)
     chosen = _sequence_of(dataset)[np.maximum(user, 0)]
@@ -44,7 +44,7 @@ def read_users(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAM
     events = spans(offsets[needed], offsets[needed + 1])
     values = {name: plain(getattr(dataset, name))[events.values] for name in ("item", "domain", "event", "time")}
     counts = {"rows that name a user again": len(every) - len(names), "unknown users": int((user < 0).sum())}
-    return People(names, Histories(events.offsets, **values), history, counts)
+    return Users(names, Histories(events.offsets, **values), history, counts)
 
 
 def _sequence_of(dataset: Dataset) -> Int64[np.ndarray, "U G"]:
@@ -78,23 +78,23 @@ def known_histories(dataset: Dataset, names: Sequence[str | None]) -> Histories:
     return Histories(events.offsets, **columns, time=time)
 
 
-def after_known(people: People, dataset: Dataset, path: Path) -> People:
-    """The same people with what the data set has of them before what the file has; what stands in both counts once.
+def after_known(users: Users, dataset: Dataset, path: Path) -> Users:
+    """The same users with their events in the data set before those of the file; events in both count once.
 
     Args:
-        people: as `read_histories` reads them.
+        users: as `read_histories` reads them.
         path: the file, for errors.
 
     Raises:
         InputError: the data set has times and the file has none.
     """
-    before, after = known_histories(dataset, people.names), people.histories
+    before, after = known_histories(dataset, users.names), users.histories
     if len(before.item) and before.time is not None and len(after.item) and after.time is None:
         raise InputError(
             "events without times cannot follow events with times", file=path, column="time", expected="a column time"
         )
-    nothing = np.full(len(people.names), NO_TIME)
+    nothing = np.full(len(users.names), NO_TIME)
     known = find_overlap(event_digests(before), nothing, after).known
     histories = in_time(following(before, without(after, known)))
     counts = {"users whose events in the data set were read first": int((np.diff(before.offsets) > 0).sum())}
-    return replace(people, histories=histories, counts=people.counts | counts | {ALREADY_KNOWN: int(known.sum())})
+    return replace(users, histories=histories, counts=users.counts | counts | {ALREADY_KNOWN: int(known.sum())})

@@ -13,7 +13,7 @@ from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import blocks
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.histories_file import People, read_histories
+from mdrec_jax.serve.histories_file import Users, read_histories
 
 START = 1_400_000_000
 HEADER = "user,note,item,domain,time"
@@ -37,9 +37,9 @@ def written(path: Path, lines: list[str], end: str = "\n") -> Path:
     return path
 
 
-def events_of(people: People) -> int:
-    assert people.histories.offsets[-1] == len(people.histories.item)
-    return len(people.histories.item)
+def events_of(users: Users) -> int:
+    assert users.histories.offsets[-1] == len(users.histories.item)
+    return len(users.histories.item)
 
 
 @pytest.mark.parametrize("block", [64, 1 << 20])
@@ -74,12 +74,12 @@ def test_quotes_that_are_written_twice_and_quoted_newlines_lose_nothing(
     csv.writer(text, lineterminator="\n").writerows([HEADER.split(","), *rows])
     path = tmp_path / "h.csv"
     path.write_text(text.getvalue(), newline="")
-    people = read_histories(path, world, skip_bad_rows=True)
-    assert (people.names, people.counts) == (["v0", "v1", "v2"], {"unknown items": 0})
-    assert np.diff(people.histories.offsets).tolist() == [14, 13, 13]
+    users = read_histories(path, world, skip_bad_rows=True)
+    assert (users.names, users.counts) == (["v0", "v1", "v2"], {"unknown items": 0})
+    assert np.diff(users.histories.offsets).tolist() == [14, 13, 13]
     expected = [START + n for person in range(3) for n in range(40) if n % 3 == person]
-    assert people.histories.time is not None
-    assert people.histories.time.tolist() == expected
+    assert users.histories.time is not None
+    assert users.histories.time.tolist() == expected
 
 
 @pytest.mark.parametrize("block", [64, 1 << 20])
@@ -98,8 +98,8 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(world: Dataset, tmp_path
     path = written(tmp_path / "h.csv", lines)
     with pytest.raises(InputError, match="row 4"):
         read_histories(path, world)
-    people = read_histories(path, world, skip_bad_rows=True)
-    assert people.counts == {
+    users = read_histories(path, world, skip_bad_rows=True)
+    assert users.counts == {
         "rows with a stray quote or carriage return": 1,
         "rows with too many fields": 1,
         "rows without a usable domain": 1,
@@ -107,26 +107,26 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(world: Dataset, tmp_path
         "rows without a usable user": 1,
         "unknown items": 1,
     }
-    assert people.names == ["v0", "v1", "v2", "v9"]
-    assert events_of(people) == 30 - 7 - 1  # v9 has no event
+    assert users.names == ["v0", "v1", "v2", "v9"]
+    assert events_of(users) == 30 - 7 - 1  # v9 has no event
 
 
 def test_bad_rows_of_json_and_parquet_are_counted_too(world: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "h.jsonl"
     good = [f'{{"user": "v", "item": "i{n}", "domain": "A", "time": {START + n}}}' for n in range(5)]
     path.write_text("\n".join(['{"user": "v", ', *good, '{"user": ["v"], "item": "i1", "domain": "A", "time": 5}']))
-    people = read_histories(path, world, skip_bad_rows=True)
-    assert events_of(people) == 5
-    assert people.counts == {
+    users = read_histories(path, world, skip_bad_rows=True)
+    assert events_of(users) == 5
+    assert users.counts == {
         "rows that are no JSON object": 1, "rows with a list or an object for a value": 1, "unknown items": 0
     }  # fmt: skip
     frame = pl.DataFrame(
         {"user": ["v", None, "w"], "item": ["i1"] * 3, "domain": ["A", "A", None], "time": [START] * 3}
     )
     frame.write_parquet(tmp_path / "h.parquet")
-    people = read_histories(tmp_path / "h.parquet", world, skip_bad_rows=True)
-    assert events_of(people) == 1
-    assert people.counts == {"rows without a usable domain": 1, "rows without a usable user": 1, "unknown items": 0}
+    users = read_histories(tmp_path / "h.parquet", world, skip_bad_rows=True)
+    assert events_of(users) == 1
+    assert users.counts == {"rows without a usable domain": 1, "rows without a usable user": 1, "unknown items": 0}
 
 
 def test_what_no_row_alone_is_to_blame_for_is_refused_by_its_own_name(world: Dataset, tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_what_no_row_alone_is_to_blame_for_is_refused_by_its_own_name(world: Dat
     with pytest.raises(InputError, match="times of two units") as caught:
         read_histories(path, world, skip_bad_rows=True)
     assert caught.value.row == 5
-    with pytest.raises(InputError, match="names nobody"):
+    with pytest.raises(InputError, match="names no user"):
         read_histories(written(tmp_path / "n.csv", [f",ok,i1,A,{START}"]), world, skip_bad_rows=True)

@@ -120,7 +120,7 @@ def test_runs_of_different_recipes_or_lengths_are_no_mean(files: Path, field: st
 
 
 def test_an_unclear_or_unknown_model_is_refused(files: Path) -> None:
-    with pytest.raises(InputError, match="which model"):
+    with pytest.raises(InputError, match="fewer than one model"):
         load_runs([files / "full.json"])
     with pytest.raises(InputError, match="no ranks of this model"):
         load_runs([files / "full.json"], "oracle")
@@ -135,5 +135,5 @@ def test_the_only_model_needs_no_name(files: Path) -> None:
         assert load_runs([files / f"{name}.json"])[0] == model
     for name, held in (("several", several), ("none", {})):
         write_results(files / f"{name}.json", results, held)
-        with pytest.raises(InputError, match="which model"):
+        with pytest.raises(InputError, match="fewer than one model"):
             load_runs([files / f"{name}.json"])

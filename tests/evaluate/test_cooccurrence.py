@@ -108,15 +108,15 @@ def test_sampled_ranks_are_those_of_the_sum(
 def test_recommendations_are_those_of_the_sum(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     names = world.users()["raw"].to_list()
     (tmp_path / "users.txt").write_text("\n".join(names))
-    people = read_users(tmp_path / "users.txt", world)
-    alone = recommend(replace(scorer, cooccurrence=None), world, people, 1, Choice(k=4))
-    lists = recommend(scorer, world, people, 1, Choice(k=len(world.domain_items[1])))
-    both = recommend(scorer, world, people, 1, Choice(k=4))
+    users = read_users(tmp_path / "users.txt", world)
+    alone = recommend(replace(scorer, cooccurrence=None), world, users, 1, Choice(k=4))
+    lists = recommend(scorer, world, users, 1, Choice(k=len(world.domain_items[1])))
+    both = recommend(scorer, world, users, 1, Choice(k=4))
     np.testing.assert_array_equal(lists.item[:, :4], both.item)
     assert (both.item != alone.item).any()
-    every = recommend(replace(scorer, cooccurrence=None), world, people, 1, Choice(k=len(world.domain_items[1])))
-    offsets, item = np.asarray(people.histories.offsets), np.asarray(people.histories.item)
-    for person, history in enumerate(people.history[:, 1]):
+    every = recommend(replace(scorer, cooccurrence=None), world, users, 1, Choice(k=len(world.domain_items[1])))
+    offsets, item = np.asarray(users.histories.offsets), np.asarray(users.histories.item)
+    for person, history in enumerate(users.history[:, 1]):
         score = dict(zip(every.item[person].tolist(), every.score[person].tolist(), strict=True))
         more = added(world, item[offsets[history] : offsets[history + 1]])
         there = lists.item[person][lists.item[person] > 0]
@@ -132,13 +132,13 @@ def test_blocks_hold_no_more_entries_than_they_may(
 ) -> None:
     assert scorer.cooccurrence is not None
     (tmp_path / "users.txt").write_text("\n".join(world.users()["raw"].to_list()))
-    people = read_users(tmp_path / "users.txt", world)
+    users = read_users(tmp_path / "users.txt", world)
 
     def answers() -> list[np.ndarray]:
         ranks = [
             rank_queries(scorer, evaluation_set(world, parse_protocol(name))).rank for name in ("full", "uniform9")
         ]
-        return [*ranks, recommend(scorer, world, people, 1, Choice(k=4)).item]
+        return [*ranks, recommend(scorer, world, users, 1, Choice(k=4)).item]
 
     whole, eval_set = answers(), evaluation_set(world, Protocol())
     recent = eval_set.latest(np.arange(len(eval_set)), 5)

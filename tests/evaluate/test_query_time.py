@@ -27,10 +27,10 @@ def test_a_model_that_reads_the_querys_time_is_told_that_of_the_last_event(
         lambda *given, **named: told.append(named["time"]) or history_batches(*given, **named),
     )
     (tmp_path / "users.txt").write_text("u3\nnobody\nu1\n")
-    people, batching = read_users(tmp_path / "users.txt", world), BatchingConfig(rows=4, row_length=24, max_length=10)
+    users, batching = read_users(tmp_path / "users.txt", world), BatchingConfig(rows=4, row_length=24, max_length=10)
     for visible in (True, False):
         model = make_model(HstuConfig(dim=8, layers=1, attention_window=10, query_time_visible=visible), world.spec)
-        recommend(make_scorer(model, model.init(jax.random.key(0)), batching), world, people, 0, Choice(k=3))
+        recommend(make_scorer(model, model.init(jax.random.key(0)), batching), world, users, 0, Choice(k=3))
     raw, events = world.users()["raw"].to_list(), np.asarray(world.time)
     ends = [
         world.sequence_offsets[np.flatnonzero(np.asarray(world.sequence_user) == raw.index(u))[0] + 1]

@@ -1,4 +1,4 @@
-"""Which events are new to people of whom something was read, against loops over them."""
+"""Which events are new to users of whom something was read, against loops over them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,14 +15,14 @@ type Event = tuple[int, int, int, int]
 """Item, domain, behaviour type, second."""
 
 
-def histories(people: list[list[Event]], *, timed: bool = True) -> Histories:
-    events = [event for person in people for event in person]
+def histories(users: list[list[Event]], *, timed: bool = True) -> Histories:
+    events = [event for one in users for event in one]
     item, domain, event, time = np.asarray(events, np.int64).reshape(-1, 4).T
-    offsets = np.append(0, np.cumsum([len(person) for person in people]))
+    offsets = np.append(0, np.cumsum([len(one) for one in users]))
     return Histories(offsets, item, domain, event, time if timed else None)
 
 
-def random_people(seed: int) -> list[list[Event]]:
+def random_users(seed: int) -> list[list[Event]]:
     """Few items, domains, types and seconds, so that many events are equal; the first and the last have none."""
     rng = np.random.default_rng(seed)
     lengths = [0, *rng.integers(0, 12, 8), 0]
@@ -32,7 +32,7 @@ def random_people(seed: int) -> list[list[Event]]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_equal_events_as_many_are_known_as_were_read(seed: int) -> None:
-    old, new = random_people(seed), random_people(seed + 100)
+    old, new = random_users(seed), random_users(seed + 100)
     last = np.asarray([person[-1][3] if person else NO_TIME for person in old])
     found = find_overlap(event_digests(histories(old)), last, histories(new))
     known, late = [], []
@@ -85,7 +85,7 @@ def test_without_times_the_first_events_that_were_the_last_are_known(
     """Of a person between two others."""
     other = [(9, 0, 0, 0)]
     both = [[other, [(item, 0, 0, 0) for item in items], other] for items in (old, new)]
-    before, after = (histories(people, timed=False) for people in both)
+    before, after = (histories(one, timed=False) for one in both)
     found = find_overlap(event_digests(before), np.full(3, NO_TIME), after)
     assert found.known.tolist() == [True, *(place < known for place in range(len(new))), True]
     assert not found.late.any()
@@ -99,7 +99,7 @@ def listed(found: Histories) -> list[list[tuple[int, ...]]]:
 
 
 def test_histories_are_cut_joined_and_ordered_person_by_person() -> None:
-    one, two = random_people(7), random_people(8)
+    one, two = random_users(7), random_users(8)
     assert listed(following(histories(one), histories(two))) == [a + b for a, b in zip(one, two, strict=True)]
     keep = np.random.default_rng(0).random(sum(map(len, one))) < 0.5
     numbers = iter(keep.tolist())

@@ -13,7 +13,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.serve.histories_file import People, read_histories
+from mdrec_jax.serve.histories_file import read_histories
 from mdrec_jax.serve.item_lists import read_item_list
 from mdrec_jax.serve.recommend import NO_HISTORY, NOTHING_LEFT, Choice, recommend
 from mdrec_jax.serve.recommendations import recommend_files, to_frame, write_recommendations
@@ -44,14 +44,14 @@ def raw_items(world: Dataset, domain: int) -> list[str]:
 
 
 def test_users_get_unseen_items_of_the_domain_best_first(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    people = read_users(written(tmp_path, "users.txt", "u3\nu1\nu3\n\nu7\n"), world)
-    assert people.names == ["u3", "u1", "u7"]
-    lists = recommend(scorer, world, people, FILMS, Choice(k=5))
+    users = read_users(written(tmp_path, "users.txt", "u3\nu1\nu3\n\nu7\n"), world)
+    assert users.names == ["u3", "u1", "u7"]
+    lists = recommend(scorer, world, users, FILMS, Choice(k=5))
     assert lists.item.shape == (3, 5)
     assert lists.fallback == [""] * 3
     assert (np.diff(lists.score, axis=1) <= 0).all()
     raw = world.users()["raw"].to_list()
-    for name, items in zip(people.names, lists.item, strict=True):
+    for name, items in zip(users.names, lists.item, strict=True):
         sequence = np.flatnonzero(np.asarray(world.sequence_user) == raw.index(name))[0]
         seen = world.item[world.sequence_offsets[sequence] : world.sequence_offsets[sequence + 1]]
         assert set(items.tolist()) <= set(world.domain_items[FILMS].tolist()) - set(seen.tolist())
@@ -65,8 +65,8 @@ def test_a_history_from_a_file_gets_what_the_same_user_gets(world: Dataset, scor
         f"someone,{names[int(i)]},{domains[d]},{t}"
         for i, d, t in zip(known.histories.item, known.histories.domain, known.histories.time, strict=True)
     ]
-    people = read_histories(written(tmp_path, "h.csv", "\n".join(lines) + "\n"), world)
-    theirs, ours = (recommend(scorer, world, one, BOOKS, Choice(k=4)) for one in (people, known))
+    users = read_histories(written(tmp_path, "h.csv", "\n".join(lines) + "\n"), world)
+    theirs, ours = (recommend(scorer, world, one, BOOKS, Choice(k=4)) for one in (users, known))
     np.testing.assert_array_equal(theirs.item, ours.item)
     np.testing.assert_allclose(theirs.score, ours.score, rtol=1e-5)
 
@@ -74,22 +74,22 @@ def test_a_history_from_a_file_gets_what_the_same_user_gets(world: Dataset, scor
 def test_events_are_ordered_by_time_and_else_as_they_stand(world: Dataset, tmp_path: Path) -> None:
     a, b, c = raw_items(world, BOOKS)[:3]
     timed = f"user,item,domain,time\nx,{a},books,30\ny,{c},books,5\nx,{b},books,10\nx,{c},books,30\n"
-    people = read_histories(written(tmp_path, "timed.csv", timed), world)
+    users = read_histories(written(tmp_path, "timed.csv", timed), world)
     ids = world.lookup_items([b, a, c, c], ["books"] * 4)
-    np.testing.assert_array_equal(people.histories.item, ids)
-    np.testing.assert_array_equal(people.histories.offsets, [0, 3, 4])
+    np.testing.assert_array_equal(users.histories.item, ids)
+    np.testing.assert_array_equal(users.histories.offsets, [0, 3, 4])
     plain = f'{{"user": "x", "item": "{c}", "domain": "books"}}\n{{"user": "x", "item": "{a}", "domain": "books"}}\n'
-    people = read_histories(written(tmp_path, "plain.jsonl", plain), world)
-    np.testing.assert_array_equal(people.histories.item, world.lookup_items([c, a], ["books"] * 2))
+    users = read_histories(written(tmp_path, "plain.jsonl", plain), world)
+    np.testing.assert_array_equal(users.histories.item, world.lookup_items([c, a], ["books"] * 2))
 
 
 def test_unknown_items_become_item_1_and_are_counted(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     book = raw_items(world, BOOKS)[0]
     text = f"user,item,domain,time\nx,{book},books,1\nx,lost,books,2\ny,gone,films,3\n"
-    people = read_histories(written(tmp_path, "h.csv", text), world)
-    np.testing.assert_array_equal(people.histories.item[1:], [1, 1])
-    assert people.counts == {"unknown items": 2}
-    assert recommend(scorer, world, people, BOOKS, Choice(k=3)).fallback == ["", NO_HISTORY]
+    users = read_histories(written(tmp_path, "h.csv", text), world)
+    np.testing.assert_array_equal(users.histories.item[1:], [1, 1])
+    assert users.counts == {"unknown items": 2}
+    assert recommend(scorer, world, users, BOOKS, Choice(k=3)).fallback == ["", NO_HISTORY]
 
 
 def popular(world: Dataset, domain: int) -> list[int]:
@@ -99,9 +99,9 @@ def popular(world: Dataset, domain: int) -> list[int]:
 
 
 def test_a_person_without_a_known_item_gets_what_is_popular(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    people = read_users(written(tmp_path, "users.txt", "nobody\nu1\n"), world)
-    assert people.counts["unknown users"] == 1
-    lists = recommend(scorer, world, people, BOOKS, Choice(k=4))
+    users = read_users(written(tmp_path, "users.txt", "nobody\nu1\n"), world)
+    assert users.counts["unknown users"] == 1
+    lists = recommend(scorer, world, users, BOOKS, Choice(k=4))
     assert lists.fallback == [NO_HISTORY, ""]
     assert lists.item[0].tolist() == popular(world, BOOKS)[:4]
     empty = read_histories(written(tmp_path, "h.csv", "user,item,domain\nx,,\n"), world)
@@ -112,19 +112,19 @@ def test_a_person_who_has_everything_gets_what_is_popular_and_a_flag(
     world: Dataset, scorer: Scorer, tmp_path: Path
 ) -> None:
     rows = "".join(f"x,{raw},books,{place}\n" for place, raw in enumerate(raw_items(world, BOOKS)))
-    people = read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world)
-    lists = recommend(scorer, world, people, BOOKS, Choice(k=3))
+    users = read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world)
+    lists = recommend(scorer, world, users, BOOKS, Choice(k=3))
     assert lists.fallback == [NOTHING_LEFT]
     assert lists.item[0].tolist() == popular(world, BOOKS)[:3]
-    assert recommend(scorer, world, people, BOOKS, Choice(k=3, keep_seen=True)).fallback == [""]
+    assert recommend(scorer, world, users, BOOKS, Choice(k=3, keep_seen=True)).fallback == [""]
 
 
 def test_a_person_with_little_left_gets_a_shorter_list(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     raw = raw_items(world, BOOKS)
     rows = "".join(f"x,{name},books,{place}\n" for place, name in enumerate(raw[2:]))
-    people = read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world)
-    lists = recommend(scorer, world, people, BOOKS, Choice(k=5))
-    frame = to_frame(world, people, BOOKS, lists)
+    users = read_histories(written(tmp_path, "h.csv", "user,item,domain,time\n" + rows), world)
+    lists = recommend(scorer, world, users, BOOKS, Choice(k=5))
+    frame = to_frame(world, users, BOOKS, lists)
     assert sorted(frame["item"].to_list()) == sorted(raw[:2])
     assert frame["rank"].to_list() == [1, 2]
 
@@ -135,16 +135,16 @@ def test_lists_of_items_allow_and_deny(world: Dataset, scorer: Scorer, tmp_path:
     ids, unknown = listed.ids(world, FILMS)
     assert (len(ids), unknown) == (7, 1)
     ids = ids[ids > 1]
-    people = read_users(written(tmp_path, "users.txt", "u1\nu2\nu5\n"), world)
-    allowed = recommend(scorer, world, people, FILMS, Choice(k=3, allow=ids, keep_seen=True)).item
-    denied = recommend(scorer, world, people, FILMS, Choice(k=3, deny=ids, keep_seen=True)).item
+    users = read_users(written(tmp_path, "users.txt", "u1\nu2\nu5\n"), world)
+    allowed = recommend(scorer, world, users, FILMS, Choice(k=3, allow=ids, keep_seen=True)).item
+    denied = recommend(scorer, world, users, FILMS, Choice(k=3, deny=ids, keep_seen=True)).item
     assert set(allowed.ravel().tolist()) <= set(ids.tolist())
     assert not set(denied.ravel().tolist()) & set(ids.tolist())
 
 
 def test_k_beyond_the_catalogue_gives_what_there_is(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
-    people = read_users(written(tmp_path, "users.txt", "u1\n"), world)
-    lists = recommend(scorer, world, people, FILMS, Choice(k=500, keep_seen=True))
+    users = read_users(written(tmp_path, "users.txt", "u1\n"), world)
+    lists = recommend(scorer, world, users, FILMS, Choice(k=500, keep_seen=True))
     assert sorted(lists.item[0].tolist()) == sorted(world.domain_items[FILMS].tolist())
 
 
@@ -152,9 +152,9 @@ def test_k_beyond_the_catalogue_gives_what_there_is(world: Dataset, scorer: Scor
 def test_a_choice_that_leaves_nothing_is_refused(
     world: Dataset, scorer: Scorer, tmp_path: Path, choice: Choice
 ) -> None:
-    people = read_users(written(tmp_path, "users.txt", "u1\n"), world)
+    users = read_users(written(tmp_path, "users.txt", "u1\n"), world)
     with pytest.raises(InputError):
-        recommend(scorer, world, people, FILMS, choice)
+        recommend(scorer, world, users, FILMS, choice)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_choice_that_leaves_nothing_is_refused(
         ("user,item,domain\nx,a,books\n,b,books\n", "row 3, column 'user': missing user"),
         ("user,item,item,domain\nx,a,b,books\n", "duplicate column"),
         ("", "empty"),
-        ("user,item,domain\n", "names nobody"),
+        ("user,item,domain\n", "names no user"),
     ],
 )
 def test_a_bad_file_of_histories_is_refused_with_its_row(
@@ -213,7 +213,7 @@ def test_a_missing_column_of_histories_names_the_option_that_says_it(world: Data
 
 @pytest.mark.parametrize(("name", "text"), [("users.csv", "user\n"), ("users.txt", ""), ("users.txt", "\n\n")])
 def test_a_file_of_no_users_is_refused(world: Dataset, tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(InputError, match=r"names nobody|empty"):
+    with pytest.raises(InputError, match=r"names no user|empty"):
         read_users(written(tmp_path, name, text), world)
 
 
@@ -261,8 +261,8 @@ def test_one_domain_and_a_list_of_items_from_files(world: Dataset, scorer: Score
 def test_unclear_options_are_refused(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     users, out = written(tmp_path, "users.txt", "u1\n"), tmp_path / "out.csv"
     for options, message in (
-        ({}, "for whom"),
-        ({"users": users, "histories": users}, "for whom"),
+        ({}, "one file of users"),
+        ({"users": users, "histories": users}, "one file of users"),
         ({"users": users, "domain": "songs"}, "unknown domain"),
         ({"users": users, "deny": written(tmp_path, "all.txt", "\n".join(raw_items(world, FILMS))), "domain": "films"},
          "leave no item"),
@@ -278,8 +278,8 @@ def test_of_several_sequences_the_last_with_the_domains_events_is_read(tmp_path:
     rows = [("a", f"i{n}", domain, n) for n, domain in enumerate("xxxyyyxxxzzz")]
     sequence = ["1"] * 3 + ["2"] * 3 + ["3"] * 3 + ["4"] * 3
     dataset = make_dataset(tmp_path / "world", rows, sequence=sequence)
-    people: People = read_users(written(tmp_path, "users.txt", "a\n"), dataset)
+    users = read_users(written(tmp_path, "users.txt", "a\n"), dataset)
     for domain in range(3):
-        history = people.history[0, domain]
-        part = slice(people.histories.offsets[history], people.histories.offsets[history + 1])
-        assert set(np.asarray(people.histories.domain)[part].tolist()) == {domain}
+        history = users.history[0, domain]
+        part = slice(users.histories.offsets[history], users.histories.offsets[history + 1])
+        assert set(np.asarray(users.histories.domain)[part].tolist()) == {domain}

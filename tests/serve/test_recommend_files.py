@@ -1,4 +1,4 @@
-"""What a user names in files of their own: columns, lists of items a person, people twice; and what is told of it."""
+"""What a user names in files of their own: columns, lists of items a person, users twice; and what is told of it."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def test_a_list_a_person_allows_and_denies(world: Dataset, scorer: Scorer, tmp_p
     assert films(out) == {
         "u1": [every["u1"][4], every["u1"][9]], "u2": every["u2"][:1], "nobody": [raw[3]]
     }  # fmt: skip
-    assert found["listed people who are not asked about (allow)"] == 1
+    assert found["users of the list who get no recommendations (allow)"] == 1
     assert found["listed items that films does not have"] == 1
     assert found[f"no list in films: {NOTHING_ALLOWED}"] == 1  # u3, whom the list does not name
     assert found["lists shorter than 3 in films"] == 3
@@ -129,8 +129,8 @@ def customers(tmp_path: Path) -> Dataset:
 def test_the_names_that_prepare_was_told_are_remembered(customers: Dataset, tmp_path: Path) -> None:
     assert customers.manifest.columns == {"user": "customer_id", "item": "product", "time": "at"}
     log = tmp_path / "log.csv"
-    people = read_histories(log, customers)
-    assert (len(people.names), len(people.histories.item)) == (7, 77)
+    users = read_histories(log, customers)
+    assert (len(users.names), len(users.histories.item)) == (7, 77)
     assert len(read_users(log, customers).names) == 7
     usual = written(tmp_path / "usual.csv", "user,item,time\nc1,p1,1500000000\n")
     assert read_histories(usual, customers).names == ["c1"]

@@ -9,7 +9,7 @@ import pytest
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.histories_file import People
+from mdrec_jax.serve.histories_file import Users
 from mdrec_jax.serve.recommend import Lists
 from mdrec_jax.serve.recommendations import check_ending, to_frame, write_recommendations
 from tests.data.make import make_dataset, numbered
@@ -20,9 +20,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(tmp_path_factory.mktemp("lists") / "world", numbered(6, 6, 8, ("a", "b")))
 
 
-def people(*names: str) -> People:
+def users(*names: str) -> Users:
     nothing: Any = None
-    return People(list(names), nothing, np.zeros((len(names), 2), np.int64), {})
+    return Users(list(names), nothing, np.zeros((len(names), 2), np.int64), {})
 
 
 def test_a_row_is_an_item_and_short_lists_end_where_they_end(world: Dataset) -> None:
@@ -34,7 +34,7 @@ def test_a_row_is_an_item_and_short_lists_end_where_they_end(world: Dataset) -> 
         ["", "", "no history"],
         seen=0,
     )
-    found = to_frame(world, people("x", "y", "z"), 1, lists).select(pl.exclude("title")).rows()
+    found = to_frame(world, users("x", "y", "z"), 1, lists).select(pl.exclude("title")).rows()
     assert found == [
         ("x", "b", 1, raw[ids[1]], 2.5, None),
         ("x", "b", 2, raw[ids[0]], 1.0, None),

@@ -41,7 +41,7 @@ def scorer(world: Dataset) -> Scorer:
 
 
 def log(world: Dataset, lengths: Sequence[int], seed: int = 0) -> list[Event]:
-    """Events of as many people, in the order of their times; one item in twenty is unknown."""
+    """Events of as many users, in the order of their times; one item in twenty is unknown."""
     rng, rows = np.random.default_rng(seed), []
     raw = [world.items(domain)["raw"].to_list() for domain in (0, 1)]
     for person, length in enumerate(lengths):
@@ -83,7 +83,7 @@ def test_calls_with_a_file_of_states_answer_as_one_call_with_everything(
 def test_without_a_file_of_states_everyone_starts_afresh(world: Dataset, scorer: Scorer, tmp_path: Path) -> None:
     events = written(tmp_path / "events.csv", log(world, [9, 5], seed=1))
     counts = stream_files(scorer, world, "a run", events, tmp_path / "a.csv", domain="films", k=3, keep_seen=True)
-    assert counts["new people"] == 2
+    assert counts["new users"] == 2
     assert stream_files(scorer, world, "b", events, tmp_path / "b.csv", domain="films", k=3, keep_seen=True) == counts
     recommend_files(scorer, world, tmp_path / "c.csv", histories=events, domain="films", k=3, keep_seen=True)
     assert answers(tmp_path / "a.csv") == answers(tmp_path / "b.csv") == answers(tmp_path / "c.csv")
@@ -97,7 +97,7 @@ def test_a_person_may_be_asked_about_without_a_new_event(world: Dataset, scorer:
     asked = written(tmp_path / "b.csv", [("p1", "", "", 0), ("nobody", "", "", 0)])
     counts = stream_files(scorer, world, "a run", asked, out, state=states)
     popular = {f"popularity lists in {name}: {NO_HISTORY}": 1 for name in ("books", "films")}
-    assert counts == {"new people": 1} | popular | {what: n for what, n in counts.items() if "seen" in what}
+    assert counts == {"new users": 1} | popular | {what: n for what, n in counts.items() if "seen" in what}
     after = answers(out)
     assert all(after["p1", domain] == before["p1", domain] for domain in world.manifest.domains)
 

@@ -87,7 +87,7 @@ def test_the_same_file_again_changes_nothing(world: Dataset, scorer: Scorer, tmp
     before, answers = arrays(state), out.read_bytes()
     counts = stream_files(scorer, world, "run", file, out, state=state)
     assert counts[KNOWN] == 10
-    assert "new people" not in counts
+    assert "new users" not in counts
     assert arrays(state) == before
     assert out.read_bytes() == answers
 
@@ -121,7 +121,7 @@ def test_late_events_are_refused_or_left_out_and_counted(world: Dataset, scorer:
     stream_files(scorer, world, "run", written(tmp_path / "e.csv", rows[3:6] + rows[6:8]), out, state=state)
     before, answers = arrays(state), out.read_bytes()
     file = written(tmp_path / "all.csv", rows)
-    with pytest.raises(InputError, match=r"3 events of 1 of 2 people[\s\S]*--late skip"):
+    with pytest.raises(InputError, match=r"3 events of 1 of 2 users[\s\S]*--late skip"):
         stream_files(scorer, world, "run", file, out, state=state)
     assert arrays(state) == before
     assert out.read_bytes() == answers
@@ -272,7 +272,7 @@ def test_users_of_the_data_set_start_with_what_it_has_of_them(world: Dataset, sc
     recommend_files(scorer, world, tmp_path / "known.csv", users=tmp_path / "users.csv")
     asked = written(tmp_path / "asked.csv", [("u1", "", "", 0), ("u2", "", "", 0)])
     counts = stream_files(scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", seed=True)
-    assert counts["people who start with what the data set has of them"] == 2
+    assert counts["users who start with their events in the data set"] == 2
     assert_same(tmp_path / "o.csv", tmp_path / "known.csv")
     again = stream_files(scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", seed=True)
     assert not any("start" in what for what in again)
@@ -300,7 +300,7 @@ def test_users_of_the_data_set_who_start_with_nothing_are_counted(
 ) -> None:
     file = written(tmp_path / "e.csv", log(world, ["u1", "stranger"], 2, start=40 * DAY))
     counts = stream_files(scorer, world, "run", file, tmp_path / "o.csv")
-    assert counts["users of the data set who start without what it has of them (--from reads it)"] == 1
+    assert counts["users who start without their events in the data set (--from reads them)"] == 1
     counts = recommend_files(scorer, world, tmp_path / "o.csv", histories=file)
     assert counts["users of the data set, read from the file alone (--append adds)"] == 1
     counts = recommend_files(scorer, world, tmp_path / "o.csv", histories=file, append=True)
