@@ -30,13 +30,13 @@ from mdrec_jax.models.config import RecommenderConfig
 type Fields = dict[str, Any]
 
 SMALL = {
-    "model.dim": 64, "model.embedding_scale": 8.0, "model.experts.experts_per_width": 0, "counts.weight": 0.0,
+    "model.dim": 64, "model.embedding_scale": 8.0, "model.experts.experts_per_width": 0, "cooccurrence.weight": 0.0,
     "train.epochs": 8.0, "train.evaluate_every": 4.0,
 }  # fmt: skip
 BASES: dict[str, tuple[str, Fields]] = {
     "world": ("mdrec", {"train.epochs": 12.0, "train.evaluate_every": 3.0, "train.patience": 0}),
     "abxi": ("abxi", SMALL | {"model.date_days": 0.0, "model.views.in_domain": True, "model.views.path_rank": 8}),
-    "beauty": ("beauty", {"counts.weight": 0.0, "train.epochs": 8.0, "train.evaluate_every": 4.0}),
+    "beauty": ("beauty", {"cooccurrence.weight": 0.0, "train.epochs": 8.0, "train.evaluate_every": 4.0}),
 }
 """A preset, and what is changed in it."""
 NOISY: Fields = {"batching.noise.share": 0.3}
