@@ -71,8 +71,8 @@ def _inspect_run(path: Path) -> int:
 
 def _routing(args: argparse.Namespace) -> int:
 
+    from mdrec_jax.evaluate.probes.routing_report import plot_routing, routing_tables
     from mdrec_jax.files import write_json
-    from mdrec_jax.report.routing import plot_routing, routing_tables
     from mdrec_jax.train.evaluation import inspect_routing
 
     routing = inspect_routing(args.path, args.split, at_most=args.at_most)

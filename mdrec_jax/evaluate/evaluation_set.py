@@ -13,8 +13,7 @@ from mdrec_jax.data.csr import Csr, spans, with_one
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.candidates import check_enough, draw
-from mdrec_jax.evaluate.fixed import FixedCandidates, candidates_file, read_candidates
+from mdrec_jax.evaluate.candidates import FixedCandidates, candidates_file, check_enough, draw, read_candidates
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks
 

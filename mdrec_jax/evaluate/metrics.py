@@ -1,4 +1,4 @@
-"""HR, Recall, Precision, NDCG and MRR from ranks.
+"""HR, Recall, Precision, NDCG and MRR from ranks, and the groups of questions that rows of a result are about.
 
 A *question* is one ranking for one user. In ordered data it has one target, and Recall@k equals HR@k; in data
 without an order it has all of the user's held-out items. With ranks r_1 .. r_n of a question's n targets:
@@ -13,6 +13,7 @@ without an order it has all of the user's held-out items. With ranks r_1 .. r_n 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
@@ -24,6 +25,8 @@ DEFAULT_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20", "hr@50", "ndcg@5", "ndcg@10
 """What a result holds unless told otherwise, for questions with one target."""
 MULTI_TARGET_METRICS = ("recall@10", "recall@20", "precision@20", "ndcg@10", "ndcg@20", "hr@20", "mrr")
 """The same for questions with several targets."""
+HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100, 200)
+"""A slice holds the histories of at least this many visible events and fewer than the next number."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,41 @@ def _metric(
     gain = np.add.reduceat(np.where(hit, 1.0 / np.log2(1.0 + rank), 0.0), first)
     best = np.cumsum(1.0 / np.log2(1.0 + np.arange(1, int(targets.max()) + 1)))
     return gain / best[np.minimum(targets, limit).astype(np.int64) - 1]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the questions. `slice` is None where the row is about the whole of its domain."""
+
+    domain: str
+    slice: str | None
+    member: Bool[np.ndarray, "P"]
+
+
+def domain_groups(questions: QuestionMetrics, domains: Sequence[str]) -> list[Group]:
+    """One group a domain that has questions (none where the data set has a single domain), and `all`."""
+    everything = Group("all", None, np.ones(len(questions.question), bool))
+    if len(domains) == 1:
+        return [everything]
+    groups = [Group(name, None, questions.domain == index) for index, name in enumerate(domains)]
+    return [*(group for group in groups if group.member.any()), everything]
+
+
+def span_names(edges: Sequence[int]) -> tuple[str, ...]:
+    """`5-9` for the whole numbers from one edge to below the next; `200+` behind the last."""
+    spans = (f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges))
+    return (*spans, f"{edges[-1]}+")
+
+
+def slice_groups(questions: QuestionMetrics, edges: Sequence[int] = HISTORY_EDGES) -> list[Group]:
+    """All questions by length of the visible history, by warm and cold targets, and by whether the target is of the
+    last event's day, within which a log may not know the order; empty slices are left out."""
+    length = questions.history_length
+    groups = []
+    for low, high, name in zip(edges, [*edges[1:], np.inf], span_names(edges), strict=True):
+        groups.append(Group("all", f"history {name}", (length >= low) & (length < high)))
+    groups.append(Group("all", "warm target", ~questions.cold))
+    groups.append(Group("all", "cold target", questions.cold))
+    groups.append(Group("all", "target on the last event's day", questions.days == 0))
+    groups.append(Group("all", "target on another day", questions.days > 0))
+    return [group for group in groups if group.member.any()]

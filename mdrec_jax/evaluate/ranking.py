@@ -120,15 +120,31 @@ def power_of_two(number: int) -> int:
 def _rank_in_all(
     scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
 ) -> np.ndarray:
-    seen = eval_set.seen(block)
-    left_out = widened(universe.places(seen))
-    values = (x, universe.place[eval_set.queries.target[block]], left_out)
-    if scorer.cooccurrence is not None:
-        added = scorer.cooccurrence.added(eval_set.latest(block, STEPS))
-        values += widened_with(*scorer.cooccurrence.lists(added, universe.place, len(block)))
+    left_out = widened(universe.places(eval_set.seen(block)))
+    values = (x, universe.place[eval_set.queries.target[block]], left_out, *_bonus(scorer, eval_set, universe, block))
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
-    rank = _full_rank if scorer.cooccurrence is None else _full_rank_counted
-    return _ranks(eval_set, rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+    return _ranks(eval_set, _full_rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+
+
+def _bonus(
+    scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any
+) -> tuple[Int32[np.ndarray, "B W"], Float32[np.ndarray, "B W"]]:
+    recent = None if scorer.cooccurrence is None else eval_set.latest(block, STEPS)
+    return sparse_bonus(scorer, universe, recent, len(block))
+
+
+def sparse_bonus(
+    scorer: Scorer, universe: Universe, recent: Int32[np.ndarray, "B K"] | None, queries: int
+) -> tuple[Int32[np.ndarray, "B W"], Float32[np.ndarray, "B W"]]:
+    """The places of the items with a co-occurrence bonus, and the bonus; W = 0 for a scorer without one.
+
+    Args:
+        recent: the queries' last items, the latest first.
+    """
+    if scorer.cooccurrence is None or recent is None:
+        return np.zeros((queries, 0), np.int32), np.zeros((queries, 0), np.float32)
+    lists, values = scorer.cooccurrence.lists(scorer.cooccurrence.added(recent), universe.place, queries)
+    return widened(lists), lists.beside(values, _width(lists))
 
 
 def _many_draws(protocol: Protocol, items: int) -> bool:
@@ -141,13 +157,7 @@ def _rank_draws(
 ) -> np.ndarray:
     draws = range(eval_set.protocol.draws)
     drawn = np.stack([universe.place[eval_set.candidates(block, number)] for number in draws], axis=1)
-    values = (x, universe.place[eval_set.queries.target[block]], drawn)
-    if scorer.cooccurrence is None:
-        nothing = np.zeros((len(block), 0), np.int32)
-        values += (nothing, nothing.astype(np.float32))
-    else:
-        added = scorer.cooccurrence.added(eval_set.latest(block, STEPS))
-        values += widened_with(*scorer.cooccurrence.lists(added, universe.place, len(block)))
+    values = (x, universe.place[eval_set.queries.target[block]], drawn, *_bonus(scorer, eval_set, universe, block))
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
     return _ranks(eval_set, _draw_ranks(scorer.mesh)(universe.vectors, universe.count, *args), len(block))
 
@@ -174,13 +184,6 @@ def _ranks(eval_set: EvaluationSet, counts: tuple[Array, Array], number: int) ->
 
 def widened(lists: Csr) -> Int32[np.ndarray, "B W"]:
     return lists.padded(_width(lists))
-
-
-def widened_with(
-    lists: Csr, values: Float32[np.ndarray, "E"]
-) -> tuple[Int32[np.ndarray, "B W"], Float32[np.ndarray, "B W"]]:
-    """Both as matrices: the lists, and the values beside them."""
-    return widened(lists), lists.beside(values, _width(lists))
 
 
 def _width(lists: Csr) -> int:
@@ -212,17 +215,7 @@ def fill(value: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _full_rank(mesh: Mesh) -> Any:
-    """Compiled: (vectors, how many compete, states, targets, left out) -> (higher, ties)."""
-
-    def local(vectors: Array, count: Array, x: Array, target: Array, left_out: Array) -> tuple[Array, Array]:
-        return target_rank(x, vectors, target, allowed=competing(vectors, count), exclude=left_out)[:2]
-
-    return split_queries(mesh, local, 3)
-
-
-@lru_cache(maxsize=8)
-def _full_rank_counted(mesh: Mesh) -> Any:
-    """Compiled: (vectors, how many compete, states, targets, left out, places, what is added) -> (higher, ties)."""
+    """Compiled: (vectors, how many compete, states, targets, left out, places, bonus) -> (higher, ties)."""
 
     def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
         x, target, left_out, place, added = query
@@ -230,6 +223,9 @@ def _full_rank_counted(mesh: Mesh) -> Any:
         return _above(scores[target], scores, competes.at[left_out].set(False).at[target].set(False))
 
     def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
+        x, target, left_out, place, _ = queries
+        if not place.shape[1]:
+            return target_rank(x, vectors, target, allowed=competing(vectors, count), exclude=left_out)[:2]
         competes = competing(vectors, count)[0]
         return jax.lax.map(lambda query: one(vectors, competes, query), queries, batch_size=GATHERED)
 

@@ -21,7 +21,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.compare import Difference, compare
-from mdrec_jax.evaluate.model_rows import model_rows
+from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import BASELINES, Results, Row

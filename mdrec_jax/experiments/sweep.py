@@ -15,7 +15,7 @@ from mdrec_jax.codec import digest, to_plain
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, NonFiniteError
-from mdrec_jax.evaluate.model_rows import model_rows
+from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.results import Row
 from mdrec_jax.experiments.costs import parameters
 from mdrec_jax.experiments.fields import value_of, with_fields

@@ -56,11 +56,11 @@ def read_events(
     """user, item, domain, event, and time and fraction where there is one, as text and numbers, checked.
 
     Args:
-        time_unit, given, latest: as of `histories_file.read_histories`.
+        time_unit, given, latest: as of `users.read_histories`.
         bad_rows: counts the rows that cannot be used; None = the first of them is an error.
 
     Raises:
-        InputError: as `histories_file.read_histories`.
+        InputError: as `users.read_histories`.
     """
     require_file(path, "a table of events")
     kind, manifest = format_of(path, "the events"), dataset.manifest

@@ -1,12 +1,17 @@
-"""Files that name users, items and events: which column is what, and the first row that is wrong."""
+"""Files that name users and items, to list or to leave out: which column is what, and the first row that is wrong."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int32
 
+from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.data.sources.columns import find_column, id_value, whole_ids
 from mdrec_jax.data.sources.formats import Format, column_names, format_of, record_at, scan
 from mdrec_jax.data.sources.reading import read_lines, require_file
@@ -56,12 +61,7 @@ def read_names(path: Path, what: str, dataset: Dataset, columns: Mapping[str, st
     require_file(path, f"a list of {what}s")
     if is_text(path):
         return whole_ids(pl.Series([line for _, line in read_lines(path)], dtype=pl.String)).to_list()
-    kind = format_of(path, "the list", also=", or .txt")
-    found = read_columns(column_names(path, kind), {what: True}, path, dataset, columns)
-    value = id_value(found[what], _schema(path, kind, [found[what]])[found[what]], path)
-    frame = _collect(path, kind, {"_row": pl.col("_row"), what: value}, [found[what]])
-    refuse_rows(frame.filter(pl.col(what).is_null() | (pl.col(what) == "")), path, kind, found, what, f"a {what}'s id")
-    return frame[what].to_list()
+    return _read_table(path, {what: True}, dataset, columns)[what].to_list()
 
 
 def is_text(path: Path) -> bool:
@@ -69,27 +69,18 @@ def is_text(path: Path) -> bool:
     return path.name.lower().endswith(".txt")
 
 
-def read_pairs(path: Path, dataset: Dataset, columns: Mapping[str, str]) -> pl.DataFrame | None:
-    """The columns user and item of a table that has both; None for another file.
-
-    Raises:
-        InputError: a file that cannot be read, or a row with only one of the two.
-    """
-    require_file(path, "a list of items")
-    if is_text(path):
-        return None
+def _read_table(path: Path, needed: Mapping[str, bool], dataset: Dataset, columns: Mapping[str, str]) -> pl.DataFrame:
+    """The columns of a table as text, as `read_columns` finds them. Raises InputError for a row without one of them."""
     kind = format_of(path, "the list", also=", or .txt")
-    found = read_columns(column_names(path, kind), {"user": False, "item": True}, path, dataset, columns)
-    if "user" not in found:
-        return None
-    schema = _schema(path, kind, list(found.values()))
+    found = read_columns(column_names(path, kind), needed, path, dataset, columns)
+    lazy = scan(path, kind, list(found.values()))
+    schema = lazy.collect_schema()
     values = {what: id_value(name, schema[name], path) for what, name in found.items()}
-    frame = _collect(path, kind, {"_row": pl.col("_row"), **values}, list(found.values()))
-    for what in ("user", "item"):
-        refuse_rows(
-            frame.filter(pl.col(what).is_null() | (pl.col(what) == "")), path, kind, found, what, f"a {what}'s id"
-        )
-    return frame.select("user", "item").unique(maintain_order=True)
+    frame = lazy.select(_row=pl.col("_row"), **values).collect()
+    for what in found:
+        bad = frame.filter(pl.col(what).is_null() | (pl.col(what) == ""))
+        refuse_rows(bad, path, kind, found, what, f"a {what}'s id")
+    return frame
 
 
 def refuse_empty(number: int, path: Path) -> None:
@@ -121,9 +112,51 @@ def refuse_rows(
     raise InputError(problem, file=path, row=row, column=name, found=found, expected=expected or "a time")
 
 
-def _schema(path: Path, kind: Format, columns: list[str]) -> pl.Schema:
-    return scan(path, kind, columns).collect_schema()
+@dataclass(frozen=True)
+class ItemList:
+    """What a file lists, as it names it. `users` is None where the items are meant for all."""
+
+    items: list[str]
+    users: list[str] | None
+
+    def ids(self, dataset: Dataset, domain: int) -> tuple[Int32[np.ndarray, "n"], int]:
+        """(ids of the items in a domain, UNKNOWN_ITEM where the catalogue has none; how many different ones it does
+        not have)."""
+        ids = dataset.lookup_items(self.items, [dataset.manifest.domains[domain]] * len(self.items))
+        unknown = {item for item, number in zip(self.items, ids.tolist(), strict=True) if number == UNKNOWN_ITEM}
+        return ids, len(unknown)
+
+    def by_user(self, names: list[str], ids: Int32[np.ndarray, "n"]) -> Csr:
+        """Each user's items, ascending; none for users that the file does not name."""
+        assert self.users is not None
+        place = {name: at for at, name in enumerate(names)}
+        number = np.array([place.get(user, -1) for user in self.users], np.int64)
+        kept = (number >= 0) & (ids != UNKNOWN_ITEM)
+        order = np.argsort(number[kept], kind="stable")
+        lengths = np.bincount(number[kept], minlength=len(names))
+        return Csr(from_lengths(lengths), ids[kept][order]).unique()
+
+    def not_among(self, names: list[str]) -> int:
+        """How many users the file names that are not among these."""
+        return len(set(self.users or ()) - set(names))
 
 
-def _collect(path: Path, kind: Format, values: dict[str, pl.Expr], columns: list[str]) -> pl.DataFrame:
-    return scan(path, kind, columns).select(**values).collect()
+def read_item_list(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO_NAMES) -> ItemList:
+    """The items of a file.
+
+    Args:
+        path: a text file with a raw id a line (.txt), or a table with a column `item`; with a column `user` beside it
+            each row is about that user alone.
+        columns: the names of columns that the caller gives (see `read_columns`).
+
+    Raises:
+        InputError: a file that cannot be read, or a row with only one of the two.
+    """
+    require_file(path, "a list of items")
+    if not is_text(path):
+        frame = _read_table(path, {"user": False, "item": True}, dataset, columns)
+        if "user" in frame.columns:
+            pairs = frame.select("user", "item").unique(maintain_order=True)
+            return ItemList(pairs["item"].to_list(), pairs["user"].to_list())
+        return ItemList(list(dict.fromkeys(frame["item"])), None)
+    return ItemList(list(dict.fromkeys(read_names(path, "item", dataset, columns))), None)

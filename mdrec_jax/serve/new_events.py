@@ -12,10 +12,9 @@ from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
-from mdrec_jax.serve.histories_file import Users, known_items
 from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, without
 from mdrec_jax.serve.state_file import States, appended
-from mdrec_jax.serve.users import ALREADY_KNOWN, known_histories
+from mdrec_jax.serve.users import ALREADY_KNOWN, Users, known_histories, known_items
 
 type Late = Literal["refuse", "skip"]
 

@@ -25,14 +25,14 @@ from mdrec_jax.evaluate.ranking import (
     fill,
     power_of_two,
     short_enough,
+    sparse_bonus,
     split_queries,
     widened,
-    widened_with,
     with_added,
 )
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import by_row, rows_for
-from mdrec_jax.serve.histories_file import Users, known_items
+from mdrec_jax.serve.users import Users, known_items
 
 BLOCK = 1024
 """Users of one call on the devices."""
@@ -218,33 +218,21 @@ def _best(
         parts = cooccurrence.blocks(recent[order], size)
     for block in short_enough(parts, lengths[order]):
         part = order[block]
-        number, values, top = len(part), (state[part], widened(left_out.take(part))), _top(scorer.mesh, k)
+        number = len(part)
         whole = cooccurrence is None and size * lengths[part].max(initial=0) <= LEFT_OUT
         rows = size if whole else rows_for(scorer.mesh, power_of_two(number))
-        if allowed is not None or cooccurrence is not None:
-            added = np.zeros((number, 0), np.int32), np.zeros((number, 0), np.float32)
-            if cooccurrence is not None and recent is not None:
-                added = widened_with(*cooccurrence.lists(cooccurrence.added(recent[part]), universe.place, number))
-            only = np.zeros((number, 0), np.int32) if allowed is None else widened(allowed.take(part))
-            values, top = (*values, only, *added), _top_listed(scorer.mesh, k, allowed is not None)
+        only = np.zeros((number, 0), np.int32) if allowed is None else widened(allowed.take(part))
+        bonus = sparse_bonus(scorer, universe, None if recent is None else recent[part], number)
+        values = (state[part], widened(left_out.take(part)), only, *bonus)
         args = jax.device_put(tuple(fill(value, rows) for value in values), by_row(scorer.mesh))
+        top = _top(scorer.mesh, k, allowed is not None)
         scores, place = top(universe.vectors, universe.count, *args)
         yield part, universe.ids[np.asarray(place)[:number]], np.asarray(scores)[:number]
 
 
 @lru_cache(maxsize=32)
-def _top(mesh: Mesh, k: int) -> Any:
-    """Compiled: (vectors, how many compete, states, left out) -> (scores, rows)."""
-
-    def local(vectors: Array, count: Array, x: Array, left_out: Array) -> tuple[Array, Array]:
-        return top_k(x, vectors, k, allowed=competing(vectors, count), exclude=left_out)
-
-    return split_queries(mesh, local, 2)
-
-
-@lru_cache(maxsize=32)
-def _top_listed(mesh: Mesh, k: int, limited: bool) -> Any:
-    """Compiled: (vectors, how many compete, states, left out, allowed, places, what is added there) -> (scores, rows).
+def _top(mesh: Mesh, k: int, limited: bool) -> Any:
+    """Compiled: (vectors, how many compete, states, left out, allowed, places, bonus) -> (scores, rows).
 
     Args:
         limited: nothing but what is allowed competes; else what is allowed is not looked at.
@@ -259,6 +247,9 @@ def _top_listed(mesh: Mesh, k: int, limited: bool) -> Any:
         return best, jnp.where(mine[rows], rows, 0)
 
     def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
+        x, left_out, _, place, _ = queries
+        if not limited and not place.shape[1]:
+            return top_k(x, vectors, k, allowed=competing(vectors, count), exclude=left_out)
         competes = competing(vectors, count)[0]
         return jax.lax.map(lambda query: one(vectors, competes, query), queries, batch_size=GATHERED)
 

@@ -13,11 +13,9 @@ from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.files import check_writable, replacing
-from mdrec_jax.serve.given_files import NO_NAMES
-from mdrec_jax.serve.histories_file import Users, read_histories
-from mdrec_jax.serve.item_lists import ItemList, read_item_list
+from mdrec_jax.serve.given_files import NO_NAMES, ItemList, read_item_list
 from mdrec_jax.serve.recommend import NOTHING_ALLOWED, Choice, Lists, recommend
-from mdrec_jax.serve.users import after_known, read_users
+from mdrec_jax.serve.users import Users, after_known, read_histories, read_users
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 

@@ -26,11 +26,11 @@ from mdrec_jax.models.stream_state import streamable
 from mdrec_jax.models.streaming import Events, StreamState, stream_queries, stream_update
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 from mdrec_jax.serve.given_files import NO_NAMES
-from mdrec_jax.serve.histories_file import read_histories
 from mdrec_jax.serve.new_events import Late, find_new_events
 from mdrec_jax.serve.recommend import Choice, Lists, choose
 from mdrec_jax.serve.recommendations import check_output, to_frame, told, write_recommendations
 from mdrec_jax.serve.state_file import States, holding, read_states, write_states
+from mdrec_jax.serve.users import read_histories
 
 DAY = 86_400
 USERS = 256

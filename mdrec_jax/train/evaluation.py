@@ -7,16 +7,16 @@ from pathlib import Path
 from mdrec_jax.config import read_config
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, stored_ranks
-from mdrec_jax.evaluate.evaluation import make_results
+from mdrec_jax.evaluate.compare import verdict
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
+from mdrec_jax.evaluate.make_results import make_results
 from mdrec_jax.evaluate.probes.probes import Probes, probe
-from mdrec_jax.evaluate.probes.routing_table import Routing, measure_routing
+from mdrec_jax.evaluate.probes.routing_means import Routing, measure_routing
 from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, results_name, write_results
-from mdrec_jax.evaluate.verdict import verdict
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.runs.alike import LENGTH, check_alike
 from mdrec_jax.train.runs.ending import check_ended

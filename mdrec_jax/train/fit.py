@@ -14,8 +14,8 @@ import numpy as np
 from mdrec_jax.config import RunConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate.evaluation import mean_metrics
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
+from mdrec_jax.evaluate.make_results import mean_metrics
 from mdrec_jax.evaluate.metrics import parse_metric
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.files import read_object

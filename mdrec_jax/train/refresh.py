@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
 from mdrec_jax.data.batching.queries import QueryList, training_ends
-from mdrec_jax.evaluate.probes.codes import codes_at, last_events
+from mdrec_jax.evaluate.probes.probes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import code_of, make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.layers import erasure

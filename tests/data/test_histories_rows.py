@@ -13,7 +13,7 @@ from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.sources import blocks
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.histories_file import Users, read_histories
+from mdrec_jax.serve.users import Users, read_histories
 
 START = 1_400_000_000
 HEADER = "user,note,item,domain,time"

@@ -12,10 +12,8 @@ from mdrec_jax.data.sources import blocks
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.data.sources.reading import read_json
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.given_files import read_names
-from mdrec_jax.serve.histories_file import read_histories
-from mdrec_jax.serve.item_lists import read_item_list
-from mdrec_jax.serve.users import read_users
+from mdrec_jax.serve.given_files import read_item_list, read_names
+from mdrec_jax.serve.users import read_histories, read_users
 
 NONE = {"min_user": 1, "min_item": 1, "split": "loo"}
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]

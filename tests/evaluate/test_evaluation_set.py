@@ -11,9 +11,8 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks
 from mdrec_jax.evaluate.evaluation_set import LEFT_OUT, NOT_LISTED, evaluation_set
-from mdrec_jax.evaluate.metrics import question_metrics
+from mdrec_jax.evaluate.metrics import question_metrics, slice_groups
 from mdrec_jax.evaluate.protocol import Protocol, Split, parse_protocol
-from mdrec_jax.evaluate.slices import slice_groups
 from tests.data.make import DAY, make_dataset
 from tests.evaluate.worlds import two_domains, without_order
 

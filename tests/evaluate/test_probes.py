@@ -13,9 +13,8 @@ from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
-from mdrec_jax.evaluate.probes import linear_probe as readout
-from mdrec_jax.evaluate.probes.codes import codes_at, last_events
-from mdrec_jax.evaluate.probes.probes import REMOVED, without_domain_embedding
+from mdrec_jax.evaluate.probes import linear_probe
+from mdrec_jax.evaluate.probes.probes import REMOVED, codes_at, last_events, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.models.config import RecommenderConfig
@@ -36,16 +35,16 @@ LABEL = RNG.choice(3, len(USER), p=(0.6, 0.3, 0.1))
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readout, "STEPS", 600)
+    monkeypatch.setattr(linear_probe, "STEPS", 600)
 
 
 @pytest.mark.parametrize("hidden", [0, 32])
 def test_a_code_that_holds_the_label_is_found_out_and_noise_is_not(hidden: int) -> None:
     noise = RNG.normal(size=(len(USER), 8))
     centres = 6 * RNG.normal(size=(3, 8))
-    told = readout.balanced_accuracy(noise + centres[LABEL], LABEL, USER, hidden=hidden)
+    told = linear_probe.balanced_accuracy(noise + centres[LABEL], LABEL, USER, hidden=hidden)
     assert told.value > 0.98
-    untold = readout.balanced_accuracy(noise, LABEL, USER, hidden=hidden)
+    untold = linear_probe.balanced_accuracy(noise, LABEL, USER, hidden=hidden)
     assert untold.low < 1 / 3 < untold.high
     assert untold.high - untold.low < 0.25
 
@@ -53,24 +52,24 @@ def test_a_code_that_holds_the_label_is_found_out_and_noise_is_not(hidden: int) 
 def test_only_the_perceptron_sees_what_is_not_linear() -> None:
     x = RNG.normal(size=(len(USER), 4))
     label = (x[:, 0] * x[:, 1] > 0).astype(int)
-    assert readout.balanced_accuracy(x, label, USER).value < 0.6
-    assert readout.balanced_accuracy(x, label, USER, hidden=32).value > 0.85
+    assert linear_probe.balanced_accuracy(x, label, USER).value < 0.6
+    assert linear_probe.balanced_accuracy(x, label, USER, hidden=32).value > 0.85
 
 
 def test_a_direction_of_small_variance_is_read_too() -> None:
     x = RNG.normal(size=(len(USER), 4)) * 100
     x[:, 3] = 1e-3 * (LABEL + 0.1 * RNG.normal(size=len(USER)))
-    assert readout.balanced_accuracy(x, LABEL, USER).value > 0.9
+    assert linear_probe.balanced_accuracy(x, LABEL, USER).value > 0.9
 
 
 def test_users_are_dealt_out_whole() -> None:
-    parts = readout.split_users(USER, 3)
+    parts = linear_probe.split_users(USER, 3)
     members = [set(USER[rows].tolist()) for rows in (parts.teach, parts.choose, parts.judge)]
     assert [len(some) for some in members] == [200, 80, 120]
     assert len(set.union(*members)) == 400
     assert (np.sum([parts.teach, parts.choose, parts.judge], axis=0) == 1).all()
-    assert (readout.split_users(USER, 3).judge == parts.judge).all()
-    assert (readout.split_users(USER, 4).judge != parts.judge).any()
+    assert (linear_probe.split_users(USER, 3).judge == parts.judge).all()
+    assert (linear_probe.split_users(USER, 4).judge != parts.judge).any()
 
 
 def test_r2_is_the_share_of_variance_that_was_planted() -> None:
@@ -79,16 +78,16 @@ def test_r2_is_the_share_of_variance_that_was_planted() -> None:
     maps = RNG.normal(size=(2, 6, 2))
     signal = np.einsum("nd,ndk->nk", x, maps[group])
     y = signal + signal.std() * RNG.normal(size=signal.shape)
-    one, apart = (readout.explained(x, y, USER, g) for g in (np.zeros_like(group), group))
+    one, apart = (linear_probe.explained(x, y, USER, g) for g in (np.zeros_like(group), group))
     assert apart.low < 0.5 < apart.high
     assert one.value < apart.value - 0.1
-    nothing = readout.explained(RNG.normal(size=x.shape), y, USER, group)
+    nothing = linear_probe.explained(RNG.normal(size=x.shape), y, USER, group)
     assert abs(nothing.value) < 0.03
 
 
 def test_a_share_is_a_ratio_of_sums() -> None:
     whole = RNG.random(len(USER))
-    found = readout.share_of(0.8 * whole, whole, USER)
+    found = linear_probe.share_of(0.8 * whole, whole, USER)
     np.testing.assert_allclose(found, (0.8, 0.8, 0.8))
 
 
@@ -174,9 +173,9 @@ def test_a_whitened_code_is_read_before_it_is_told_the_targets_domain(trained: P
     run, histories = load_run(trained), last_events(query_list(world, "test"))
     z, told = (codes_at(run.scorer, world, histories, code) for code in ("whitened", "shared"))
     assert (z.shape[1], told.shape[1]) == (4, 8)
-    found = readout.balanced_accuracy(z, histories.domain, histories.user)
+    found = linear_probe.balanced_accuracy(z, histories.domain, histories.user)
     assert probe_run(run).codes["shared"]["logistic"] == found
-    assert found != readout.balanced_accuracy(told, histories.domain, histories.user)
+    assert found != linear_probe.balanced_accuracy(told, histories.domain, histories.user)
 
 
 def others_held_out(world: Dataset, run: TrainedRun) -> TrainedRun:

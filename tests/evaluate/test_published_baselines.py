@@ -16,8 +16,8 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.prepare.options import PrepareOptions
 from mdrec_jax.data.prepare.prepare import prepare
 from mdrec_jax.evaluate.baselines.run import baseline_ranks
-from mdrec_jax.evaluate.evaluation import mean_metrics
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
+from mdrec_jax.evaluate.make_results import mean_metrics
 from mdrec_jax.evaluate.protocol import parse_protocol
 
 NAMES = ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr")

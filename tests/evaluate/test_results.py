@@ -11,10 +11,9 @@ from rich.console import Console
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, baseline_results
-from mdrec_jax.evaluate.evaluation import make_results, mean_metrics
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
+from mdrec_jax.evaluate.make_results import make_results, mean_metrics, model_rows
 from mdrec_jax.evaluate.metrics import question_metrics
-from mdrec_jax.evaluate.model_rows import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranks import Ranks, load_ranks
 from mdrec_jax.evaluate.results import Results, read_results, results_file, results_name, write_results

@@ -11,7 +11,7 @@ import pytest
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
-from mdrec_jax.evaluate.probes.routing_table import Routing, measure_routing
+from mdrec_jax.evaluate.probes.routing_means import Routing, measure_routing
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import Model

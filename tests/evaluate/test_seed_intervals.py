@@ -7,7 +7,7 @@ import pytest
 
 from mdrec_jax.evaluate.bootstrap import draw_seeds
 from mdrec_jax.evaluate.compare import compare
-from mdrec_jax.evaluate.model_rows import model_rows
+from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.ranks import Ranks
 
 USERS, WORLDS, TRUTH = 500, 150, 0.3

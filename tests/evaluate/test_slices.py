@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mdrec_jax.evaluate.metrics import QuestionMetrics
-from mdrec_jax.evaluate.slices import HISTORY_EDGES, domain_groups, slice_groups, span_names
+from mdrec_jax.evaluate.metrics import HISTORY_EDGES, QuestionMetrics, domain_groups, slice_groups, span_names
 
 LENGTHS = np.asarray([0, 1, 2, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000], np.int32)
 SPANS = {

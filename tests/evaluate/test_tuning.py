@@ -10,9 +10,8 @@ import pytest
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.evaluate.baselines import linear, tuning
-from mdrec_jax.evaluate.baselines.competition import Competition, competition
 from mdrec_jax.evaluate.baselines.methods import Method, methods_for, told
-from mdrec_jax.evaluate.baselines.pool import Pool
+from mdrec_jax.evaluate.baselines.pool import Competition, Pool, competition
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, baselines_file, stored_ranks
 from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set

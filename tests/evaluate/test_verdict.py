@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mdrec_jax.evaluate.compare import verdict
 from mdrec_jax.evaluate.ranks import Ranks
-from mdrec_jax.evaluate.verdict import verdict
 
 
 def ranks_of(hits: int, other: int | None = None, users: int = 400) -> Ranks:

@@ -13,11 +13,10 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.serve.histories_file import read_histories
-from mdrec_jax.serve.item_lists import read_item_list
+from mdrec_jax.serve.given_files import read_item_list
 from mdrec_jax.serve.recommend import NO_HISTORY, NOTHING_LEFT, Choice, recommend
 from mdrec_jax.serve.recommendations import recommend_files, to_frame, write_recommendations
-from mdrec_jax.serve.users import read_users
+from mdrec_jax.serve.users import read_histories, read_users
 from tests.evaluate.worlds import two_domains
 
 BOOKS, FILMS = 0, 1

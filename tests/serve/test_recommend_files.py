@@ -20,10 +20,9 @@ from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.serve.histories_file import read_histories
 from mdrec_jax.serve.recommend import NO_HISTORY, NOTHING_ALLOWED
 from mdrec_jax.serve.recommendations import recommend_files
-from mdrec_jax.serve.users import read_users
+from mdrec_jax.serve.users import read_histories, read_users
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 

@@ -9,9 +9,9 @@ import pytest
 
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.serve.histories_file import Users
 from mdrec_jax.serve.recommend import Lists
 from mdrec_jax.serve.recommendations import check_ending, to_frame, write_recommendations
+from mdrec_jax.serve.users import Users
 from tests.data.make import make_dataset, numbered
 
 

@@ -14,7 +14,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.queries import training_ends
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.evaluate.probes.codes import codes_at, last_events
+from mdrec_jax.evaluate.probes.probes import codes_at, last_events
 from mdrec_jax.evaluate.scorer import make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.config import RecommenderConfig

@@ -34,9 +34,9 @@ from mdrec_jax.evaluate.baselines.transitions import (
     reach,
 )
 from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
-from mdrec_jax.evaluate.evaluation import make_results
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set, item_counts
 from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
+from mdrec_jax.evaluate.make_results import make_results
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, load_ranks, rank_from_counts
 from mdrec_jax.evaluate.results import TUNED, Results, read_results

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.competition import Competition, competition
 from mdrec_jax.evaluate.baselines.linear import LARGEST, standardised
 from mdrec_jax.evaluate.baselines.methods import Method, Scores, Settings, methods_for, told
-from mdrec_jax.evaluate.baselines.pool import Pool
+from mdrec_jax.evaluate.baselines.pool import Competition, Pool, competition
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate

@@ -20,8 +20,8 @@ from mdrec_jax.evaluate import bootstrap
 
 TEACH, CHOOSE = 0.5, 0.2
 """Shares of the users."""
-STEPS, LOOK, BLOCK = 2000, 100, 256
-"""Of a classifier's training: steps, steps between two looks, rows a step."""
+STEPS, VALIDATE_EVERY, BLOCK = 2000, 100, 256
+"""Of a classifier's training: steps, steps between two validations, rows a step."""
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
 RIDGE = tuple(10.0**power for power in range(-2, 5))
@@ -159,10 +159,10 @@ def _classifier(
 
 
 def _orders(rows: int, seed: int) -> Iterator[Int[np.ndarray, "B R"]]:
-    """The rows of the steps between two looks."""
+    """The rows of the steps between two validations."""
     generator = np.random.default_rng(seed)
-    for _ in range(STEPS // LOOK):
-        yield generator.integers(0, rows, (LOOK, min(BLOCK, rows)))
+    for _ in range(STEPS // VALIDATE_EVERY):
+        yield generator.integers(0, rows, (VALIDATE_EVERY, min(BLOCK, rows)))
 
 
 @lru_cache

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from mdrec_jax.data.batching.queries import query_batches
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet
+from mdrec_jax.evaluate.metrics import HISTORY_EDGES, span_names
 from mdrec_jax.evaluate.scorer import Scorer
-from mdrec_jax.evaluate.slices import HISTORY_EDGES, span_names
 from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.models.encoded import trace_details
 from mdrec_jax.models.layers.context import GAP_NAMES, gap_bucket

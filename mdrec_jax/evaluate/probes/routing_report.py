@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.probes.routing_table import Routing, RoutingRow
+from mdrec_jax.evaluate.probes.routing_means import Routing, RoutingRow
 from mdrec_jax.files import replacing
 
 BY = (("domain",), ("event",), ("gap",), ("history",))
