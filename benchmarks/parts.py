@@ -102,8 +102,9 @@ class Study:
 
     def run(self, fields: Fields, seed: int, splits: Sequence[Split]) -> Path:
         """The folder of a run that is trained and evaluated."""
-        name = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in sorted(fields.items())) or "plain"
-        path = seed_folder(self.out / name.replace("/", "-"), seed)
+        shown = {name: "+".join(value) if isinstance(value, list) else value for name, value in fields.items()}
+        name = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in sorted(shown.items())) or "plain"
+        path = seed_folder(self.out / name, seed)
         config = dataclasses.replace(with_fields(self.config, fields), seed=seed)
         finish(config, self.dataset, path, splits, (self.protocol,), by="benchmarks/parts.py")
         return path

@@ -17,6 +17,17 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+@pytest.mark.parametrize("name", ["a[b]", "kinds=['x', 'y']", "a\\b", "[a/b]"])
+def test_a_path_that_checkpoints_cannot_be_read_from_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="square brackets"):
+        RunFolder(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a[b", "a]b", "]a[", "a b", "a'b", "a*b?", "a%20b"])
+def test_a_path_of_other_odd_characters_is_taken(tmp_path: Path, name: str) -> None:
+    RunFolder(tmp_path / name)
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with locked(folder), pytest.raises(InputError, match="in use"), locked(folder):

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,16 @@ RESUMES = "resumes"
 
 @dataclass(frozen=True)
 class RunFolder:
+    """The files of a run. Raises InputError for a path that checkpoints could be written to and not read from."""
+
     path: Path
+
+    def __post_init__(self) -> None:
+        if found := re.findall(r"\[.*\]|\\", str(self.path.absolute())):
+            raise InputError(
+                "checkpoints cannot be read from such a path: the library that reads them takes it for a pattern",
+                file=self.path, found=found[0], expected="a path without backslashes and pairs of square brackets",
+            )  # fmt: skip
 
     @property
     def config(self) -> Path:
