@@ -81,8 +81,8 @@ def _date_popularity(pool: Pool) -> Method:
         life = settings["half_life_days"] * DAY
         moments, side = _moments(eval_set, some)
         out, state = np.empty((len(some), len(pool.items)), np.float32), np.zeros(len(pool.items))
-        read, now = 0, int(moments.min(initial=0))
-        for query in np.argsort(moments, kind="stable"):
+        read, now = 0, int(moments.min())
+        for query in np.argsort(moments):
             moment = int(moments[query])
             upto = int(np.searchsorted(time, moment, side=side))
             state *= 2.0 ** (-(moment - now) / life)

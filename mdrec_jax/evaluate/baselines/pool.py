@@ -63,7 +63,7 @@ class Pool:
 
     @cached_property
     def tie_break(self) -> Float32[np.ndarray, "W"]:
-        return (TIE_BREAK * self.popularity / max(int(self.popularity.max(initial=0)), 1)).astype(np.float32)
+        return (TIE_BREAK * self.popularity / self.popularity.max(initial=1)).astype(np.float32)
 
     @cached_property
     def known(self) -> Int64[np.ndarray, "U"]:
