@@ -76,8 +76,8 @@ def test_the_last_five_looks_are_told_with_their_figures() -> None:
     look = {"time": "T", "what": "ranking", "protocol": "full"}
     both = {"macro": {"mrr": 0.25, "hr@10": 0.5, "queries": 3}, "all": {"mrr": 0.75}}
     every = [
-        {"what": "the first, not told"}, {}, look, look | {"figures": both, "step": 0}, look | {"figures": {"all": {"mrr": 0.75}}},
-        {"figures": "nonsense"},
+        {"what": "the first, not told"}, {}, look, look | {"figures": both, "step": 0},
+        look | {"figures": {"all": {"mrr": 0.75}}}, {"figures": "nonsense"},
     ]  # fmt: skip
     assert look_lines(every) == [
         "looks at test: 6",
