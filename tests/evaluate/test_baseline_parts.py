@@ -7,8 +7,8 @@ from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.baselines import cooccurrence, run, transitions
-from mdrec_jax.evaluate.baselines.competition import Competition
-from mdrec_jax.evaluate.baselines.cooccurrence import CountsConfig
+from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
+from mdrec_jax.evaluate.baselines.pool import Competition
 from mdrec_jax.evaluate.baselines.run import (
     BaselineScores,
     baseline_results,
@@ -24,7 +24,7 @@ from mdrec_jax.evaluate.baselines.transitions import (
     count_transitions,
     reach,
 )
-from mdrec_jax.evaluate.evaluation_set import ask
+from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.looks import LOOKS, read_looks
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from tests.data.make import make_dataset
@@ -50,19 +50,19 @@ def numbers(world: Dataset) -> dict[str, int]:
 def test_the_documented_settings() -> None:
     assert (transitions.STEPS, transitions.SMOOTHING, transitions.SHARES) == (5, 5.0, 2520)
     assert (run.TIE_BREAK, cooccurrence.LEAST, cooccurrence.ENTRIES) == (1e-6, 0.01, 4 * 2**20)
-    assert CountsConfig().weight == 0.0
+    assert CooccurrenceConfig().weight == 0.0
     for weight in (-0.1, float("nan")):
         with pytest.raises(ConfigError) as error:
-            CountsConfig(weight)
-        assert (error.value.column, error.value.expected) == ("counts.weight", ">= 0")
+            CooccurrenceConfig(weight)
+        assert (error.value.column, error.value.expected) == ("cooccurrence.weight", ">= 0")
 
 
 def test_an_item_is_as_popular_as_in_the_training_of_its_domain_or_of_all(world: Dataset) -> None:
     ids = numbers(world)
-    found = popularity(ask(world, Protocol()), 0)
+    found = popularity(evaluation_set(world, Protocol()), 0)
     assert found.dtype == np.float64
     assert {raw: found[number] for raw, number in ids.items()} == {"1": 1, "2": 2, "8": 0, "9": 0}
-    found = popularity(ask(world, Protocol(universe="all")), 0)
+    found = popularity(evaluation_set(world, Protocol(universe="all")), 0)
     assert {raw: found[number] for raw, number in ids.items()} == {"1": 1, "2": 2, "8": 1, "9": 2}
 
 
@@ -87,20 +87,20 @@ def test_what_is_counted_stays_within_its_sequence(world: Dataset) -> None:
 
 
 def test_the_latest_items_are_those_of_one_domain_where_one_is_named(world: Dataset) -> None:
-    asked, ids = ask(world, Protocol()), numbers(world)
+    eval_set, ids = evaluation_set(world, Protocol()), numbers(world)
     some = np.arange(2)
     visible = {user: [row for row in ROWS if row[0] == user and row[3] < 2][::-1] for user in "ab"}
     users = [u for _, u in sorted(zip(world.lookup_users(["a", "b"]).tolist(), "ab", strict=True))]
     for domain, name in ((None, "xy"), (0, "x"), (1, "y")):
         expected = [[ids[row[1]] for row in visible[user] if row[2] in name] for user in users]
         expected = [one + [0] * (5 - len(one)) for one in expected]
-        assert run._recent(asked, some, domain).tolist() == expected
+        assert run._recent(eval_set, some, domain).tolist() == expected
 
 
 def test_every_domains_own_transitions_are_a_baseline_beside_the_shared_ones(world: Dataset) -> None:
-    asked = ask(world, Protocol())
+    eval_set = evaluation_set(world, Protocol())
     train = np.asarray(world.role) == 0
-    found = run._baselines_of(asked, 0, train, count_training(world, train))
+    found = run._baselines_of(eval_set, 0, train, count_training(world, train))
     assert list(found) == ["popularity", "transitions", "transitions-local"]
     ids, some = numbers(world), np.arange(2)
     assert found["popularity"].reach(some) is NOTHING_REACHED
@@ -169,14 +169,14 @@ def test_ranks_among_draws_count_each_as_often_as_it_is_drawn_and_never_the_targ
     assert late.ranks(scores).tolist() == [[2.0]], "what is behind a list's end is no item"
 
 
-def counted(weight: float = 2.0) -> cooccurrence.Counted:
+def bonus(weight: float = 2.0) -> cooccurrence.Cooccurrence:
     counts = count_transitions(np.array([2, 3, 4, 2, 3, 5]), np.array([0, 0, 0, 1, 1, 1]), 7)
-    return cooccurrence.Counted(counts, CountsConfig(weight))
+    return cooccurrence.Cooccurrence(counts, CooccurrenceConfig(weight))
 
 
 def test_what_counting_adds_is_the_weighted_logarithm_of_its_score() -> None:
     recent = np.array([[3, 2, 0, 0, 0], [6, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.int32)
-    one, found = counted(), counted().added(recent)
+    one, found = bonus(), bonus().added(recent)
     scores = reach(one.counts, recent)
     assert found.key.tolist() == scores.key.tolist() == [3, 4, 5]
     np.testing.assert_allclose(found.score, 2 * np.log(1 + scores.score / 0.01))
@@ -188,11 +188,11 @@ def test_what_counting_adds_is_the_weighted_logarithm_of_its_score() -> None:
     assert (lists.offsets.tolist(), lists.values.tolist()) == ([0, 2, 2, 2], [2, 3])
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, found.score[1:], rtol=1e-6)
-    assert not counted(0.0).added(recent).score.any()
+    assert not bonus(0.0).added(recent).score.any()
 
 
 def test_blocks_are_smaller_where_items_were_followed_by_many_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = counted()
+    one = bonus()
     recent = np.array([[3, 0], [3, 2], [0, 0], [4, 0], [2, 0]], np.int32)
     assert (np.diff(one.counts.offsets)[[2, 3, 4]]).tolist() == [3, 2, 0]
 

@@ -10,8 +10,8 @@ import pytest
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate import compare as comparing
+from mdrec_jax.evaluate.candidates import FixedCandidates
 from mdrec_jax.evaluate.compare import Difference, check_comparable, compare, load_runs
-from mdrec_jax.evaluate.fixed import FixedCandidates
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, Row, read_results, write_results
@@ -84,17 +84,17 @@ def test_a_comparison_is_by_domain_over_all_and_as_the_domains_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "counted", "one_seed"),
+    ("first", "second", "deterministic", "one_seed"),
     [
         (2, 2, (False, False), False), (1, 2, (False, False), True), (2, 1, (False, False), True),
         (2, 1, (False, True), False), (1, 2, (True, False), False), (1, 2, (False, True), True),
     ],
 )  # fmt: skip
 def test_a_trained_model_with_one_seed_makes_no_claim_and_a_count_needs_none(
-    first: int, second: int, counted: tuple[bool, bool], one_seed: bool
+    first: int, second: int, deterministic: tuple[bool, bool], one_seed: bool
 ) -> None:
     ours, theirs = [ranks_of(1, 2, 1)] * first, [ranks_of(2, 3, 2)] * second
-    (found,) = compare(ours, theirs, ["mrr"], counted=counted, draws=40)
+    (found,) = compare(ours, theirs, ["mrr"], deterministic=deterministic, draws=40)
     assert found.one_seed is one_seed
     assert found.clear is not one_seed
 
@@ -156,7 +156,7 @@ def test_the_only_model_is_the_one_that_is_no_baseline(tmp_path: Path) -> None:
         ((), "no ranks at all"),
     ):
         path = written(tmp_path / "c.json", models=models)
-        with pytest.raises(InputError, match="which model") as error:
+        with pytest.raises(InputError, match="more or fewer than one model") as error:
             load_runs([path])
         assert (error.value.file, error.value.found, error.value.hint) == (path, found, "name one with --model")
     with pytest.raises(InputError, match="no ranks of this model") as error:

@@ -25,7 +25,7 @@ def test_half_of_the_users_teach_a_fifth_choose_and_the_others_judge() -> None:
 
 
 def test_the_documented_training_of_a_classifier() -> None:
-    assert (linear_probe.STEPS, linear_probe.LOOK, linear_probe.BLOCK) == (2000, 100, 256)
+    assert (linear_probe.STEPS, linear_probe.VALIDATE_EVERY, linear_probe.BLOCK) == (2000, 100, 256)
     assert (linear_probe.LEARNING_RATE, linear_probe.WEIGHT_DECAY) == (3e-3, 1e-3)
     assert list(linear_probe.RIDGE) == pytest.approx([0.01, 0.1, 1, 10, 100, 1000, 10_000])
     orders = list(linear_probe._orders(1000, 0))

@@ -11,7 +11,7 @@ from mdrec_jax.evaluate.baselines import linear, tuning
 from mdrec_jax.evaluate.baselines.linear import Sequences
 from mdrec_jax.evaluate.baselines.methods import Method, _moments, methods_for, told
 from mdrec_jax.evaluate.baselines.pool import FAINT, TIE_BREAK, Pool
-from mdrec_jax.evaluate.evaluation_set import Asked, ask
+from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol
 from tests.data.make import DAY, make_dataset
 
@@ -38,13 +38,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def asked(world: Dataset) -> Asked:
-    return ask(world, Protocol())
+def eval_set(world: Dataset) -> EvaluationSet:
+    return evaluation_set(world, Protocol())
 
 
 @pytest.fixture(scope="module")
-def pool(asked: Asked) -> Pool:
-    return Pool.of(asked, 0)
+def pool(eval_set: EvaluationSet) -> Pool:
+    return Pool.of(eval_set, 0)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def methods(pool: Pool) -> dict[str, Method]:
 
 
 @pytest.fixture(scope="module")
-def some(asked: Asked) -> np.ndarray:
-    return np.flatnonzero(asked.queries.domain == 0)
+def some(eval_set: EvaluationSet) -> np.ndarray:
+    return np.flatnonzero(eval_set.queries.domain == 0)
 
 
 def users(world: Dataset) -> list[str]:
@@ -103,14 +103,14 @@ def test_every_method_tries_its_documented_settings(methods: dict[str, Method]) 
 
 def test_without_order_or_times_what_needs_them_is_left_out(tmp_path: Path) -> None:
     found = dataset(tmp_path / "world", has_time=False, ordered=False)
-    left = methods_for(Pool.of(ask(found, Protocol()), 0))
+    left = methods_for(Pool.of(evaluation_set(found, Protocol()), 0))
     assert [one.name for one in left] == ["itemknn", "ease"]
     assert {settings["decay"] for one in left for settings in one.grid} == {0}
 
 
 def test_with_an_order_but_no_times_dates_alone_are_left_out(tmp_path: Path) -> None:
     found = dataset(tmp_path / "world", has_time=False)
-    names = [one.name for one in methods_for(Pool.of(ask(found, Protocol()), 0))]
+    names = [one.name for one in methods_for(Pool.of(evaluation_set(found, Protocol()), 0))]
     assert names == ["transitions-tuned", "itemknn", "ease", "next-ridge"]
 
 
@@ -125,20 +125,20 @@ def test_what_could_be_tried_further_out_is_told(name: str) -> None:
 
 
 def test_a_moment_is_the_latest_visible_event_or_where_it_may_be_seen_the_querys_own_time(
-    world: Dataset, asked: Asked, some: np.ndarray
+    world: Dataset, eval_set: EvaluationSet, some: np.ndarray
 ) -> None:
-    moments, side = _moments(asked, some)
+    moments, side = _moments(eval_set, some)
     found = dict(zip(users(world), (moments // DAY).tolist(), strict=True))
     assert (found, side) == (LATEST, "right"), "nothing was seen of c: the first day"
-    moments, side = _moments(ask(world, Protocol(query_time_visible=True)), some)
+    moments, side = _moments(evaluation_set(world, Protocol(query_time_visible=True)), some)
     found = dict(zip(users(world), (moments // DAY).tolist(), strict=True))
     assert (found, side) == ({"a": 9, "b": 8, "c": 5, "d": 7, "e": 5}, "left")
 
 
 def test_popularity_by_date_halves_with_every_half_life(
-    world: Dataset, asked: Asked, pool: Pool, methods: dict[str, Method], some: np.ndarray
+    world: Dataset, eval_set: EvaluationSet, pool: Pool, methods: dict[str, Method], some: np.ndarray
 ) -> None:
-    found = methods["date-popularity"].scores(asked, some, {"half_life_days": 1.0})
+    found = methods["date-popularity"].scores(eval_set, some, {"half_life_days": 1.0})
     for row, user in zip(found, users(world), strict=True):
         moment = LATEST[user]
         expected = dict.fromkeys(raw(world, pool.items), 0.0)
@@ -149,7 +149,7 @@ def test_popularity_by_date_halves_with_every_half_life(
 
 
 def test_tuned_transitions_count_as_far_and_smooth_as_they_are_told(
-    world: Dataset, asked: Asked, pool: Pool, methods: dict[str, Method], some: np.ndarray
+    world: Dataset, eval_set: EvaluationSet, pool: Pool, methods: dict[str, Method], some: np.ndarray
 ) -> None:
     method, names = methods["transitions-tuned"], raw(world, pool.items)
     for settings in (
@@ -162,7 +162,7 @@ def test_tuned_transitions_count_as_far_and_smooth_as_they_are_told(
                 for back in range(1, min(settings["steps"], place) + 1):
                     of = counts.setdefault(rows[place - back][1], {})
                     of[row[1]] = of.get(row[1], 0) + 1 / back
-        found = method.scores(asked, some, settings)
+        found = method.scores(eval_set, some, settings)
         for row, user in zip(found, users(world), strict=True):
             visible = [one for one in ROWS if one[0] == user and one[4] < 2][::-1][: settings["history"]]
             expected = dict(zip(names, pool.tie_break.tolist(), strict=True))
@@ -183,7 +183,12 @@ def test_tuned_transitions_count_as_far_and_smooth_as_they_are_told(
     ],
 )  # fmt: skip
 def test_linear_scores_are_the_decayed_history_times_the_methods_matrix(
-    name: str, settings: dict[str, float], asked: Asked, pool: Pool, methods: dict[str, Method], some: np.ndarray
+    name: str,
+    settings: dict[str, float],
+    eval_set: EvaluationSet,
+    pool: Pool,
+    methods: dict[str, Method],
+    some: np.ndarray,
 ) -> None:
     events = pool.events
     together, counts = linear.together(events)
@@ -194,10 +199,12 @@ def test_linear_scores_are_the_decayed_history_times_the_methods_matrix(
     else:
         matrix = linear.ridge_inverse(events, settings["decay"], settings["l2"])
         matrix = matrix @ linear.ridge_follows(events, settings["decay"])
-    found = methods[name].scores(asked, some, settings)
+    found = methods[name].scores(eval_set, some, settings)
     for row, query in zip(found, some, strict=True):
-        places = asked.queries.history_places(np.array([query]))[1]
-        items = [int(pool.number[pool.place[i]]) for i in np.asarray(asked.dataset.item)[places] if pool.place[i] >= 0]
+        places = eval_set.queries.history_places(np.array([query]))[1]
+        items = [
+            int(pool.number[pool.place[i]]) for i in np.asarray(eval_set.dataset.item)[places] if pool.place[i] >= 0
+        ]
         items = [number for number in items if number >= 0]
         expected = pool.tie_break.copy()
         for back, number in enumerate(items[::-1]):
@@ -230,31 +237,31 @@ def test_a_pool_holds_the_training_events_of_its_items(world: Dataset, pool: Poo
     assert pool.events.items == 3
 
 
-def test_a_catalogue_that_training_never_met_breaks_no_ties(world: Dataset, asked: Asked) -> None:
+def test_a_catalogue_that_training_never_met_breaks_no_ties(world: Dataset, eval_set: EvaluationSet) -> None:
     nothing = np.zeros(0, np.int64)
-    empty = Pool(world, asked.universe(0), nothing, nothing, nothing)
+    empty = Pool(world, eval_set.universe(0), nothing, nothing, nothing)
     assert empty.tie_break.tolist() == [0.0] * 5
     assert len(empty.known) == 0
     assert empty.left_out == 0
 
 
 def test_the_most_frequent_items_have_the_columns_of_matrices(
-    world: Dataset, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    world: Dataset, eval_set: EvaluationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "LARGEST", 2)
     column = np.array([4, 1, 4, 3, 1, 4])
-    small = Pool(world, asked.universe(0), column, np.zeros(6, np.int64), np.zeros(6, np.int64))
+    small = Pool(world, eval_set.universe(0), column, np.zeros(6, np.int64), np.zeros(6, np.int64))
     assert small.known.tolist() == [1, 4]
     assert small.left_out == 1
     assert small.number.tolist() == [-1, 0, -1, -1, 1]
     assert small.events.item.tolist() == [1, 0, 1, 0, 1], "events of the other item are gone"
     assert small.tie_break.tolist() == pytest.approx([0, TIE_BREAK * 2 / 3, 0, TIE_BREAK / 3, TIE_BREAK])
-    once = Pool(world, asked.universe(0), column[3:4], np.zeros(1, np.int64), np.zeros(1, np.int64))
+    once = Pool(world, eval_set.universe(0), column[3:4], np.zeros(1, np.int64), np.zeros(1, np.int64))
     assert once.tie_break.tolist() == pytest.approx([0, 0, 0, TIE_BREAK, 0])
 
 
-def test_the_last_matrix_of_every_method_is_kept(asked: Asked) -> None:
-    pool, made = Pool.of(asked, 0), []
+def test_the_last_matrix_of_every_method_is_kept(eval_set: EvaluationSet) -> None:
+    pool, made = Pool.of(eval_set, 0), []
 
     def make(name: str) -> Any:
         def made_now() -> np.ndarray:
@@ -270,14 +277,14 @@ def test_the_last_matrix_of_every_method_is_kept(asked: Asked) -> None:
     assert pool.matrix("b", 1, make("b1")) == np.full((1, 1), 2)
 
 
-def test_faint_items_of_a_long_history_are_left_out(asked: Asked) -> None:
-    pool = Pool.of(asked, 0)
-    size, some = len(pool.known), np.flatnonzero(asked.queries.history_length == 4)[:1]
-    items = np.asarray(asked.dataset.item)[asked.queries.history_places(some)[1]]
+def test_faint_items_of_a_long_history_are_left_out(eval_set: EvaluationSet) -> None:
+    pool = Pool.of(eval_set, 0)
+    size, some = len(pool.known), np.flatnonzero(eval_set.queries.history_length == 4)[:1]
+    items = np.asarray(eval_set.dataset.item)[eval_set.queries.history_places(some)[1]]
     own = [int(pool.number[pool.place[i]]) for i in items if pool.place[i] >= 0]
     matrix = np.eye(size, dtype=np.float32)
     for decay, heard in ((0.2, 2), (0.1, 1), (0.3, 3)):  # exp(-1 / decay) to some power falls below FAINT
-        found = (pool.scores(asked, some, matrix, decay) - pool.tie_break)[0, pool.known]
+        found = (pool.scores(eval_set, some, matrix, decay) - pool.tie_break)[0, pool.known]
         weights = [np.exp(-back / decay) for back in range(len(own))]
         expected = np.zeros(size)
         np.add.at(expected, own[::-1], [weight if weight > FAINT else 0 for weight in weights])
@@ -315,15 +322,15 @@ def test_weights_of_a_sum_are_chosen_in_turn_and_equals_change_nothing() -> None
     assert chosen({13.0: 2.0, 33.0: 1.0, 30.3: 0.5}) == {"a": 0.3, "b": 3.0}, "a second round moves the first again"
 
 
-def test_settings_after_the_grid_are_tried_at_its_best(asked: Asked, world: Dataset) -> None:
-    validation, tried = ask(world, Protocol(split="validation", seen="none")), []
-    pool = Pool.of(asked, 0)
+def test_settings_after_the_grid_are_tried_at_its_best(eval_set: EvaluationSet, world: Dataset) -> None:
+    validation, tried = evaluation_set(world, Protocol(split="validation", seen="none")), []
+    pool = Pool.of(eval_set, 0)
     good = {(2, 1): 2.5, (2, 3): 9.0}
 
-    def scores(asked: Asked, some: np.ndarray, settings: dict[str, float]) -> np.ndarray:
+    def scores(eval_set: EvaluationSet, some: np.ndarray, settings: dict[str, float]) -> np.ndarray:
         tried.append((settings["a"], settings["b"]))
         out = np.tile(np.arange(5, dtype=np.float32), (len(some), 1))
-        out[np.arange(len(some)), pool.place[asked.queries.target[some]]] = good.get(tried[-1], -1.0)
+        out[np.arange(len(some)), pool.place[eval_set.queries.target[some]]] = good.get(tried[-1], -1.0)
         return out
 
     method = Method("m", ({"a": 1, "b": 1}, {"a": 2, "b": 1}), scores, after=({"b": 3}, {"b": 4}))

@@ -1,4 +1,4 @@
-"""Which events of a file are news to people of whom something was read, what is kept of them, and what is counted."""
+"""Which events of a file are new to users of whom something was read, what is kept of them, and what is counted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,15 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
-from mdrec_jax.serve.histories_file import People
-from mdrec_jax.serve.news import News, _last, find_news
+from mdrec_jax.serve.new_events import NewEvents, _last, find_new_events
 from mdrec_jax.serve.overlap import NO_TIME, event_digests
 from mdrec_jax.serve.recommendations import to_frame, told
 from mdrec_jax.serve.state_file import States
-from mdrec_jax.serve.users import ALREADY_KNOWN, known_histories
+from mdrec_jax.serve.users import ALREADY_KNOWN, Users, known_histories
 from tests.data.make import DAY, make_dataset
 
-STARTED = "people who start with what the data set has of them"
-UNREAD = "users of the data set who start without what it has of them (--from reads it)"
+STARTED = "users who start with their events in the data set"
+UNREAD = "users who start without their events in the data set (--from reads them)"
 LATE = "late events left out"
 FILE = Path("events.csv")
 type Event = tuple[int, int]
@@ -36,19 +35,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(tmp_path_factory.mktemp("news") / "world", rows)
 
 
-def histories(people: Sequence[Sequence[Event]], *, timed: bool = True) -> Histories:
-    events = np.asarray([event for person in people for event in person], np.int64).reshape(-1, 2)
+def histories(some: Sequence[Sequence[Event]], *, timed: bool = True) -> Histories:
+    events = np.asarray([event for one in some for event in one], np.int64).reshape(-1, 2)
     nothing = np.zeros(len(events), np.int64)
-    offsets = from_lengths(np.array([len(person) for person in people], np.int64))
+    offsets = from_lengths(np.array([len(one) for one in some], np.int64))
     return Histories(offsets, events[:, 0], nothing, nothing, events[:, 1] if timed else None)
 
 
-def people(named: dict[str, list[Event]], *, timed: bool = True) -> People:
-    return People(list(named), histories(list(named.values()), timed=timed), np.arange(len(named))[:, None], {})
+def users(named: dict[str, list[Event]], *, timed: bool = True) -> Users:
+    return Users(list(named), histories(list(named.values()), timed=timed), np.arange(len(named))[:, None], {})
 
 
 def states(read: Sequence[Sequence[Event]], *, timed: bool = True) -> States:
-    """Of people p0, p1, ... who have had these events."""
+    """Of users p0, p1, ... who have had these events."""
     number = len(read)
     time = [one[-1][1] if one and timed else NO_TIME for one in read]
     seen = Csr(np.zeros(number + 1, np.int64), np.zeros(0, np.int32))
@@ -60,9 +59,9 @@ def states(read: Sequence[Sequence[Event]], *, timed: bool = True) -> States:
 
 
 def find(
-    world: Dataset, before: States, file: People, person: list[int], *, seed: bool = False, late: Any = "skip"
-) -> tuple[News, dict[str, int]]:
-    return find_news(world, before, np.array(person), file, FILE, seed=seed, late=late)
+    world: Dataset, before: States, file: Users, user: list[int], *, seed: bool = False, late: Any = "skip"
+) -> tuple[NewEvents, dict[str, int]]:
+    return find_new_events(world, before, np.array(user), file, FILE, seed=seed, late=late)
 
 
 def listed(found: Histories) -> list[list[int]]:
@@ -78,45 +77,45 @@ def test_the_last_time_of_a_history_is_that_of_its_last_event() -> None:
 
 def test_what_was_read_is_known_and_what_is_older_is_late(world: Dataset) -> None:
     before = states([[(2, 10), (3, 20)], [], [(4, 5)]])
-    file = people({"x": [(4, 4), (4, 5), (2, 6)], "y": [(2, 10), (2, 15), (3, 20), (4, 20), (4, 30)], "z": [(2, 1)]})
-    news, counts = find(world, before, file, [2, 0, 1])
-    assert listed(news.histories) == [[2], [4, 4], [2]]
-    assert news.last.tolist() == [6, 30, 1]
+    file = users({"x": [(4, 4), (4, 5), (2, 6)], "y": [(2, 10), (2, 15), (3, 20), (4, 20), (4, 30)], "z": [(2, 1)]})
+    new, counts = find(world, before, file, [2, 0, 1])
+    assert listed(new.histories) == [[2], [4, 4], [2]]
+    assert new.last.tolist() == [6, 30, 1]
     assert counts == {UNREAD: 0, ALREADY_KNOWN: 3, LATE: 2}
-    new = event_digests(histories([[(2, 6)], [(4, 20), (4, 30)], [(2, 1)]]))
-    assert news.digests.values.tolist() == new.values.tolist()
-    assert news.digests.offsets.tolist() == new.offsets.tolist()
+    read = event_digests(histories([[(2, 6)], [(4, 20), (4, 30)], [(2, 1)]]))
+    assert new.digests.values.tolist() == read.values.tolist()
+    assert new.digests.offsets.tolist() == read.offsets.tolist()
 
 
-def test_without_news_the_last_time_stays(world: Dataset) -> None:
-    news, counts = find(world, states([[(2, 10), (3, 20)]]), people({"x": [(3, 20)]}), [0])
-    assert (listed(news.histories), news.last.tolist(), counts[ALREADY_KNOWN]) == ([[]], [20], 1)
+def test_without_new_events_the_last_time_stays(world: Dataset) -> None:
+    new, counts = find(world, states([[(2, 10), (3, 20)]]), users({"x": [(3, 20)]}), [0])
+    assert (listed(new.histories), new.last.tolist(), counts[ALREADY_KNOWN]) == ([[]], [20], 1)
 
 
 def test_late_events_are_refused_with_how_many_of_whom(world: Dataset) -> None:
     before = states([[(2, 10)], [(2, 10)], [(2, 10)]])
-    file = people({"x": [(3, 11)], "y": [(3, 8), (3, 9), (3, 12)], "z": [(3, 1)]})
+    file = users({"x": [(3, 11)], "y": [(3, 8), (3, 9), (3, 12)], "z": [(3, 1)]})
     with pytest.raises(InputError, match="older than what the state has read") as error:
         find(world, before, file, [0, 1, 2], late="refuse")
     assert (error.value.file, error.value.column) == (FILE, "time")
-    assert error.value.found == "3 events of 2 of 3 people"
+    assert error.value.found == "3 events of 2 of 3 users"
     assert "--late skip" in str(error.value.hint)
     assert find(world, before, file, [0, 1, 2])[1][LATE] == 3
-    on_time = people({"x": [(3, 10)]})
+    on_time = users({"x": [(3, 10)]})
     assert find(world, before, on_time, [0], late="refuse")[1][LATE] == 0
 
 
 def test_events_without_times_cannot_follow_those_with_times(world: Dataset) -> None:
     before = states([[(2, 10)], [], [(3, 4)]])
-    file = people({"x": [(3, 0)], "y": [(3, 0)], "z": []}, timed=False)
+    file = users({"x": [(3, 0)], "y": [(3, 0)], "z": []}, timed=False)
     with pytest.raises(InputError, match="cannot follow events with times") as error:
         find(world, before, file, [0, 1, 2])
     assert (error.value.file, error.value.column, error.value.expected) == (FILE, "time", "a column time")
-    assert error.value.found == "events of 1 people whose earlier ones had times"
-    bare = people({"y": [(3, 0)], "z": []}, timed=False)
-    news, _ = find(world, before, bare, [1, 2])
-    assert listed(news.histories) == [[3], []]
-    assert news.last.tolist() == [NO_TIME, 4]
+    assert error.value.found == "events of 1 users whose earlier ones had times"
+    bare = users({"y": [(3, 0)], "z": []}, timed=False)
+    new, _ = find(world, before, bare, [1, 2])
+    assert listed(new.histories) == [[3], []]
+    assert new.last.tolist() == [NO_TIME, 4]
 
 
 def test_who_has_read_nothing_starts_with_what_the_data_set_has(world: Dataset) -> None:
@@ -124,28 +123,28 @@ def test_who_has_read_nothing_starts_with_what_the_data_set_has(world: Dataset) 
     mine = listed(known)[0]
     end = int(np.asarray(known.time)[-1])
     before = states([[], [(2, end + 5 * DAY)], []])
-    file = people({"a": [(2, end + DAY)], "b": [(3, end + 6 * DAY)], "new": [(4, 1)]})
-    news, counts = find(world, before, file, [0, 1, 2], seed=True)
-    assert listed(news.histories) == [[*mine, 2], [3], [4]]
-    assert news.last.tolist() == [end + DAY, end + 6 * DAY, 1]
+    file = users({"a": [(2, end + DAY)], "b": [(3, end + 6 * DAY)], "new": [(4, 1)]})
+    new, counts = find(world, before, file, [0, 1, 2], seed=True)
+    assert listed(new.histories) == [[*mine, 2], [3], [4]]
+    assert new.last.tolist() == [end + DAY, end + 6 * DAY, 1]
     assert counts == {STARTED: 1, ALREADY_KNOWN: 0, LATE: 0}
-    assert len(news.digests.values) == len(mine) + 3
-    assert news.digests.lengths.tolist() == [len(mine) + 1, 1, 1]
-    assert news.digests.values[: len(mine)].tolist() == event_digests(known).values.tolist()
-    repeated = people({"a": [(int(known.item[-1]), end)], "b": [], "new": []})
-    news, counts = find(world, before, repeated, [0, 1, 2], seed=True)
-    assert (listed(news.histories)[0], counts[ALREADY_KNOWN]) == (mine, 1)
-    assert news.last.tolist() == [end, end + 5 * DAY, NO_TIME]
-    early = people({"a": [(4, end - 1)]})
+    assert len(new.digests.values) == len(mine) + 3
+    assert new.digests.lengths.tolist() == [len(mine) + 1, 1, 1]
+    assert new.digests.values[: len(mine)].tolist() == event_digests(known).values.tolist()
+    repeated = users({"a": [(int(known.item[-1]), end)], "b": [], "new": []})
+    new, counts = find(world, before, repeated, [0, 1, 2], seed=True)
+    assert (listed(new.histories)[0], counts[ALREADY_KNOWN]) == (mine, 1)
+    assert new.last.tolist() == [end, end + 5 * DAY, NO_TIME]
+    early = users({"a": [(4, end - 1)]})
     assert find(world, before, early, [0], seed=True)[1][LATE] == 1
 
 
 def test_without_from_who_is_in_the_data_set_starts_with_nothing_and_is_counted(world: Dataset) -> None:
     before = states([[], [(2, 7)]])
-    file = people({"a": [(2, 1)], "b": [(3, 9)]})
-    news, counts = find(world, before, file, [0, 1], late="refuse")
-    assert listed(news.histories) == [[2], [3]]
-    assert news.last.tolist() == [1, 9]
+    file = users({"a": [(2, 1)], "b": [(3, 9)]})
+    new, counts = find(world, before, file, [0, 1], late="refuse")
+    assert listed(new.histories) == [[2], [3]]
+    assert new.last.tolist() == [1, 9]
     assert counts == {UNREAD: 1, ALREADY_KNOWN: 0, LATE: 0}
 
 
@@ -155,8 +154,8 @@ def test_what_is_kept_beside_a_state_is_its_latest_items_all_seen_and_all_read()
     seen = Csr(np.array([0, 2, 3, 4]), np.array([2, 7, 3, 5], np.int32))
     before = States(before.names, before.state, before.time, recent, seen, before.read)
     new = histories([[(n, n) for n in (11, 12, 13, 14, 15, 16)], [(2, 4), (UNKNOWN_ITEM, 5)]])
-    news = News(new, event_digests(new), np.array([16, 5]))
-    after = news.noted(before, np.array([2, 0]))
+    events = NewEvents(new, event_digests(new), np.array([16, 5]))
+    after = events.applied(before, np.array([2, 0]))
     assert after.recent.tolist() == [[UNKNOWN_ITEM, 2, 9, 8, 7], [6, 0, 0, 0, 0], [16, 15, 14, 13, 12]]
     assert after.time.tolist() == [5, 2, 16]
     lists = [after.seen.values[a:b].tolist() for a, b in zip(after.seen.offsets, after.seen.offsets[1:], strict=False)]
@@ -167,7 +166,7 @@ def test_what_is_kept_beside_a_state_is_its_latest_items_all_seen_and_all_read()
     assert (before.recent[0].tolist(), before.time.tolist()) == ([9, 8, 7, 0, 0], [1, 2, 3]), "the old ones stay"
 
 
-def test_what_a_person_should_know_of_lists_is_counted() -> None:
+def test_what_is_worth_knowing_of_lists_is_counted() -> None:
     item = np.array([[3, 4, 5], [3, 0, 0], [3, 4, 0], [0, 0, 0]])
     lists: Any = SimpleNamespace(item=item, fallback=["", "why", "why", "nothing that may be recommended"], seen=7)
     assert told(lists, "books", 3) == {
@@ -184,10 +183,10 @@ def test_recommendations_are_rows_of_what_the_source_calls_them(world: Dataset) 
     lists: Any = SimpleNamespace(
         item=item, score=np.array([[2.5, 1], [3, 0], [0, 0]], np.float32), fallback=["", "w", "n"]
     )
-    frame = to_frame(world, people({"u": [], "v": [], "w": []}), 0, lists)
+    frame = to_frame(world, users({"u": [], "v": [], "w": []}), 0, lists)
     assert frame.columns == ["user", "domain", "rank", "item", "title", "score", "fallback"]
     assert frame.drop("title").rows() == [
         ("u", "one", 1, "2", 2.5, None), ("u", "one", 2, "1", 1.0, None), ("v", "one", 1, "3", 3.0, "w"),
     ]  # fmt: skip
     nobody: Any = SimpleNamespace(item=item[2:], score=np.zeros((1, 2)), fallback=[""])
-    assert to_frame(world, people({"u": []}), 0, nobody).height == 0
+    assert to_frame(world, users({"u": []}), 0, nobody).height == 0
