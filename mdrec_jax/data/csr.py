@@ -87,3 +87,11 @@ def with_one(lists: Csr, value: Int[np.ndarray, "B"]) -> Csr:
     offsets = lists.offsets + np.arange(len(lists) + 1)
     values = np.insert(lists.values, lists.offsets[1:], value)
     return Csr(offsets, values)
+
+
+def among(values: Int64[np.ndarray, "*N"], sorted_list: Int64[np.ndarray, "E"]) -> Bool[np.ndarray, "*N"]:
+    """Which values a sorted list holds."""
+    if not len(sorted_list):
+        return np.zeros(values.shape, bool)
+    place = np.minimum(np.searchsorted(sorted_list, values), len(sorted_list) - 1)
+    return sorted_list[place] == values

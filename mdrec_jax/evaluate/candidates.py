@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int32, Int64, UInt64
 
-from mdrec_jax.data.csr import Csr, from_lengths, spans
+from mdrec_jax.data.csr import Csr, among, from_lengths, spans
 from mdrec_jax.data.ids import FIRST_ITEM, combine, splitmix
 from mdrec_jax.errors import InputError
 
@@ -99,7 +99,7 @@ def _rejected(
         place = ((_numbers(key[waiting], 0, length) >> np.uint64(32)) * np.uint64(size) >> np.uint64(32)).astype(
             np.int64
         )
-        good = ~_among(waiting[:, None] * size + place, bars)
+        good = ~among(waiting[:, None] * size + place, bars)
         if not replacement:
             good &= _first_of_its_kind(place)
         count = np.cumsum(good, axis=1)
@@ -108,13 +108,6 @@ def _rejected(
         out[waiting[done]] = place[chosen].reshape(-1, negatives)
         waiting, length = waiting[~done], 2 * length
     return out
-
-
-def _among(values: Int64[np.ndarray, "B N"], sorted_list: Int64[np.ndarray, "E"]) -> Bool[np.ndarray, "B N"]:
-    if not len(sorted_list):
-        return np.zeros(values.shape, bool)
-    place = np.minimum(np.searchsorted(sorted_list, values), len(sorted_list) - 1)
-    return sorted_list[place] == values
 
 
 def _first_of_its_kind(place: Int64[np.ndarray, "B N"]) -> Bool[np.ndarray, "B N"]:

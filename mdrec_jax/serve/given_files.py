@@ -59,12 +59,12 @@ def read_names(path: Path, what: str, dataset: Dataset, columns: Mapping[str, st
         InputError: a file that cannot be read, without the column, or with a row that names nothing.
     """
     require_file(path, f"a list of {what}s")
-    if is_text(path):
+    if _is_text(path):
         return whole_ids(pl.Series([line for _, line in read_lines(path)], dtype=pl.String)).to_list()
     return _read_table(path, {what: True}, dataset, columns)[what].to_list()
 
 
-def is_text(path: Path) -> bool:
+def _is_text(path: Path) -> bool:
     """Whether a file is a list with a line each, and no table."""
     return path.name.lower().endswith(".txt")
 
@@ -153,7 +153,7 @@ def read_item_list(path: Path, dataset: Dataset, columns: Mapping[str, str] = NO
         InputError: a file that cannot be read, or a row with only one of the two.
     """
     require_file(path, "a list of items")
-    if not is_text(path):
+    if not _is_text(path):
         frame = _read_table(path, {"user": False, "item": True}, dataset, columns)
         if "user" in frame.columns:
             pairs = frame.select("user", "item").unique(maintain_order=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
-from mdrec_jax.data.csr import Csr, from_lengths, spans
+from mdrec_jax.data.csr import Csr, among, from_lengths, spans
 from mdrec_jax.data.ids import FIRST_ITEM
 
 STEPS = 5
@@ -139,7 +139,7 @@ def rank_all(
     out = out[base.inside[out % num_items]]
     inside = base.inside[reached.key % num_items]
     key, extra = reached.key[inside], reached.score[inside]
-    rest = out[~_among(out, key)]  # left out, and reached by no transition
+    rest = out[~among(out, key)]  # left out, and reached by no transition
 
     def add(keys: Int64[np.ndarray, "K"], score: Float64[np.ndarray, "K"], sign: int) -> None:
         nonlocal higher, equal
@@ -150,7 +150,7 @@ def rank_all(
     # The binary search saw every item with its base score; take those out that score otherwise or do not compete.
     add(rest, base.score[rest % num_items], -1)
     add(key, base.score[key % num_items], -1)
-    stays = ~_among(key, out)
+    stays = ~among(key, out)
     add(key[stays], base.score[key[stays] % num_items] + extra[stays], +1)
     return higher, equal
 
@@ -164,10 +164,3 @@ def rank_among(
     score = base.score[candidates] + reached.of(queries[:, None] * num_items + candidates)
     counts = (candidates != 0) & (candidates != target[:, None])
     return (counts & (score > mark[:, None])).sum(1), (counts & (score == mark[:, None])).sum(1)
-
-
-def _among(values: Int64[np.ndarray, "A"], sorted_list: Int64[np.ndarray, "B"]) -> Bool[np.ndarray, "A"]:
-    if not len(sorted_list):
-        return np.zeros(len(values), bool)
-    place = np.minimum(np.searchsorted(sorted_list, values), len(sorted_list) - 1)
-    return sorted_list[place] == values
