@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect_dataset(path: Path) -> int:
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.data.inspect import summarise, summary_lines
+    from mdrec_jax.data.summary import summarise, summary_lines
     from mdrec_jax.evaluate.baselines.run import baselines_folder
     from mdrec_jax.evaluate.looks import look_lines, read_looks
 

@@ -90,9 +90,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.data.inspect import notes, summarise, summary_lines
     from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
     from mdrec_jax.data.sources.rawlog import SourceOptions
+    from mdrec_jax.data.summary import notes, summarise, summary_lines
 
     options = PrepareOptions(
         min_user=args.min_user,

@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.data.inspect import summarise, summary_lines
+    from mdrec_jax.data.summary import summarise, summary_lines
     from mdrec_jax.data.synthetic import SyntheticConfig, long_history, write_world
 
     base = long_history() if args.long else SyntheticConfig()

@@ -50,7 +50,7 @@ def deeper(base: RunConfig, full: Cost, cost: Callable[[RunConfig], Cost]) -> Co
 def longer(base: RunConfig, full: Cost, cost: Callable[[RunConfig], Cost]) -> Control | None:
     """`base` trained for as many more steps as its step is cheaper: planned FLOPs are equal. None where it is not.
 
-    The schedule is stretched with the run, and so is the distance between two looks at the validation split: the best
+    The schedule is stretched with the run, and so is the distance between two validations: the best
     checkpoint is chosen among as many as before.
     """
     factor = full.flops / cost(base).flops

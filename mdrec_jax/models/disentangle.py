@@ -4,7 +4,7 @@ The shared code is a projection of the mixed view and is never told the target's
 in-domain view's state with the domain's low-rank path, and knows nothing of other domains. Their sum is scored. The
 shape is that of UniCDR (Cao et al., WSDM 2023) and FedDCSR (arXiv 2309.08420), on the views of ABXI (arXiv 2501.15118).
 What keeps them apart are objectives (`objectives/disentangle.py`) and two closed forms, which are worked out anew
-before each look at the validation split (`recalibrate`).
+before each validation (`recalibrate`).
 """
 
 from dataclasses import dataclass
@@ -198,7 +198,7 @@ class Disentangled(nnx.Module):
         """Puts the closed forms of the erasure's map and of the whitening's statistics in their places."""
         if self.erasure is not None:
             found = states.covariance("plain", "whole")
-            # Codes may be too large for their squares where parameters are not: the look finds them.
+            # Codes may be too large for their squares where parameters are not: the validation finds them.
             if np.isfinite(found).all():
                 kernel = self.erasure.map.kernel
                 kernel.set_value(jnp.asarray(erasure.closed_form(found, kernel.get_value().shape[0])))

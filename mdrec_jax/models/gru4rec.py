@@ -15,10 +15,9 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.items import Inputs, scored_states
-from mdrec_jax.models.layers import init
 from mdrec_jax.models.layers.checks import check_fields
 from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
-from mdrec_jax.models.layers.linear import Linear
+from mdrec_jax.models.layers.linear import Linear, initial_matrix
 from mdrec_jax.models.layers.stack import run_stack, stack
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.models.tied import TiedModel
@@ -69,7 +68,7 @@ class GatedRecurrence(nnx.Module):
     def __init__(self, key: jax.Array, dim: int) -> None:
         input_key, state_key = jax.random.split(key)
         self.input = Linear(input_key, dim, 3 * dim, ("embed", "heads"))
-        self.state = parameter(init.matrix(state_key, dim, 3 * dim), "embed", "heads")
+        self.state = parameter(initial_matrix(state_key, dim, 3 * dim), "embed", "heads")
         self.candidate_bias = parameter(jnp.zeros((dim,)), "embed", group="vector")
 
     def __call__(self, x: Float[Array, "R T D"], first: Bool[Array, "R T"]) -> Float[Array, "R T D"]:

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.linear import initial_rows
 from mdrec_jax.models.layers.norm import unit_length
 from mdrec_jax.models.pure import parameter
-from mdrec_jax.types import Batch, DatasetSpec, ParameterFacts, table_length
+from mdrec_jax.types import FIRST_ITEM, Batch, DatasetSpec, ParameterFacts, table_length
 
 ITEM_TABLE = "item"
 INPUT = "input"
@@ -32,7 +32,7 @@ class Dates(nnx.Module):
     def __init__(self, key: jax.Array, dim: int, spec: DatasetSpec, *, days: float, scale: float) -> None:
         self.seconds, self.last = days * DAY, max(spec.last_time, 0)
         length = int(self.last // self.seconds) + 2
-        knots = init.embedding(key, length, dim, scale=scale)
+        knots = initial_rows(key, length, dim, scale=scale)
         # What is in fashion when is a data set's own.
         self.knots = parameter(knots, "date", "embed", group="embedding", scope="private")
 
@@ -104,7 +104,7 @@ def _embedding(key: jax.Array, length: int, dim: int, axis: str, scale: float) -
         return None
     # A silo's domains and behaviour types are its own; positions mean the same everywhere.
     scope = "shared" if axis == "position" else "private"
-    return parameter(init.embedding(key, length, dim, scale=scale), axis, "embed", group="embedding", scope=scope)
+    return parameter(initial_rows(key, length, dim, scale=scale), axis, "embed", group="embedding", scope=scope)
 
 
 def item_facts(spec: DatasetSpec, dim: int) -> ParameterFacts:
@@ -120,3 +120,15 @@ def scored_items(vectors: Float[Array, "... D"], temperature: float) -> Float[Ar
 def scored_states(h: Float[Array, "... D"], temperature: float) -> Float[Array, "... D"]:
     """States whose inner products with `scored_items` are the logits: h, or cosines over the temperature."""
     return unit_length(h) * jnp.asarray(1.0 / temperature, h.dtype) if temperature else h
+
+
+def initial_item_table(key: jax.Array, num_items: int, dim: int, *, scale: float) -> Float32[Array, "V D"]:
+    """The item table at its physical length, normal with standard deviation `scale`.
+
+    The rows that no target and no negative ever names (padding, unknown, and those past `num_items`) are zero: an
+    unknown input is then "an event happened" and nothing else.
+    """
+    length = table_length(num_items)
+    ids = jnp.arange(length)[:, None]
+    real = (ids >= FIRST_ITEM) & (ids < num_items)
+    return jnp.where(real, initial_rows(key, length, dim, scale=scale), 0.0)

@@ -63,7 +63,7 @@ class Encoder(nnx.Module):
 
     @property
     def recalibrates(self) -> bool:
-        """Whether anything is worked out in closed form between looks at the validation split."""
+        """Whether anything is worked out in closed form between validations."""
         return self.config.disentangle.erase or self.config.disentangle.domain_whitening
 
     def recalibrate(self, states: TrainingStates) -> None:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int32
 from mdrec_jax.models import items
 from mdrec_jax.models.disentangle import TrainingStates
 from mdrec_jax.models.encoded import Encoded
-from mdrec_jax.models.layers import init
 from mdrec_jax.models.layers.checks import check_ordered
 from mdrec_jax.models.layers.dropout import row_seeds
 from mdrec_jax.models.pure import abstract_module, array_facts, arrays_of, init_arrays, with_arrays
@@ -68,7 +67,7 @@ class TiedModel:
 
     def init(self, key: jax.Array) -> Params:
         dense_key, table_key = jax.random.split(key)
-        table = init.item_table(table_key, self.spec.num_items, self.config.dim, scale=self.config.init_scale)
+        table = items.initial_item_table(table_key, self.spec.num_items, self.config.dim, scale=self.config.init_scale)
         dense, statistics = init_arrays(self._build, dense_key)
         return Params(dense, {items.ITEM_TABLE: table}, statistics)
 

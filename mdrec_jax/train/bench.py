@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jax
 
-from mdrec_jax.data.batching.loader import grain_loader
+from mdrec_jax.data.batching.batches import grain_loader
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.protocol import parse_protocol

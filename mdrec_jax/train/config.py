@@ -1,4 +1,4 @@
-"""How long a run trains, when it looks at the validation split, and what it keeps."""
+"""How long a run trains, when it is validated, and what it keeps."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +14,11 @@ class TrainConfig:
     Args:
         epochs: passes over the training targets; 0 leaves the end to `steps`.
         steps: optimiser steps; 0 leaves the end to `epochs`. The earlier of the two ends the run.
-        evaluate_every: epochs between two looks at the validation split (a fraction is allowed).
-        patience: looks without a better value after which the run stops; 0 never stops early.
+        evaluate_every: epochs between two validations (a fraction is allowed).
+        patience: validations without a better value after which the run stops; 0 never stops early.
         metric: the validation metric that the best checkpoint is chosen by: a name of the results table, of the
             rows with `domain = all`; `macro/` in front takes the mean over domains.
-        protocol: how targets are ranked when the validation split is looked at: `full`, `full-with-seen` where people
+        protocol: how targets are ranked in validation: `full`, `full-with-seen` where people
             repeat themselves, or `uniformN` where a published table was made so, which means one draw here and the mean
             of 30 at test.
         accumulate: micro-batches that a step's rows are split into; it saves memory and changes no result.

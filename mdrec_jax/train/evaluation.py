@@ -18,8 +18,7 @@ from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, results_name, write_results
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.train.runs.alike import LENGTH, check_alike
-from mdrec_jax.train.runs.ending import check_ended
+from mdrec_jax.train.runs.comparable import LENGTH, check_alike, check_ended
 from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import TrainedRun, ensemble_name, ensemble_of, load_run, model_name, protocol_of
 
@@ -47,7 +46,7 @@ def evaluate_runs(
     if ensemble and len(runs) < 2:
         raise InputError("an ensemble of one run", found=runs[0].path, expected="runs of two or more seeds")
     check_alike([run.setup.config for run in runs], [run.setup.dataset.hash for run in runs])
-    stopped = check_ended(runs)[0].length()
+    stopped = check_ended([run.path for run in runs])[0].length()
     check_may_look(runs, split)
     eval_set: EvaluationSet = evaluation_set(
         setup.dataset, protocol_of(protocol_name, setup.dataset, setup.model, split, seed)

@@ -125,7 +125,7 @@ def _train(
     config, progress = setup.config, Progress()
     if resumed is not None and checkpoints.latest_step is not None:
         state, progress = checkpoints.restore(abstract(state))
-        progress.finished = 0 < config.train.patience <= progress.looks_without_better
+        progress.finished = 0 < config.train.patience <= progress.validations_without_better
     done = int(state.step)
     if resumed is not None:
         resumed(done)

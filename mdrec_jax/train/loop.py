@@ -11,19 +11,53 @@ from typing import Any
 
 import jax
 
+from mdrec_jax.config import RunConfig
 from mdrec_jax.errors import EXIT_INTERRUPTED, MdrecError, NonFiniteError
-from mdrec_jax.train.plan import Plan
 from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
-from mdrec_jax.train.runs.finite import check_finite
 from mdrec_jax.train.runs.journal import Journal
 from mdrec_jax.train.runs.progress import Bar, Lines
-from mdrec_jax.train.state import TrainState
+from mdrec_jax.train.state import TrainState, check_finite
 from mdrec_jax.train.step import Metrics
+
+FEW_STEPS = 200
+"""A run of fewer steps learns little."""
 
 type Validate = Callable[[TrainState], dict[str, float]]
 """State -> metric name -> value, on the validation split."""
 type Refresh = Callable[[TrainState], TrainState]
 """State -> the state that is validated, kept and trained on."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """When things happen, in steps."""
+
+    steps: int
+    """The last one; the learning rate's fall ends there."""
+    evaluate_every: int
+    log_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: RunConfig, steps_per_epoch: int) -> "RunPlan":
+        by_epochs = math.ceil(config.train.epochs * steps_per_epoch) or math.inf
+        steps = int(min(by_epochs, config.train.steps or math.inf))
+        every = max(1, round(config.train.evaluate_every * steps_per_epoch))
+        return cls(steps, every, config.logging.every, config.logging.checkpoint_every)
+
+    def evaluates_at(self, step: int) -> bool:
+        return step == self.steps or step % self.evaluate_every == 0
+
+    def notes(self, config: RunConfig, steps_per_epoch: int) -> list[str]:
+        """What a person should know of a run that is so short that it can learn little."""
+        if self.steps >= FEW_STEPS:
+            return []
+        batching = config.batching
+        return [
+            f"note: {self.steps:,} steps in all, {steps_per_epoch:,} an epoch (a batch holds {batching.rows} rows of "
+            f"{batching.row_length} events), are few to learn from; smaller batches (--batching.rows "
+            f"{max(1, batching.rows // 4)}) and more passes (--train.epochs) make more of them"
+        ]
 
 
 class Interrupted(MdrecError):
@@ -71,7 +105,7 @@ class Window:
 class Loop:
     """One run in progress. `run` is called once."""
 
-    plan: Plan
+    plan: RunPlan
     step_function: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
     refresh: Refresh
     validate: Validate
@@ -131,20 +165,20 @@ class Loop:
         progress.window_sums, progress.window_steps = dict(window.sums), window.steps
         if plan.evaluates_at(step):
             with clock.paused():
-                self._look(step, state, progress)
+                self._validate(step, state, progress)
         if plan.evaluates_at(step) or (plan.checkpoint_every and step % plan.checkpoint_every == 0):
             self.checkpoints.save(state, step, progress)
 
-    def _look(self, step: int, state: TrainState, progress: Progress) -> None:
+    def _validate(self, step: int, state: TrainState, progress: Progress) -> None:
         started = time.perf_counter()
         check_finite(state, step)
         values = self.validate(state)
         better = values[self.metric] > progress.best_value
         if better:
-            progress.best_value, progress.best_step, progress.looks_without_better = values[self.metric], step, 0
+            progress.best_value, progress.best_step, progress.validations_without_better = values[self.metric], step, 0
         else:
-            progress.looks_without_better += 1
-        progress.finished = bool(self.patience) and progress.looks_without_better >= self.patience
+            progress.validations_without_better += 1
+        progress.finished = bool(self.patience) and progress.validations_without_better >= self.patience
         self.journal.metrics(step, "validation", values)
         self.journal.timing(step, "validation", {"seconds": time.perf_counter() - started})
         mark = "  *" if better else ""

@@ -1,4 +1,4 @@
-"""What a model holds that is worked out in closed form from training histories, before each look.
+"""What a model holds that is worked out in closed form from training histories, before each validation.
 
 What was worked out is part of the state: it is validated, kept in the checkpoint, and asked, served and streamed with.
 """
@@ -53,7 +53,7 @@ def make_refresh(setup: Setup) -> Refresh:
 
 @dataclass(frozen=True)
 class _Histories:
-    """A run's training histories, ready to be read; what a look does not ask for is never made."""
+    """A run's training histories, ready to be read; what a validation does not ask for is never made."""
 
     setup: Setup
 

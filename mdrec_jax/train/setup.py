@@ -1,6 +1,8 @@
 """From a configuration and a prepared dataset to everything that the loop needs."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mdrec_jax.config import RunConfig, check_lengths, field_names
-from mdrec_jax.data.batching.batches import TrainBatches
-from mdrec_jax.data.batching.loader import grain_loader
+from mdrec_jax.data.batching.batches import TrainBatches, grain_loader
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
-from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.data.taxonomy import category_numbers
+from mdrec_jax.data.dataset import Dataset, category_numbers
+from mdrec_jax.errors import DoesNotFitError
 from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
 from mdrec_jax.evaluate.baselines.run import count_training
 from mdrec_jax.models.api import Model, make_model
@@ -24,8 +25,7 @@ from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.combine import Objectives, check_objectives
 from mdrec_jax.objectives.next_item import make_objective
 from mdrec_jax.parallel.mesh import by_row, make_mesh, replicated, rows_for
-from mdrec_jax.train.memory import check_fits
-from mdrec_jax.train.plan import Plan
+from mdrec_jax.train.loop import RunPlan
 from mdrec_jax.train.state import TrainState, init_state
 from mdrec_jax.train.step import StepConfig, StepFunction, initial_params, make_train_step, seed_key
 from mdrec_jax.types import Batch, Params, table_length
@@ -41,7 +41,7 @@ class Setup:
     model: Model
     batches: TrainBatches
     objectives: Objectives
-    plan: Plan
+    plan: RunPlan
     step: StepFunction
 
     @classmethod
@@ -69,7 +69,7 @@ class Setup:
         categories = jnp.asarray(category_numbers(dataset, taxonomy.levels)) if taxonomy.weight else None
         objectives = jax.device_put(Objectives(next_item, categories, config.objectives), replicated(mesh))
         batches = TrainBatches(dataset, config.batching, config.seed)
-        plan = Plan.of(config, batches.batches_per_epoch())
+        plan = RunPlan.of(config, batches.batches_per_epoch())
         how = StepConfig(compute_dtype(config.precision.compute), plan.steps, config.train.accumulate)
         step = make_train_step(model, config.optim, mesh, how)
         return cls(config, dataset, mesh, model, batches, objectives, plan, step)
@@ -121,3 +121,45 @@ def compute_dtype(name: str) -> Any:
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)
+
+
+COPIES = 3
+"""A parameter stands there with the optimiser's two moments."""
+
+
+def check_fits(model: Model, activations: int) -> None:
+    """Refuses a model that is larger than this machine's memory (of an accelerator: its own).
+
+    Args:
+        model: whose parameters, with their moments, have to fit.
+        activations: numbers in one layer's activations of a batch, which have to fit beside them.
+
+    Raises:
+        DoesNotFitError: with both sizes.
+    """
+    try:
+        params = jax.eval_shape(model.init, jax.random.key(0))
+    except (OverflowError, MemoryError) as error:  # sizes that no array can have
+        raise DoesNotFitError(f"the model does not fit into memory: {error}") from error
+    # Sizes are Python's numbers: products of a billion and a billion do not wrap around.
+    needed = COPIES * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    needed += 4 * activations
+    room = _room()
+    if room is not None and needed > room:
+        raise DoesNotFitError(
+            "the model does not fit into memory\n"
+            f"  found:    parameters, moments and a batch of {needed / 2**30:,.1f} GiB\n"
+            f"  expected: at most {room / 2**30:,.1f} GiB\n"
+            "  hint:     a smaller model, or smaller batches (--batching.rows)"
+        )
+
+
+def _room() -> int | None:
+    """Bytes of memory of all devices; None where it is not known."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+        return math.prod(map(os.sysconf, names)) if set(names) <= os.sysconf_names.keys() else None
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    known = [limit for limit in limits if limit is not None]
+    return sum(known) if len(known) == len(limits) else None

@@ -14,8 +14,8 @@ from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import kind_of
 from mdrec_jax.models.ensemble import Ensemble, side_by_side
 from mdrec_jax.train.runs.checkpoint import load_best
+from mdrec_jax.train.runs.comparable import as_the_run_knows
 from mdrec_jax.train.runs.run_folder import RunFolder, check_shapes, read_data
-from mdrec_jax.train.runs.same_data import as_the_run_knows
 from mdrec_jax.train.setup import Setup, compute_dtype
 from mdrec_jax.train.state import abstract, shapes
 from mdrec_jax.types import Params

@@ -309,7 +309,7 @@ def test_extending_with_nothing_new_changes_no_byte(tmp_path):
 
 def test_preparing_and_inspecting_import_no_jax():
     code = (
-        "import sys, mdrec_jax.data.prepare.prepare, mdrec_jax.data.inspect, mdrec_jax.data.sources.table, "
+        "import sys, mdrec_jax.data.prepare.prepare, mdrec_jax.data.summary, mdrec_jax.data.sources.table, "
         "mdrec_jax.cli.prepare, mdrec_jax.cli.inspect; sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

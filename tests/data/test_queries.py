@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches
+from mdrec_jax.data.batching.batches import BatchingConfig, TrainBatches, grain_loader
 from mdrec_jax.data.batching.histories import Histories, history_batches
-from mdrec_jax.data.batching.loader import grain_loader
 from mdrec_jax.data.batching.queries import query_batches, query_list, training_ends
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mdrec_jax.data.inspect import notes, summarise, summary_lines
 from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
 from mdrec_jax.data.prepare.repeats import ascending_share, copies, with_later_training
 from mdrec_jax.data.sources.rawlog import SourceOptions
+from mdrec_jax.data.summary import notes, summarise, summary_lines
 from mdrec_jax.errors import InputError
 from tests.command import mdrec
 from tests.data.make import make_dataset

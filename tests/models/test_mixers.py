@@ -17,9 +17,11 @@ from mdrec_jax.models.layers.mixers import (
     Convolution,
     Mixers,
     MixersConfig,
+    by_column,
+    by_tree,
     causal_convolution,
+    linear_recurrence,
 )
-from mdrec_jax.models.layers.recurrence import by_column, by_tree, linear_recurrence
 from tests.models.make import FLAGSHIP, PARTS, SPEC, built, pack, random_sequences, states
 
 CLOCKED = replace(SPEC, week_second=5000)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from jax.test_util import check_grads
 
-from mdrec_jax.data.taxonomy import category_numbers
+from mdrec_jax.data.dataset import category_numbers
 from mdrec_jax.errors import ConfigError, InputError
 from mdrec_jax.objectives import taxonomy
 from mdrec_jax.objectives.taxonomy import TaxonomyConfig, items_of, taxonomy_loss

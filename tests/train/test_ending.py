@@ -13,27 +13,26 @@ from mdrec_jax.errors import EXIT_BAD_INPUT
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.loop import Interrupted, Loop
 from mdrec_jax.train.runs.checkpoint import Progress
-from mdrec_jax.train.runs.ending import ending
+from mdrec_jax.train.runs.comparable import ending
 from mdrec_jax.train.runs.run_folder import RunFolder
-from mdrec_jax.train.trained import load_run
 
 
 @pytest.fixture
 def runs(small_run: RunConfig, small_world: Path, tmp_path: Path, monkeypatch) -> dict[str, Path]:
-    """Whole ones of two seeds, and one that was stopped in its third look."""
+    """Whole ones of two seeds, and one that was stopped in its third validation."""
     paths = {name: tmp_path / name for name in ("whole", "other", "half")}
     dataset = open_dataset(small_world)
     fit(small_run, dataset, RunFolder(paths["whole"]))
     fit(replace(small_run, seed=1), dataset, RunFolder(paths["other"]))
-    look = Loop._look
+    validate = Loop._validate
 
     def stopped(self: Loop, step: int, state: object, progress: Progress) -> None:
         if step > 2 * self.plan.evaluate_every:
             self.checkpoints.wait()
             raise Interrupted("stopped")
-        look(self, step, state, progress)
+        validate(self, step, state, progress)
 
-    monkeypatch.setattr(Loop, "_look", stopped)
+    monkeypatch.setattr(Loop, "_validate", stopped)
     with pytest.raises(Interrupted):
         fit(replace(small_run, seed=2), dataset, RunFolder(paths["half"]))
     monkeypatch.undo()
@@ -44,9 +43,9 @@ def test_a_run_that_stopped_halfway_is_no_seed_of_a_mean(
     runs: dict[str, Path], small_world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, other, half = (str(path) for path in runs.values())
-    end = ending(load_run(runs["half"]))
+    end = ending(RunFolder(runs["half"]))
     assert (end.whole, end.patience) == (False, False)
-    assert 0 < end.done < end.planned == ending(load_run(runs["whole"])).done
+    assert 0 < end.done < end.planned == ending(RunFolder(runs["whole"])).done
     far = f"step {end.done} of {end.planned}"
     assert main(["evaluate", whole, half, "--split", "validation"]) == EXIT_BAD_INPUT
     err = capsys.readouterr().err
@@ -66,7 +65,7 @@ def test_a_run_that_stopped_halfway_is_no_seed_of_a_mean(
     assert f"of {end.planned}, checkpoints" in capsys.readouterr().out
     assert main(["train", "--resume", "--run", half]) == 0
     assert main(["evaluate", whole, half, "--split", "validation"]) == 0
-    assert ending(load_run(runs["half"])).whole
+    assert ending(RunFolder(runs["half"])).whole
 
 
 def test_longer_schedules_and_patience(
@@ -79,10 +78,10 @@ def test_longer_schedules_and_patience(
     record["config"]["train"]["epochs"] *= 2
     record["steps"] *= 2
     folder.config.write_text(json.dumps(record))
-    assert not ending(load_run(folder.path)).whole
+    assert not ending(folder).whole
     early = RunFolder(tmp_path / "early")
     fit(replace(small_run, train={"patience": 1, "epochs": 40.0, "evaluate_every": 0.1}), dataset, early)
-    end = ending(load_run(early.path))
+    end = ending(early)
     assert end.whole
     assert end.done < end.planned
     second = tmp_path / "second"

@@ -9,7 +9,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
 from mdrec_jax.evaluate.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
 from mdrec_jax.models.hstu import HstuConfig
-from mdrec_jax.train.runs.alike import check_alike
+from mdrec_jax.train.runs.comparable import check_alike
 from tests.command import mdrec
 
 FEW = ("--model.dim", "8", "--model.layers", "1", "--batching.rows", "8", "--train.epochs", "0.5")

@@ -1,4 +1,4 @@
-"""When a run looks, what it keeps as the best, and when it stops: the loop by itself, on looks written out here."""
+"""When a run is validated, what it keeps as the best, and when it stops: the loop by itself, on given values."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from mdrec_jax.errors import NonFiniteError
-from mdrec_jax.train.loop import Loop
-from mdrec_jax.train.plan import Plan
+from mdrec_jax.train.loop import Loop, RunPlan
 from mdrec_jax.train.runs.checkpoint import Progress
 from mdrec_jax.train.state import TrainState
 from tests.train.states import state_at
 
-PLAN = Plan(steps=12, evaluate_every=2, log_every=5, checkpoint_every=0)
+PLAN = RunPlan(steps=12, evaluate_every=2, log_every=5, checkpoint_every=0)
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Notes:
 
 
 def run(
-    looks: list[float], patience: int, progress: Progress | None = None, plan: Plan = PLAN
+    looks: list[float], patience: int, progress: Progress | None = None, plan: RunPlan = PLAN
 ) -> tuple[int, Progress, Notes]:
     """The last step, the progress and the notes of a run whose looks have these values."""
     notes, values = Notes(), iter(looks)
@@ -59,7 +58,7 @@ def run(
     return int(state.step), progress, notes
 
 
-def test_a_run_stops_after_so_many_looks_without_a_better_one_and_keeps_the_best() -> None:
+def test_a_run_stops_after_so_many_validations_without_a_better_one_and_keeps_the_best() -> None:
     step, progress, notes = run([0.1, 0.3, 0.2, 0.25], patience=2)
     assert step == 8
     assert (progress.best_value, progress.best_step, progress.finished) == (0.3, 4, True)
@@ -74,12 +73,12 @@ def test_a_better_look_starts_the_count_anew_and_an_equal_one_is_no_better() -> 
 def test_without_patience_a_run_goes_to_its_end_whatever_the_looks_say() -> None:
     step, progress, notes = run([0.9, 0.1, 0.1, 0.1, 0.1, 0.1], patience=0)
     assert (step, progress.best_step, progress.finished) == (12, 2, False)
-    assert progress.looks_without_better == 5
+    assert progress.validations_without_better == 5
     assert [step for step, _ in notes.saved] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_run_that_goes_on_counts_the_looks_from_before() -> None:
-    before = Progress(best_value=0.5, best_step=1, looks_without_better=1)
+    before = Progress(best_value=0.5, best_step=1, validations_without_better=1)
     step, progress, _ = run([0.4], patience=2, progress=before)
     assert (step, progress.best_value, progress.best_step) == (2, 0.5, 1)
     assert run([], patience=2, progress=Progress(finished=True))[0] == 0
@@ -94,7 +93,7 @@ def test_the_last_step_is_looked_at_and_lines_hold_means_since_the_line_before()
 
 
 def test_checkpoints_between_looks_have_the_best_look_before_them() -> None:
-    _, _, notes = run([0.4, 0.3], patience=0, plan=Plan(steps=8, evaluate_every=4, log_every=9, checkpoint_every=3))
+    _, _, notes = run([0.4, 0.3], patience=0, plan=RunPlan(steps=8, evaluate_every=4, log_every=9, checkpoint_every=3))
     assert notes.saved == [(3, -1), (4, 4), (6, 4), (8, 4)]
 
 

@@ -19,12 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 from mdrec_kernels import tpu
 from mdrec_kernels.grouped_ffn.experts import Experts, bounds, hidden
-from mdrec_kernels.grouped_ffn.visits import Visits, visits
+from mdrec_kernels.grouped_ffn.visits import STRIP, VisitRefs, Visits, visits
 
-STRIP = 64
 ROWS = (512, 256, 128)
 """Rows of a tile, the largest that fits ..."""
 VOLUME = 2**26
@@ -95,56 +94,9 @@ def _dot(a: Float[Array, "m k"], b: Array, over: tuple[int, int]) -> Float[Array
     return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
-@dataclass(frozen=True)
-class _Visit:
-    """What a kernel's body knows of its place: the refs are the fields of `Visits`."""
-
-    expert: Array
-    tile: Array
-    start: Array
-    stop: Array
-    rows: int
-
-    @property
-    def new_tile(self) -> Bool[Array, ""]:
-        return self._changed(self.tile)
-
-    @property
-    def new_expert(self) -> Bool[Array, ""]:
-        return self._changed(self.expert)
-
-    def _changed(self, of: Array) -> Bool[Array, ""]:
-        i = pl.program_id(0)
-        return (i == 0) | (of[i] != of[jnp.maximum(i - 1, 0)])
-
-    def each_strip(self, work: Callable[[pl.Slice, Bool[Array, "rows 1"]], None]) -> None:
-        """Call `work` with rows of the tile, and which of them are the expert's, until all of these are done."""
-        i = pl.program_id(0)
-        first = self.tile[i] * self.rows
-        start, stop = self.start[i] - first, self.stop[i] - first
-
-        def call(at: Int[Array, ""] | int, rows: int) -> None:
-            row = at + lax.broadcasted_iota(jnp.int32, (rows, 1), 0)
-            work(pl.ds(at, rows), (row >= start) & (row < stop))
-
-        @pl.when((start == 0) & (stop == self.rows))
-        def _() -> None:
-            call(0, self.rows)
-
-        @pl.when((start > 0) | (stop < self.rows))
-        def _() -> None:
-            def strip(k: Array, carry: None) -> None:
-                call(pl.multiple_of(k * STRIP, STRIP), STRIP)
-                return carry
-
-            # Division of numbers that are not negative: `//` would ask what chip this is.
-            last = jnp.where(stop > start, lax.div(stop + (STRIP - 1), STRIP), 0)
-            lax.fori_loop(lax.div(start, STRIP), last, strip, None)
-
-
 def _forward_body(*refs: Any, activation: str, rows: int, entries: int) -> None:
     """refs: 4 of the visit; x, the entries, down, the output so far; the output."""
-    visit, (x, *weights, so_far, out) = _Visit(*refs[:4], rows=rows), refs[4:]
+    visit, (x, *weights, so_far, out) = VisitRefs(*refs[:4], rows=rows), refs[4:]
     down = weights.pop()
 
     @pl.when(visit.new_tile)
@@ -162,7 +114,7 @@ def _forward_body(*refs: Any, activation: str, rows: int, entries: int) -> None:
 
 def _backward_body(*refs: Any, activation: str, rows: int, entries: int, given: int) -> None:
     """refs: 4 of the visit; x, dy, the entries, down, dx so far, `given` gradients; dx, and the weights' gradients."""
-    visit, (x, dy, *rest) = _Visit(*refs[:4], rows=rows), refs[4:]
+    visit, (x, dy, *rest) = VisitRefs(*refs[:4], rows=rows), refs[4:]
     weights, down, so_far, out = rest[:entries], rest[entries], rest[entries + 1], rest[entries + 2 + given]
     *dweights, ddown = rest[entries + 3 + given :]
 

@@ -4,12 +4,18 @@ Rows are cut into tiles at fixed places. A tile in which n experts have rows is 
 it stays on the chip; an expert's visits stand side by side too, so its weights are fetched once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Bool, Int
 from mdrec_kernels.grouped_ffn.runs import runs
+
+STRIP = 64
+"""Rows that are computed at once in a tile that experts share."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,3 +50,50 @@ def rows_computed(visits: Visits, rows: int, strip: int) -> Int[Array, ""]:
     strips = (visits.stop + strip - 1) // strip - visits.start // strip
     partly = jnp.where(visits.stop > visits.start, strips * strip, 0)
     return jnp.sum(jnp.where(made, jnp.minimum(partly, rows), 0))
+
+
+@dataclass(frozen=True)
+class VisitRefs:
+    """What a kernel's body knows of its place: the refs are the fields of `Visits`."""
+
+    expert: Array
+    tile: Array
+    start: Array
+    stop: Array
+    rows: int
+
+    @property
+    def new_tile(self) -> Bool[Array, ""]:
+        return self._changed(self.tile)
+
+    @property
+    def new_expert(self) -> Bool[Array, ""]:
+        return self._changed(self.expert)
+
+    def _changed(self, of: Array) -> Bool[Array, ""]:
+        i = pl.program_id(0)
+        return (i == 0) | (of[i] != of[jnp.maximum(i - 1, 0)])
+
+    def each_strip(self, work: Callable[[pl.Slice, Bool[Array, "rows 1"]], None]) -> None:
+        """Call `work` with rows of the tile, and which of them are the expert's, until all of these are done."""
+        i = pl.program_id(0)
+        first = self.tile[i] * self.rows
+        start, stop = self.start[i] - first, self.stop[i] - first
+
+        def call(at: Int[Array, ""] | int, rows: int) -> None:
+            row = at + lax.broadcasted_iota(jnp.int32, (rows, 1), 0)
+            work(pl.ds(at, rows), (row >= start) & (row < stop))
+
+        @pl.when((start == 0) & (stop == self.rows))
+        def _() -> None:
+            call(0, self.rows)
+
+        @pl.when((start > 0) | (stop < self.rows))
+        def _() -> None:
+            def strip(k: Array, carry: None) -> None:
+                call(pl.multiple_of(k * STRIP, STRIP), STRIP)
+                return carry
+
+            # Division of numbers that are not negative: `//` would ask what chip this is.
+            last = jnp.where(stop > start, lax.div(stop + (STRIP - 1), STRIP), 0)
+            lax.fori_loop(lax.div(start, STRIP), last, strip, None)

@@ -9,7 +9,7 @@ from mdrec_kernels.linear_xent.api import (
     top_k,
 )
 from mdrec_kernels.linear_xent.blocks import Blocks
-from mdrec_kernels.linear_xent.formulas import binary_loss, gbce_beta, softmax_loss
+from mdrec_kernels.linear_xent.sampled import binary_loss, gbce_beta, softmax_loss
 
 __all__ = [
     "Blocks",

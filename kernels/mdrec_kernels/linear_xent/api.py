@@ -10,7 +10,6 @@ result every time they run on the same device. `implementation` is None for the 
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -148,7 +147,7 @@ def sampled_xent_sum(
         ValueError: shapes that do not fit, or one of a pair of arguments without the other.
     """
     pairs = positive_id, negative_id, group, negative_group
-    how = _sampled("softmax", x, negatives, pairs, positive_logq, negative_logq, None)
+    how = Sampled.of("softmax", x, negatives, pairs, positive_logq, negative_logq, None)
     return _sampled_sum(x, positive, negatives, weight, how, tokens, implementation)
 
 
@@ -173,7 +172,7 @@ def sampled_bce_sum(
     Other arguments, result and errors as in `sampled_xent_sum`. Raw scores are compared: there is no logq.
     """
     pairs = positive_id, negative_id, group, negative_group
-    how = _sampled("binary", x, negatives, pairs, None, None, beta)
+    how = Sampled.of("binary", x, negatives, pairs, None, None, beta)
     return _sampled_sum(x, positive, negatives, weight, how, tokens, implementation)
 
 
@@ -244,33 +243,6 @@ def target_rank(
         "xla": lambda: xla_ranking.target_rank(x, w, target, allowed, group, exclude, blocks),
     }
     return dispatch.run("target_rank", forms, implementation)
-
-
-def _sampled(
-    loss: Literal["softmax", "binary"],
-    x: Array,
-    negatives: Array,
-    pairs: tuple[Array | None, Array | None, Array | None, Array | None],
-    positive_logq: Array | None,
-    negative_logq: Array | None,
-    beta: float | Array | None,
-) -> Sampled:
-    """`Sampled` with its defaults filled in and its pairs checked."""
-    positive_id, negative_id, group, negative_group = pairs
-    if (positive_id is None) != (negative_id is None) or (group is None) != (negative_group is None):
-        raise ValueError("positive_id and negative_id, and group and negative_group, are given together")
-    sums = jnp.promote_types(x.dtype, jnp.float32)
-    tokens, drawn = jnp.zeros(x.shape[0], sums), jnp.zeros(negatives.shape[0], sums)
-    return Sampled(
-        loss=loss,
-        positive_logq=tokens if positive_logq is None else positive_logq.astype(sums),
-        negative_logq=drawn if negative_logq is None else negative_logq.astype(sums),
-        beta=tokens if beta is None else jnp.broadcast_to(jnp.asarray(beta, sums), tokens.shape),
-        positive_id=positive_id,
-        negative_id=negative_id,
-        group=group,
-        negative_group=negative_group,
-    )
 
 
 def _sampled_sum(

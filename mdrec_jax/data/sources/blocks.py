@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mdrec_jax.data.sources.bad_rows import BadRows
-from mdrec_jax.data.sources.chunks import MAX_RECORD, refuse_long, text_chunks
-from mdrec_jax.data.sources.recover import recover
-from mdrec_jax.data.sources.textform import TextForm
+from mdrec_jax.data.sources.packed import MAX_RECORD, refuse_long, text_chunks
+from mdrec_jax.data.sources.textform import TextForm, recover
 from mdrec_jax.errors import InputError
 
 BLOCK_BYTES = 4 << 20

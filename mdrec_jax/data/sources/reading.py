@@ -8,9 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from mdrec_jax.data.sources.chunks import BOM, text_lines
 from mdrec_jax.data.sources.oddities import HALF, WHOLE, halved, json_pairs
-from mdrec_jax.data.sources.packed import FREE_BYTES, MAX_RATIO, bytes_chunks, damaged, file_chunks, too_large
+from mdrec_jax.data.sources.packed import (
+    BOM,
+    FREE_BYTES,
+    MAX_RATIO,
+    bytes_chunks,
+    damaged,
+    file_chunks,
+    text_lines,
+    too_large,
+)
 from mdrec_jax.errors import InputError
 
 MAX_BYTES = 4 << 30

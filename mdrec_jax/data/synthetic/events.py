@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int
 
 from mdrec_jax.data.synthetic.config import SyntheticConfig
 from mdrec_jax.data.synthetic.factors import Factors, biases, softmax, wishes
-from mdrec_jax.data.synthetic.plan import Plan
+from mdrec_jax.data.synthetic.plan import WorldPlan
 from mdrec_jax.data.synthetic.routines import Routines
 
 BLOCK = 1 << 22
@@ -32,7 +32,7 @@ class Events:
     role: Int[np.ndarray, " N"]
 
 
-def draw_events(config: SyntheticConfig, factors: Factors, plan: Plan) -> Events:
+def draw_events(config: SyntheticConfig, factors: Factors, plan: WorldPlan) -> Events:
     """Draws every event's item and behaviour type; a pure function of its arguments."""
     rng = np.random.default_rng([config.seed, 5])
     users, width = plan.domain.shape
@@ -72,7 +72,7 @@ class _Domain:
 
     def draw(
         self,
-        plan: Plan,
+        plan: WorldPlan,
         user: Int[np.ndarray, " Q"],
         t: int,
         history: Int[np.ndarray, "Q E"],
@@ -107,7 +107,7 @@ class _Domain:
 
 
 def _flatten(
-    config: SyntheticConfig, factors: Factors, plan: Plan, item: np.ndarray, rng: np.random.Generator
+    config: SyntheticConfig, factors: Factors, plan: WorldPlan, item: np.ndarray, rng: np.random.Generator
 ) -> Events:
     inside = np.arange(item.shape[1]) < plan.length[:, None]
     user = np.repeat(np.arange(len(item)), plan.length)

@@ -15,7 +15,7 @@ TRAIN, VALIDATION, TEST, CONTEXT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorldPlan:
     """User u's event t stands at [u, t]; E is the longest history, and what lies past `length[u]` means nothing."""
 
     length: Int[np.ndarray, " U"]
@@ -39,7 +39,7 @@ class Plan:
     """0 train, 1 validation, 2 test, 3 context; only where the split is "given"."""
 
 
-def make_plan(config: SyntheticConfig, factors: Factors) -> Plan:
+def make_plan(config: SyntheticConfig, factors: Factors) -> WorldPlan:
     """Draws a plan; a pure function of its arguments."""
     rng = np.random.default_rng([config.seed, 3])
     length = _lengths(config, factors, rng)
@@ -51,7 +51,7 @@ def make_plan(config: SyntheticConfig, factors: Factors) -> Plan:
     starts[:, 0] = True
     session = starts.cumsum(1) - 1
     free = (long["planted"] < 0) & (long["value"] < 0)
-    return Plan(
+    return WorldPlan(
         length=length,
         session=session,
         intent=np.take_along_axis(_intents(config, factors, int(session.max()) + 1, rng), session, 1),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 
-from mdrec_jax.models.layers import init
+from mdrec_jax.models.layers.linear import initial_rows
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.types import Batch, DatasetSpec
 
@@ -85,7 +85,7 @@ class ContextRows(nnx.Module):
 
         def rows(name: str) -> nnx.Param:
             scope = "private" if name in OF_A_SILO else "shared"
-            first = init.embedding(keys[name], sizes[name], width, scale=0.02)
+            first = initial_rows(keys[name], sizes[name], width, scale=0.02)
             return parameter(first, name, axis, group="embedding", scope=scope)
 
         self.rows = nnx.Dict({name: rows(name) for name in sizes})

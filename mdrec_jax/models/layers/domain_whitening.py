@@ -6,11 +6,11 @@ and what it takes to score a domain's items is kept beside the domain, like a he
 re-colouring of correlation alignment (Sun et al. 2016, arXiv 1511.05547), with statistics of a domain's own (Chang et
 al. 2019, arXiv 1906.03950).
 
-The statistics are constants. They are worked out before each look at the validation split (`recalibrate`), of the
+The statistics are constants. They are worked out before each validation (`recalibrate`), of the
 states where the users' training histories end, and kept in the checkpoint: the same ones rank validation and test, are
 probed, and serve. So a user's scores hang on no other user who is asked about, and nothing of validation or test is in
-them. Until the first look z is y. They are not of training positions, from which the next item was learned: such states
-differ from those that are asked for later, and with their statistics a reader finds more of the domain.
+them. Until the first validation z is y. They are not of training positions, from which the next item was learned: such
+states differ from those that are asked for later, and with their statistics a reader finds more of the domain.
 """
 
 import jax

@@ -12,9 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 from mdrec_kernels import grouped_ffn
 
-from mdrec_jax.models.layers import init
 from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.context import Context
+from mdrec_jax.models.layers.linear import initial_matrix
 from mdrec_jax.models.layers.router import Routed, Router
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.types import DatasetSpec
@@ -57,7 +57,7 @@ class WidthClass(nnx.Module):
     def __init__(self, key: jax.Array, number: int, dim: int, width: int, *, output_gain: float) -> None:
         def matrices(key: jax.Array, inputs: int, outputs: int, gain: float) -> Float[Array, "E inputs outputs"]:
             keys = jax.random.split(key, number)
-            return jax.vmap(lambda key: init.matrix(key, inputs, outputs, gain=gain))(keys)
+            return jax.vmap(lambda key: initial_matrix(key, inputs, outputs, gain=gain))(keys)
 
         up, gate, down = jax.random.split(key, 3)
         self.up = parameter(matrices(up, dim, width, 1.0), "expert", "embed", "mlp")

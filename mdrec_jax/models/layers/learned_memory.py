@@ -12,9 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 
-from mdrec_jax.models.layers import init
 from mdrec_jax.models.layers.checks import check
-from mdrec_jax.models.layers.linear import Linear, matmul
+from mdrec_jax.models.layers.linear import Linear, initial_matrix, initial_rows, matmul
 from mdrec_jax.models.pure import parameter
 from mdrec_jax.types import Scope
 
@@ -47,7 +46,7 @@ class MemoryBank(nnx.Module):
 
     def __init__(self, key: jax.Array, slots: int, dim: int, *, scope: Scope) -> None:
         keys = jax.random.split(key)
-        key, value = (init.embedding(key, slots, dim, scale=1.0) for key in keys)
+        key, value = (initial_rows(key, slots, dim, scale=1.0) for key in keys)
         self.key = parameter(key, "slot", "embed", group="embedding", scope=scope)
         self.value = parameter(value, "slot", "embed", group="embedding", scope=scope)
 
@@ -64,7 +63,7 @@ class LearnedMemory(nnx.Module):
         self.scale = parameter(jnp.full((dim,), dim**-0.5), "embed", group="vector")
 
         def projection(key: jax.Array) -> nnx.Param:
-            return parameter(init.matrix(key, dim, dim, gain=output_gain), "embed", "embed_out")
+            return parameter(initial_matrix(key, dim, dim, gain=output_gain), "embed", "embed_out")
 
         def gate(key: jax.Array) -> Linear:
             return Linear(key, dim, 1, ("embed", "gate"), gain=0.1, bias_value=OPEN)

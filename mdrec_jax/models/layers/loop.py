@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mdrec_jax.models.layers import init
 from mdrec_jax.models.layers.checks import check
-from mdrec_jax.models.layers.linear import Linear
+from mdrec_jax.models.layers.linear import Linear, initial_matrix
 from mdrec_jax.models.layers.norm import at_least_float32
 from mdrec_jax.models.pure import parameter
 
@@ -51,7 +50,7 @@ class PassChange(nnx.Module):
 
     def __init__(self, key: jax.Array, dim: int, config: LoopConfig) -> None:
         most, rank = config.max_steps, config.rank
-        down = jnp.stack([init.matrix(one, dim, rank) for one in jax.random.split(key, most)])
+        down = jnp.stack([initial_matrix(one, dim, rank) for one in jax.random.split(key, most)])
         self.scale, self.shift = (parameter(jnp.zeros((most, dim)), "pass", "embed", group="vector") for _ in range(2))
         self.down = parameter(down, "pass", "embed", "pass_rank")
         self.up = parameter(jnp.zeros((most, rank, dim)), "pass", "pass_rank", "embed")

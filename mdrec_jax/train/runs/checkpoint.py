@@ -1,6 +1,6 @@
 """Checkpoints of a run: asynchronous, atomic, the latest few and the best one.
 
-What the loop remembers besides arrays (best value, looks without a better one) stands in the record of the same
+What the loop remembers besides arrays (best value, validations without a better one) stands in the record of the same
 checkpoint, so that both are always of one moment. The holder of the run's lock writes and cleans up (`Checkpoints`);
 readers (`load_best`) change nothing and need no lock.
 """
@@ -20,8 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from mdrec_jax.errors import InputError
 from mdrec_jax.terminal import say
 from mdrec_jax.train.runs import sealed
-from mdrec_jax.train.runs.finite import check_finite, not_finite
-from mdrec_jax.train.state import TrainState
+from mdrec_jax.train.state import TrainState, check_finite, not_finite
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Progress:
 
     best_value: float = float("-inf")
     best_step: int = -1
-    looks_without_better: int = 0
+    validations_without_better: int = 0
     finished: bool = False
     window_sums: dict[str, float] = field(default_factory=dict)
     """Sums of the metrics since the last line of the journal."""

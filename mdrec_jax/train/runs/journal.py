@@ -1,22 +1,22 @@
 """The lines that a run leaves behind.
 
 `metrics.jsonl` holds what the seed determines (losses, validation), so two equal runs leave equal files;
-`timing.jsonl` holds what the machine determines. Both go to TensorBoard too.
+`timing.jsonl` holds what the machine determines. Both go to TensorBoard too, in event files that the thread that
+trains writes: tensorboardX's own `SummaryWriter` hands events to a second thread, which ends on a full disk, and the
+run then waits for it for ever.
 """
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from mdrec_jax.errors import InputError
 from mdrec_jax.files import open_in_place, replacing
 from mdrec_jax.train.runs.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from mdrec_jax.train.runs.board import Board
 
 
 class Journal:
@@ -29,7 +29,10 @@ class Journal:
         with ExitStack() as opened:
             self._metrics = opened.enter_context(open_in_place(folder.metrics))
             self._timing = opened.enter_context(open_in_place(folder.timing))
-            self._board = opened.enter_context(closing(_board(folder, resume_step))) if tensorboard else None
+            self._board = None
+            if tensorboard:
+                board = _Board(folder.tensorboard, None if resume_step is None else resume_step + 1)
+                self._board = opened.enter_context(closing(board))
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "Journal":
@@ -53,10 +56,39 @@ class Journal:
             self._board.scalars(step, kind, values)
 
 
-def _board(folder: RunFolder, resume_step: int | None) -> "Board":
-    from mdrec_jax.train.runs.board import Board
+class _Board:
+    """One event file for TensorBoard; close it when the run ends.
 
-    return Board(folder.tensorboard, None if resume_step is None else resume_step + 1)
+    tensorboardX is imported here: it takes a second, and most commands write no events.
+
+    Args:
+        folder: where it goes.
+        purge_step: TensorBoard forgets what earlier files say of this step and those after it.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer: Any = EventsWriter(str(folder / "events"))
+        self._event: Any = event_pb2
+        self._summary: Any = summary_pb2
+        if purge_step is not None:
+            start = self._event.SessionLog(status=self._event.SessionLog.START)
+            self._write(purge_step, session_log=start)
+
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """`kind`/NAME for every value. Raises OSError where the disk is full."""
+        named = [self._summary.Summary.Value(tag=f"{kind}/{name}", simple_value=one) for name, one in values.items()]
+        self._write(step, summary=self._summary.Summary(value=named))
+        self._writer.flush()
+
+    def _write(self, step: int, **what: Any) -> None:
+        self._writer.write_event(self._event.Event(wall_time=time.time(), step=step, **what))
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _cut_back(path: Path, step: int) -> None:

@@ -27,7 +27,7 @@ class RunSummary:
         planned: steps of the schedule; 0 where the folder does not say it.
         loss: of the last window of steps; None before the first.
         told: what the model tells of itself, means over the last window's events.
-        validation: metric -> value at each look: (step, values).
+        validation: metric -> value at each validation: (step, values).
         targets_per_second: at the end of the journal; None before the first window.
         results: the evaluations in the folder.
         looks: at the test split (`looks.py`).
@@ -50,10 +50,10 @@ class RunSummary:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(step, value) of the best look by the run's metric; of equal ones the first."""
+        """(step, value) of the best validation by the run's metric; of equal ones the first."""
         metric = self.config.train.metric
-        looks = [(step, values[metric]) for step, values in self.validation if metric in values]
-        return max(looks, key=lambda look: look[1]) if looks else None
+        found = [(step, values[metric]) for step, values in self.validation if metric in values]
+        return max(found, key=lambda one: one[1]) if found else None
 
 
 def summarise_run(path: Path) -> RunSummary:
@@ -69,7 +69,7 @@ def summarise_run(path: Path) -> RunSummary:
     record = read_object(folder.config, "config", "dataset", "versions")
     data, digest = read_data(folder)
     lines = _lines(folder.metrics)
-    looks = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
+    validation = tuple((line["step"], _values(line)) for line in lines if line["kind"] == "validation")
     last = next((_values(line) for line in reversed(lines) if line["kind"] == "train"), {})
     rates = [line.get("targets_per_second") for line in _lines(folder.timing) if line["kind"] == "train"]
     steps = sorted(int(p.name) for p in folder.checkpoints.glob("*") if p.name.isdigit())
@@ -85,7 +85,7 @@ def summarise_run(path: Path) -> RunSummary:
         planned=int(record[STEPS]) if isinstance(record.get(STEPS), int) else 0,
         loss=last.get("loss"),
         told={name: last[name] for name in last if name not in ("loss", "targets", "gradient_norm")},
-        validation=looks,
+        validation=validation,
         targets_per_second=rates[-1] if rates else None,
         results=tuple(read_results(file) for file in sorted(folder.evaluation.glob("*.json"))),
         looks=tuple(read_looks(folder.path)),
@@ -132,7 +132,7 @@ def run_lines(path: Path, summary: RunSummary) -> list[str]:
         lines.append(f"last loss {summary.loss:.4f}, {summary.targets_per_second:,.0f} targets/s")
     if best is None and summary.validation:
         there = ", ".join(summary.validation[-1][1])
-        lines.append(f"validation {metric}: in none of {len(summary.validation)} looks; there are {there}")
+        lines.append(f"validation {metric}: in none of {len(summary.validation)} validations; there are {there}")
     if summary.told:
         lines.append("last means: " + ", ".join(f"{name} {value:.3f}" for name, value in summary.told.items()))
     if best is not None:
