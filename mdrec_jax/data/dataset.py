@@ -178,30 +178,16 @@ class Dataset:
         found = asked.join(known, on="raw", how="left", maintain_order="left")
         return found["id"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.int32)
 
-    def feature_names(self) -> tuple[str, ...]:
-        return tuple(sorted(_stems(self.manifest, "features/", ".npy")))
-
     def feature(self, name: str) -> tuple[Float[np.ndarray, "V F"], Bool[np.ndarray, " V"]]:
         """The rows of a feature by item id (memory-mapped), and which items have one (rows without are zeros)."""
         rows = np.load(self.path / "features" / f"{name}.npy", mmap_mode="r")
         present = np.load(self.path / "features" / f"{name}.present")
         return rows, present
 
-    def candidate_names(self) -> tuple[str, ...]:
-        return tuple(sorted(_stems(self.manifest, "candidates/", ".parquet")))
-
     def candidates(self, name: str) -> pl.DataFrame:
         """Fixed candidates: sequence Int64, domain String, negatives List[Int32] (ids)."""
         frame = pl.read_parquet(self.path / "candidates" / f"{name}.parquet")
         return frame.with_columns(pl.col("negatives").list.filter(pl.element() < self.num_items))
-
-
-def _stems(manifest: Manifest, prefix: str, suffix: str) -> list[str]:
-    return [
-        name.removeprefix(prefix).removesuffix(suffix)
-        for name in manifest.files
-        if name.startswith(prefix) and name.endswith(suffix)
-    ]
 
 
 def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
@@ -228,15 +214,6 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
         pl.read_parquet(folder / items_file(name), columns=["id"])["id"].to_numpy() for name in manifest.domains
     )
     return Dataset(path=folder, manifest=manifest, domain_items=domain_items, **columns)
-
-
-def dataset_hash(path: str | Path) -> str:
-    """The hash of the dataset in a folder, as its manifest has it.
-
-    Raises:
-        InputError: as `read_manifest`.
-    """
-    return read_manifest(Path(path)).hash
 
 
 if TYPE_CHECKING:

@@ -74,10 +74,6 @@ class InDomain:
         """What stands at the columns of the mixed view, at the places of this one."""
         return jnp.take_along_axis(x, self.order[..., None], axis=1)
 
-    def back(self, x: Float[Array, "R T *D"]) -> Float[Array, "R T *D"]:
-        """What stands at the places of this view, at the columns of the mixed one."""
-        return jnp.take_along_axis(x, jnp.expand_dims(self.place, range(2, x.ndim)), axis=1)
-
     def previous(
         self, h: Float[Array, "R T D"], column: Int32[Array, "R T"], null: Float[Array, " D"]
     ) -> Float[Array, "R T D"]:

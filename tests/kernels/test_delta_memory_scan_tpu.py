@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 from mdrec_kernels import dispatch, tpu
 from mdrec_kernels.delta_memory_scan import delta_memory_scan, tpu_cut
 from mdrec_kernels.delta_memory_scan.shapes import USERS, Shape, backward_work, forward_work
-from mdrec_kernels.fetches import moved
 
 from tests.kernels.delta_cases import aligned, assert_close, make, scan, value_and_gradients
+from tests.kernels.fetches import moved
 from tests.kernels.tpu_compiler import CHIPS, compile_for, compile_spmd
 
 CHUNK = 64

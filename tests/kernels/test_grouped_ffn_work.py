@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Int
 from mdrec_kernels import dispatch
-from mdrec_kernels.fetches import fetches
 from mdrec_kernels.grouped_ffn import Tiling, grouped_ffn
-from mdrec_kernels.grouped_ffn.blocks import CPU, choose_tiling, rows_computed
+from mdrec_kernels.grouped_ffn.blocks import CPU, choose_tiling, turns
 from mdrec_kernels.grouped_ffn.pallas_tpu import ROWS, STRIP
 from mdrec_kernels.grouped_ffn.shapes import SHAPES, Shape
-from mdrec_kernels.grouped_ffn.visits import rows_computed as rows_in_tiles
-from mdrec_kernels.grouped_ffn.visits import visits
+from mdrec_kernels.grouped_ffn.visits import Visits, visits
 
+from tests.kernels.fetches import fetches
 from tests.kernels.ffn_cases import abstract, step
 
 MIB = 2**20
@@ -27,6 +27,24 @@ def ends_of(rows: int, experts: int, seed: int, skew: float) -> tuple[jax.Array,
     counts = np.random.default_rng(seed).multinomial(rows, share / share.sum())
     ends = jnp.asarray(np.cumsum(counts), jnp.int32)
     return ends - jnp.asarray(counts, jnp.int32), ends
+
+
+def rows_computed(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> Int[Array, ""]:
+    """Rows that go through the products of a class, those of blocks that are not full included."""
+    rows = min(tiling.rows, length)
+    if tiling.together > 1:
+        number, together = turns(length, starts.size, rows, tiling.together)
+        return jnp.int32(number * together * rows)
+    rest, counts = min(tiling.rest or rows, rows), ends - starts
+    return jnp.sum(counts // rows * rows + (counts % rows + rest - 1) // rest * rest)
+
+
+def rows_in_tiles(visits: Visits, rows: int, strip: int) -> Int[Array, ""]:
+    """Rows that a kernel computes: whole tiles where an expert fills them, else the strips that it has rows in."""
+    made = jnp.arange(visits.tile.size) < visits.number
+    strips = (visits.stop + strip - 1) // strip - visits.start // strip
+    partly = jnp.where(visits.stop > visits.start, strips * strip, 0)
+    return jnp.sum(jnp.where(made, jnp.minimum(partly, rows), 0))
 
 
 def flops(shape: Shape, tiling: Tiling, f=grouped_ffn) -> float:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 from mdrec_kernels.dispatch import compiling_for
-from mdrec_kernels.fetches import moved
 from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 from mdrec_kernels.memory_bank_read.shapes import LARGE, SHAPES, Shape
 
+from tests.kernels.fetches import moved
 from tests.kernels.tpu_compiler import CHIPS, compile_for, compile_spmd
 
 MIB = 2**20

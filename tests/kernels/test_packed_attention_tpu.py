@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 from mdrec_kernels import tpu
-from mdrec_kernels.fetches import moved
 from mdrec_kernels.packed_attention import Tiling, packed_attention, tpu_forward, tpu_layout
 from mdrec_kernels.packed_attention.reference import visible
 from mdrec_kernels.packed_attention.spec import Places, Spec
 
+from tests.kernels.fetches import moved
 from tests.kernels.packed import arrays, pack
 from tests.kernels.test_packed_attention import CASES, attend, make_weights, value_and_gradients
 

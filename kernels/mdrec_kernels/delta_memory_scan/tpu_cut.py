@@ -123,15 +123,3 @@ def begin(place: Int[Array, "1 P"], start: Float[Array, "M V"], state: Float[Arr
 def opens(place: Int[Array, "1 P"]) -> Int[Array, "1 1"]:
     """OPENING where the chunk opens a segment."""
     return place.max(axis=1, keepdims=True)
-
-
-def product(a: Array, b: Array, i: int, j: int) -> Float[Array, "n m"]:
-    """The product of two matrices over axis i of a and axis j of b, summed in float32."""
-    full = a.dtype == jnp.float32
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((i,), (j,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT,
-        preferred_element_type=jnp.float32,
-    )

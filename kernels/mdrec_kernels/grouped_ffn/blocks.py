@@ -81,16 +81,6 @@ def cut(starts: Int[Array, "E"], ends: Int[Array, "E"], rows: int, most: int) ->
     return Blocks(expert, start, jnp.maximum(start, stop))
 
 
-def rows_computed(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, tiling: Tiling) -> Int[Array, ""]:
-    """Rows that go through the products of a class, those of blocks that are not full included."""
-    rows = min(tiling.rows, length)
-    if tiling.together > 1:
-        number, together = turns(length, starts.size, rows, tiling.together)
-        return jnp.int32(number * together * rows)
-    rest, counts = min(tiling.rest or rows, rows), ends - starts
-    return jnp.sum(counts // rows * rows + (counts % rows + rest - 1) // rest * rest)
-
-
 @dataclass(frozen=True)
 class Window:
     """Some blocks, for reading and writing arrays whose first axis is the rows."""

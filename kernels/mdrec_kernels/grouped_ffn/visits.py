@@ -44,14 +44,6 @@ def visits(starts: Int[Array, "E"], ends: Int[Array, "E"], length: int, rows: in
     return Visits(jnp.maximum(jnp.sum(numbers), 1), expert, tile, start, stop)
 
 
-def rows_computed(visits: Visits, rows: int, strip: int) -> Int[Array, ""]:
-    """Rows that a kernel computes: whole tiles where an expert fills them, else the strips that it has rows in."""
-    made = jnp.arange(visits.tile.size) < visits.number
-    strips = (visits.stop + strip - 1) // strip - visits.start // strip
-    partly = jnp.where(visits.stop > visits.start, strips * strip, 0)
-    return jnp.sum(jnp.where(made, jnp.minimum(partly, rows), 0))
-
-
 @dataclass(frozen=True)
 class VisitRefs:
     """What a kernel's body knows of its place: the refs are the fields of `Visits`."""

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-BUCKETS_PER_OCTAVE = 2
-
 
 def time_bucket(seconds: Int[Array, "..."], buckets: int) -> Int[Array, "..."]:
     """The bucket of a time difference: two buckets for every doubling of it, the last one open-ended.

@@ -2,15 +2,13 @@
 
 A weight's fate depends on nothing else: not on the tiling, not on the implementation, not on which device or batch of
 rows holds the row. A counter-based hash costs two rounds of integer arithmetic a weight, where `jax.random`'s
-Threefry would cost as much as the attention itself on a CPU.
+Threefry would cost as much as the attention itself on a CPU. A pair of columns is one 32-bit counter, so rows are at
+most 65,536 tokens long where weights are dropped.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
-
-MAX_LENGTH = 1 << 16
-"""Rows are at most this long where weights are dropped: a pair of columns is one 32-bit counter."""
 
 
 def row_seeds(keys: Array) -> UInt32[Array, "R 2"]:

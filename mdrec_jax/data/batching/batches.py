@@ -121,10 +121,6 @@ class TrainBatches:
         """The same for every epoch."""
         return -(-self._template.rows // self.config.rows)
 
-    def epoch_of(self, i: int) -> int:
-        """The epoch that batch i belongs to."""
-        return i // self.batches_per_epoch()
-
     def plan(self, epoch: int) -> EpochPlan:
         """The epoch's plan, from memory where it was the last or last but one to be asked for."""
         with self._lock:

@@ -17,7 +17,6 @@ type Unit = Literal["s", "ms", "us", "ns", "iso"]
 
 A_SECOND: dict[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of a unit make a second."""
-UNITS = (*A_SECOND, "iso")
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "iso": "dates"}
 LATEST_SECOND = 32_503_680_000
 """The year 3000: a larger "second" is a millisecond or less."""

@@ -3,17 +3,11 @@
 import sys
 import time
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mdrec_jax.terminal import console
-
-
-class Display(Protocol):
-    def update(self, step: int, loss: float, targets_per_second: float) -> None: ...
-    def say(self, text: str) -> None: ...
 
 
 class Bar:
