@@ -28,7 +28,7 @@ def config() -> RunConfig:
             embedding_dropout=0.5,
             residual_dropout=0.5,
             embedding_scale=11.0,
-            experts=ExpertsConfig(experts_per_width=1),
+            experts=ExpertsConfig(per_width=1),
         ),
         loss=NextItemConfig(softmax_over="target_domain"),
         optim=OptimConfig(beta2=0.999, weight_decay=2.0, schedule=ScheduleConfig(kind="linear")),

@@ -62,7 +62,7 @@ SWITCHES = (
     Switch("shared memory", {"model.learned_memory.shared": 0}),
     Switch("user memory", {"model.user_memory": False}),
     Switch("mixers", {"model.mixers.kinds": ()}),
-    Switch("experts", {"model.experts.experts_per_width": 0}),
+    Switch("experts", {"model.experts.per_width": 0}),
     Switch("contrast within domains", {INTRA: 0.0}),
     Switch("contrast between domains", {INTER: 0.0}),
     Switch("transfer weights", TRANSFER),

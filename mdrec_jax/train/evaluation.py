@@ -95,7 +95,7 @@ def inspect_routing(path: Path, split: Split = "validation", *, at_most: int = 0
         raise InputError(
             "the run's model has neither loops nor routers",
             file=path,
-            expected="model.loop.max_steps > 1, model.mixers.kinds or model.experts.experts_per_width > 0",
+            expected="model.loop.max_steps > 1, model.mixers.kinds or model.experts.per_width > 0",
         )
     run = load_run(path)
     eval_set = evaluation_set(

@@ -39,7 +39,7 @@ EVERYTHING = replace(
     learned_memory=LearnedMemoryConfig(local=3, shared=3),
     user_memory=True,
     mixers=MixersConfig(("attention", "convolution")),
-    experts=ExpertsConfig(experts_per_width=1),
+    experts=ExpertsConfig(per_width=1),
     disentangle=DisentangleConfig(codes=True, shared_rank=2, domain_whitening=True, cross_domain=True, erase=True),
 )
 RUN = replace(

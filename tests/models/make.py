@@ -36,7 +36,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "learned memory": {"learned_memory": LearnedMemoryConfig(local=5, shared=3)},
     "user memory": {"user_memory": True},
     "mixers": {"mixers": MixersConfig(("attention", "convolution", "context"))},
-    "experts": {"experts": ExpertsConfig(experts_per_width=1, multiples=(1.0, 2.0, 3.0))},
+    "experts": {"experts": ExpertsConfig(per_width=1, multiples=(1.0, 2.0, 3.0))},
     "codes": {
         "views": ViewsConfig(in_domain=True, path_rank=2),
         "disentangle": DisentangleConfig(codes=True),

@@ -85,12 +85,12 @@ def test_a_balanced_router_has_the_least_balance_loss(monkeypatch: pytest.Monkey
 
 def test_experts_of_three_widths_are_the_weighted_sum_of_the_chosen_ones() -> None:
     layer, context = (
-        layer_of(ExpertsConfig(experts_per_width=2, multiples=(1.0, 2.0, 3.0))),
+        layer_of(ExpertsConfig(per_width=2, multiples=(1.0, 2.0, 3.0))),
         context_of(BATCH, SPEC),
     )
     assert layer.widths == (8, 16, 24)
     assert layer.config.names == ("1x.0", "1x.1", "2x.0", "2x.1", "3x.0", "3x.1")
-    assert ExpertsConfig(experts_per_width=1).names == ("1x", "2x", "4x")
+    assert ExpertsConfig(per_width=1).names == ("1x", "2x", "4x")
     y, routed = jax.jit(lambda layer: layer(X, SEGMENT, context))(layer)
     outputs = jnp.stack(
         [(jax.nn.silu(X @ w.gate[e]) * (X @ w.up[e])) @ w.down[e] for w in layer.weights() for e in range(2)], axis=2
@@ -101,7 +101,7 @@ def test_experts_of_three_widths_are_the_weighted_sum_of_the_chosen_ones() -> No
 
 @pytest.mark.parametrize("crowded", [False, True])
 def test_no_token_is_dropped_even_where_all_choose_the_same_experts(crowded: bool) -> None:
-    layer = layer_of(ExpertsConfig(experts_per_width=1, multiples=(1.0, 2.0, 4.0)))
+    layer = layer_of(ExpertsConfig(per_width=1, multiples=(1.0, 2.0, 4.0)))
     logits = jnp.broadcast_to(jnp.asarray([0.0, 5.0, 4.0]), (*BATCH.item.shape, 3)) if crowded else X[..., :3]
     order = layer.dispatch(routed_to(logits, 2), jnp.asarray(REAL))
     assert order.counts.sum() == REAL.sum() * 2
@@ -169,7 +169,7 @@ def test_a_detail_of_the_in_domain_view_stands_at_its_own_event() -> None:
 
 def test_bad_settings_of_experts_are_refused() -> None:
     for options in (
-        {"experts_per_width": -1},
+        {"per_width": -1},
         {"multiples": (0.0,)},
     ):
         with pytest.raises(ConfigError, match=r"model\.experts\."):

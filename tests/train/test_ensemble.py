@@ -32,7 +32,7 @@ def test_ranks_are_those_of_the_mean_log_softmax_over_the_candidates(
 ) -> None:
     dataset = open_dataset(small_world)
     encoder = RecommenderConfig(dim=16, layers=1, attention_window=24, init_scale=0.5)
-    config = encoder if kind == "sasrec" else replace(encoder, experts=ExpertsConfig(experts_per_width=1))
+    config = encoder if kind == "sasrec" else replace(encoder, experts=ExpertsConfig(per_width=1))
     model = make_model(config, dataset.spec)
     params = [model.init(jax.random.key(seed)) for seed in range(members)]
     together = make_scorer(Ensemble(model, members), side_by_side(params), small_run.batching)

@@ -26,7 +26,7 @@ SASREC = RecommenderConfig(dim=16, layers=1, attention_window=24)
 MODELS: dict[str, Any] = {
     "sasrec": SASREC,
     "memory and experts": replace(
-        SASREC, learned_memory=LearnedMemoryConfig(local=4, shared=3), experts=ExpertsConfig(experts_per_width=1)
+        SASREC, learned_memory=LearnedMemoryConfig(local=4, shared=3), experts=ExpertsConfig(per_width=1)
     ),
 }
 

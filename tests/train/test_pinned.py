@@ -73,7 +73,7 @@ def parts() -> RunConfig:
             "loop": {"max_steps": 3, "rank": 2},
             "learned_memory": {"local": 4, "shared": 3},
             "mixers": {"kinds": ("attention", "convolution", "context")},
-            "experts": {"experts_per_width": 1},
+            "experts": {"per_width": 1},
         },
         objectives={
             "contrastive": {"intra": 0.1, "inter": 0.1},

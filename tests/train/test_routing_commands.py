@@ -28,7 +28,7 @@ def routed_run(small_run: RunConfig) -> RunConfig:
         small_run.model,
         loop=LoopConfig(max_steps=2),
         mixers=MixersConfig(("attention", "convolution", "context")),
-        experts=ExpertsConfig(experts_per_width=1),
+        experts=ExpertsConfig(per_width=1),
     )
     return replace(small_run, model=model, train={"epochs": 0.0, "steps": 12, "evaluate_every": 12.0})
 

@@ -24,28 +24,28 @@ from mdrec_jax.types import DatasetSpec
 class ExpertsConfig:
     """
     Args:
-        experts_per_width: experts of each width; 0 keeps the dense feed-forward layer.
+        per_width: experts of each width; 0 keeps the dense feed-forward layer.
         multiples: hidden widths over `dim`, one width class each.
     """
 
-    experts_per_width: int = 0
+    per_width: int = 0
     multiples: tuple[float, ...] = (1.0, 2.0, 4.0)
 
     def __post_init__(self) -> None:
-        each = self.experts_per_width
-        check("experts.experts_per_width", each, each >= 0, "a number of experts, >= 0")
+        each = self.per_width
+        check("experts.per_width", each, each >= 0, "a number of experts, >= 0")
         positive = bool(self.multiples) and all(multiple > 0 for multiple in self.multiples)
         check("experts.multiples", self.multiples, positive, "widths > 0")
 
     @property
     def number(self) -> int:
-        return self.experts_per_width * len(self.multiples)
+        return self.per_width * len(self.multiples)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the experts, in the order in which they are numbered: the width's multiple, and which of that width where
         there are several."""
-        each = self.experts_per_width
+        each = self.per_width
         if each == 1:
             return tuple(f"{multiple:g}x" for multiple in self.multiples)
         return tuple(f"{multiple:g}x.{which}" for multiple in self.multiples for which in range(each))
@@ -80,7 +80,7 @@ class Experts(nnx.Module):
         self.router = Router(router_key, dim, spec, config.number)
         self.classes = nnx.Dict(
             {
-                f"width_{number}": WidthClass(key, config.experts_per_width, dim, width, output_gain=output_gain)
+                f"width_{number}": WidthClass(key, config.per_width, dim, width, output_gain=output_gain)
                 for number, (key, width) in enumerate(zip(class_keys, self.widths, strict=True))
             }
         )
