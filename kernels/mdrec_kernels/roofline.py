@@ -5,10 +5,8 @@ operations, and bytes that have to cross the memory's bus. The floor is the larg
 2009, "Roofline").
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -100,10 +98,8 @@ def tpu_chip(name: str) -> Chip:
 
 
 def this_chip() -> Chip | None:
-    """The chip of JAX's first device; None for one whose numbers are not known. A CPU is measured, once."""
+    """The chip of JAX's first device; None for one whose numbers are not known (`cpu_chip`: a CPU's are measured)."""
     device = jax.devices()[0]
-    if device.platform == "cpu":
-        return measured_cpu()
     if device.device_kind in TPUS:
         return tpu_chip(TPUS[device.device_kind][0])
     return GPUS.get(device.device_kind)
@@ -131,20 +127,3 @@ def cpu_chip(product_seconds: float, copy_seconds: float) -> Chip:
     product, copy = CPU_PROBES
     flops = {"float32": product.work.flops / product_seconds}
     return Chip("CPU", flops, copy.work.bytes / copy_seconds, "measured on this machine")
-
-
-@cache
-def measured_cpu(rounds: int = 5) -> Chip:
-    """This machine's CPU."""
-    return cpu_chip(*(_fastest(probe, rounds) for probe in CPU_PROBES))
-
-
-def _fastest(probe: Probe, rounds: int) -> float:
-    arguments = probe.make()
-    run = jax.jit(probe.f).lower(*arguments).compile()
-    times = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        times.append(time.perf_counter() - started)
-    return min(times)

@@ -10,8 +10,8 @@ from jaxtyping import Int32, Int64
 from mdrec_jax.data.checks import EARLY
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import FIRST_ITEM
-from mdrec_jax.data.prepare.ordering import raw_rank, same_time_share
-from mdrec_jax.data.prepare.repeats import ascending_share, copies, with_later_training
+from mdrec_jax.data.prepare.ordering import raw_rank
+from mdrec_jax.data.prepare.repeats import ascending_share, copies, same_time_share, with_later_training
 from mdrec_jax.data.prepare.splits import TEST, TRAIN
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -119,7 +119,7 @@ def summarise(dataset: Dataset) -> Summary:
         domains=tuple(domains),
         overlaps=_overlaps(dataset, offsets),
         cold_share=_share(cold[tests]),
-        same_time_share=same_time_share(offsets, np.asarray(dataset.time)) if dataset.manifest.has_time else None,
+        same_time_share=same_time_share(dataset) if dataset.manifest.has_time else None,
         first_time=int(dataset.time.min()),
         last_time=int(dataset.time.max()),
     )

@@ -10,8 +10,9 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call as simulator 
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from mdrec_kernels import roofline
-from mdrec_kernels.fetches import fetches, moved
 from mdrec_kernels.roofline import Chip, Work
+
+from tests.kernels.fetches import fetches, moved
 
 
 def test_the_floor_is_the_slower_of_products_and_memory() -> None:
@@ -33,10 +34,11 @@ def test_whole_tpus(name: str, flops: float, bandwidth: float) -> None:
     assert chip.bytes_per_second == pytest.approx(bandwidth)
 
 
-def test_this_machine_has_a_limit() -> None:
-    chip = roofline.this_chip()
-    assert chip is not None
-    assert chip.floor(Work(1e9, 1e9), jnp.float32) > 0
+def test_a_cpu_is_as_fast_as_its_probes_ran() -> None:
+    product, copy = roofline.CPU_PROBES
+    chip = roofline.cpu_chip(2.0, 4.0)
+    assert chip.floor(product.work, jnp.float32) == pytest.approx(2.0)
+    assert chip.floor(copy.work, jnp.float32) == pytest.approx(4.0)
 
 
 def test_a_block_is_fetched_when_its_index_changes() -> None:

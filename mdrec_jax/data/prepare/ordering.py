@@ -81,14 +81,6 @@ def full_time(events: Events) -> Int64[np.ndarray, " N"]:
     return clock * (10**9 // tick) + events.fraction // tick
 
 
-def same_time_share(offsets: Int64[np.ndarray, " S+1"], time: Int64[np.ndarray, " N"]) -> float:
-    """The share of neighbouring events of a sequence that have the same time."""
-    inside = np.ones(max(0, len(time) - 1), bool)
-    inside[offsets[1:-1] - 1] = False
-    same = (time[1:] == time[:-1]) & inside
-    return float(same.sum() / max(1, inside.sum()))
-
-
 def _tie_keys(events: Events, vocabulary: Vocabulary, tie: Tie, seed: int) -> list[np.ndarray]:
     """Sort keys of tied events, the most important first."""
     if tie == "file":

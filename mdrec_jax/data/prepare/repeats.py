@@ -9,6 +9,12 @@ from mdrec_jax.data.prepare.ordering import raw_rank
 from mdrec_jax.data.prepare.splits import TEST, TRAIN
 
 
+def same_time_share(dataset: Dataset) -> float:
+    """The share of neighbouring events of a sequence that are of one second."""
+    inside = _neighbours(dataset)
+    return float((_same_second(dataset) & inside).sum() / max(1, inside.sum()))
+
+
 def copies(dataset: Dataset) -> int:
     """Events that repeat an earlier one in sequence, domain, item, type and second; 0 without times."""
     if not dataset.manifest.has_time:
