@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.models.streaming import state_bytes
+    from mdrec_jax.models.streaming.stream import state_bytes
     from mdrec_jax.serve.recommendations import check_output
     from mdrec_jax.serve.stream import stream_files
     from mdrec_jax.train.trained import load_run

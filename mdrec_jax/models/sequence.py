@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from mdrec_jax.models import kv_cache
-from mdrec_jax.models.kv_cache import Arrivals, KVCache
 from mdrec_jax.models.layers.attention import Attention, Rotation
 from mdrec_jax.models.layers.context import Context
 from mdrec_jax.models.layers.norm import at_least_float32
 from mdrec_jax.models.layers.user_memory import UserMemory
+from mdrec_jax.models.streaming import kv_cache
+from mdrec_jax.models.streaming.kv_cache import Arrivals, KVCache
 
 
 class Sequence(Protocol):

@@ -23,7 +23,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
 from mdrec_jax.files import check_writable, open_in_place, replacing
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.streaming import StreamState, initial_state
+from mdrec_jax.models.streaming.stream import StreamState, initial_state
 
 FORMAT = 2
 WAIT = 30.0

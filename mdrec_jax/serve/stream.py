@@ -22,8 +22,8 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.ranking import fill, power_of_two
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.stream_state import streamable
-from mdrec_jax.models.streaming import Events, StreamState, stream_queries, stream_update
+from mdrec_jax.models.streaming.state import streamable
+from mdrec_jax.models.streaming.stream import Events, StreamState, stream_queries, stream_update
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 from mdrec_jax.serve.given_files import NO_NAMES
 from mdrec_jax.serve.new_events import Late, find_new_events

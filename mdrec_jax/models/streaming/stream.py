@@ -19,12 +19,12 @@ from mdrec_kernels.linear_xent import top_k
 from mdrec_jax.models.api import Model
 from mdrec_jax.models.block import Block
 from mdrec_jax.models.items import INPUT
-from mdrec_jax.models.kv_cache import Arrivals, KVCache
 from mdrec_jax.models.layers.context import Context, bucket, context_of
 from mdrec_jax.models.layers.loop import Halting
 from mdrec_jax.models.recommender import Encoder
 from mdrec_jax.models.sequence import Cached
-from mdrec_jax.models.stream_state import Layers, StreamState, initial_state, state_bytes, streamable
+from mdrec_jax.models.streaming.kv_cache import Arrivals, KVCache
+from mdrec_jax.models.streaming.state import Layers, StreamState, initial_state, state_bytes, streamable
 from mdrec_jax.types import AnyArray, Batch, DatasetSpec, Params, Rows
 
 __all__ = [

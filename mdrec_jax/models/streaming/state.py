@@ -1,4 +1,4 @@
-"""What serving keeps of a user: a state whose size no history changes (see `streaming`)."""
+"""What serving keeps of a user: a state whose size no history changes (see `stream.py`)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int32
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.models.kv_cache import KVCache
+from mdrec_jax.models.streaming.kv_cache import KVCache
 from mdrec_jax.models.tied import TiedModel
 
 type Layers = tuple[tuple[KVCache, ...], ...]
