@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
-from mdrec_jax.data.sources import blocks
+from mdrec_jax.data.sources import blocks, packed
 from mdrec_jax.data.sources.formats import column_names, record_at, records, scan
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
