@@ -216,11 +216,7 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
     return Dataset(path=folder, manifest=manifest, domain_items=domain_items, **columns)
 
 
-if TYPE_CHECKING:
-    from mdrec_jax.data.dataset import Dataset
-
-
-def category_numbers(dataset: "Dataset", levels: int) -> Int32[np.ndarray, "V L"]:
+def category_numbers(dataset: Dataset, levels: int) -> Int32[np.ndarray, "V L"]:
     """A number for each item's category at each of the first levels of its path, 0 where the path ends before.
 
     A category is its whole path from the root, so two items with the same number at a level share all levels above.
