@@ -82,6 +82,18 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def give_json(value: Any, where: str | None) -> bool:
+    """Writes what `--json` asks for to its file, or prints it for "-". Whether it was printed: then nothing else is."""
+    from mdrec_jax.files import write_json
+
+    if where == "-":
+        say(json.dumps(value, indent=2, ensure_ascii=False))
+    elif where is not None:
+        write_json(Path(where), value)
+        say(f"wrote {where}", file=sys.stderr)
+    return where == "-"
+
+
 def show_results(results: list[Any], columns: tuple[str, ...] = (), *, slices: bool = False) -> None:
     """Prints the tables of some results on standard output."""
 

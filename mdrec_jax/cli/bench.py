@@ -1,14 +1,14 @@
 """`mdrec bench`: how fast a run's input, step and evaluation are on this machine, and the kernels by themselves."""
 
 import argparse
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.errors import EXIT_OK
+from mdrec_jax.cli.baselines import give_json
+from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
 
@@ -39,8 +39,6 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from mdrec_jax.cli.train import configure, synthetic_world
     from mdrec_jax.data.dataset import open_dataset
-    from mdrec_jax.errors import InputError
-    from mdrec_jax.files import write_json
     from mdrec_jax.train.bench import bench
     from mdrec_jax.train.setup import Setup
 
@@ -57,34 +55,21 @@ def run(args: argparse.Namespace) -> int:
         **_machine(),
         "speeds": [asdict(one) for one in speeds],
     }
-    if args.json == "-":
-        say(json.dumps(record, indent=2))
-        return EXIT_OK
-    if args.json:
-        write_json(Path(args.json), record)
-        say(f"wrote {args.json}", file=sys.stderr)
-    _show(speeds, record)
+    if not give_json(record, args.json):
+        _show(speeds, record)
     return EXIT_OK
 
 
 def _kernels(args: argparse.Namespace) -> int:
     from mdrec_kernels import bench
 
-    from mdrec_jax.errors import InputError
-    from mdrec_jax.files import write_json
-
-    known, json_alone = bench.operations(), args.json == "-"
+    known = bench.operations()
     for name in args.only or ():
         if name not in known:
             raise InputError("no such operation", column="--only", found=name, expected=", ".join(known))
-    with redirect_stdout(sys.stderr if json_alone else sys.stdout):
+    with redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
         rows = bench.run_all(args.only or known, all_shapes=args.all_shapes, rounds=args.rounds)
-    record = {**_machine(), **bench.record(rows)}
-    if json_alone:
-        say(json.dumps(record, indent=2))
-    elif args.json:
-        write_json(Path(args.json), record)
-        say(f"wrote {args.json}", file=sys.stderr)
+    give_json({**_machine(), **bench.record(rows)}, args.json)
     return EXIT_OK
 
 

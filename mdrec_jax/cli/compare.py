@@ -1,13 +1,13 @@
 """`mdrec compare`: is one model better than another, and could it be chance."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from mdrec_jax.cli.baselines import give_json
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.files import check_output
-from mdrec_jax.terminal import console, say
+from mdrec_jax.terminal import console
 
 DESCRIPTION = """Compare two models on the same questions, by a paired bootstrap over seeds and users. Give
 the run folders (or results files) of the first model, one a seed, then --with and those of the second. Two models of
@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.evaluate.metrics import parse_metric
     from mdrec_jax.evaluate.protocol import parse_protocol
     from mdrec_jax.evaluate.results import BASELINES, results_file
-    from mdrec_jax.files import write_json
 
     names = tuple(name.strip() for name in args.metrics.split(",") if name.strip())
     if not names:
@@ -74,12 +73,8 @@ def run(args: argparse.Namespace) -> int:
         "dataset": first_results.dataset,
         "differences": [one.to_json() for one in differences],
     }
-    if args.json == "-":
-        say(json.dumps(answer, indent=2, ensure_ascii=False))
-        return EXIT_OK
-    if args.json:
-        write_json(Path(args.json), answer)
-    _show(differences, (first_name, len(first)), (second_name, len(second)), first_results.protocol)
+    if not give_json(answer, args.json):
+        _show(differences, (first_name, len(first)), (second_name, len(second)), first_results.protocol)
     return EXIT_OK
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdrec_jax.cli.baselines import add_protocol_options, show_results
+from mdrec_jax.cli.baselines import add_protocol_options, give_json, show_results
 from mdrec_jax.errors import EXIT_OK
 from mdrec_jax.files import check_output
 from mdrec_jax.terminal import console, say
@@ -88,18 +88,12 @@ def _probe(runs: list[Any], args: argparse.Namespace) -> int:
     """A table for each run; the file holds a list with what each of them gave."""
 
     from mdrec_jax.evaluate.probes.probes import probes_table
-    from mdrec_jax.files import write_json
     from mdrec_jax.train.evaluation import probe_run
     from mdrec_jax.train.runs.run_folder import RunFolder
 
     found = [probe_run(run, args.protocol, args.split, seed=args.seed, by=args.command_line) for run in runs]
     values = [{"run": str(path), **one.to_json()} for path, one in zip(args.runs, found, strict=True)]
-    if args.json == "-":
-        say(json.dumps(values, indent=2, ensure_ascii=False))
-        return EXIT_OK
-    path = Path(args.json) if args.json else RunFolder(args.runs[0]).evaluation / f"{args.split}-probes.json"
-    write_json(path, values)
-    say(f"wrote {path}", file=sys.stderr)
-    for one in found:
+    file = RunFolder(args.runs[0]).evaluation / f"{args.split}-probes.json"
+    for one in () if give_json(values, args.json or str(file)) else found:
         console().print(probes_table(one))
     return EXIT_OK

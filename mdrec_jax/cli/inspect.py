@@ -1,7 +1,6 @@
 """`mdrec inspect`: what a prepared dataset is like, how a run went, or what its layers do with events."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,21 +69,16 @@ def _inspect_run(path: Path) -> int:
 
 
 def _routing(args: argparse.Namespace) -> int:
-
+    from mdrec_jax.cli.baselines import give_json
     from mdrec_jax.evaluate.probes.routing_report import plot_routing, routing_tables
-    from mdrec_jax.files import write_json
     from mdrec_jax.train.evaluation import inspect_routing
 
     routing = inspect_routing(args.path, args.split, at_most=args.at_most)
     if args.plot:
         plot_routing(routing, args.plot)
         say(f"wrote {args.plot}", file=sys.stderr)
-    if args.json == "-":
-        say(json.dumps(routing.to_json(), indent=2, ensure_ascii=False))
+    if give_json(routing.to_json(), args.json):
         return EXIT_OK
-    if args.json:
-        write_json(Path(args.json), routing.to_json())
-        say(f"wrote {args.json}", file=sys.stderr)
     left_out = "".join(f"; {reason}: {number:,}" for reason, number in routing.counts.items())
     say(f"{routing.events:,} events of the histories of {routing.queries:,} {routing.split} queries{left_out}")
     for table in routing_tables(routing):

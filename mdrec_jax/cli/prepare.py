@@ -3,12 +3,14 @@
 import argparse
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mdrec_jax.errors import EXIT_OK, InputError
 from mdrec_jax.terminal import say
 
+PARTS = ("train", "validation", "test")
 DESCRIPTION = """Read logs, filter them, order every user's events, hold out validation and test targets, and write a
 dataset that training and evaluation read. What stood at --out is replaced in one step, and only by a whole dataset."""
 
@@ -40,11 +42,13 @@ def add_parser(subparsers: Any) -> None:
         default="refuse",
         help="rows of events or items that cannot be used: refuse the first, or leave them out and count them",
     )
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         columns.add_argument(
             f"--{part}-file", action="append", default=[], type=Path, metavar="FILE", help=f"events given as {part}"
         )
-    columns.add_argument("--items", type=Path, metavar="FILE", help="a table of items: csv, tsv, parquet or jsonl")
+    columns.add_argument(
+        "--items", type=Path, dest="items_file", metavar="FILE", help="a table of items: csv, tsv, parquet or jsonl"
+    )
     columns.add_argument("--item-id", metavar="C", help="its column of ids")
     columns.add_argument("--title", metavar="C", help="its column of titles")
     columns.add_argument("--category", metavar="C", help="its column of category paths (levels parted by |)")
@@ -94,39 +98,18 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.sources.rawlog import SourceOptions
     from mdrec_jax.data.summary import notes, summarise, summary_lines
 
+    files = SourceOptions(
+        **_given(args, SourceOptions, "domains", "skip_bad_rows", "separator", "given"),
+        domains=tuple(_domain(text) for text in args.domains),
+        skip_bad_rows=args.bad_rows == "skip",
+        separator=args.separator.replace("\\t", "\t") if args.separator is not None else None,
+        given=tuple((part, path) for part in PARTS for path in getattr(args, f"{part}_file")),
+    )
     options = PrepareOptions(
-        min_user=args.min_user,
-        min_item=args.min_item,
-        max_len=args.max_len,
-        min_rating=args.min_rating,
+        **_given(args, PrepareOptions, "target_events", "only_domains", "source"),
         target_events=_names(args.target_events, "--target-events", "buy,order"),
         only_domains=_names(args.only_domains, "--only-domains", "books,films"),
-        duplicates=args.duplicates,
-        tie=args.tie,
-        items_across=args.items_across,
-        split=args.split,
-        seed=args.seed,
-        extend=args.extend,
-        source=SourceOptions(
-            user_column=args.user_column,
-            item_column=args.item_column,
-            time_column=args.time_column,
-            domain_column=args.domain_column,
-            event_column=args.event_column,
-            rating_column=args.rating_column,
-            domains=tuple(_domain(text) for text in args.domains),
-            time_unit=args.time_unit,
-            items_file=args.items,
-            item_id=args.item_id,
-            title=args.title,
-            category=args.category,
-            skip_bad_rows=args.bad_rows == "skip",
-            no_header=args.no_header,
-            separator=args.separator.replace("\\t", "\t") if args.separator is not None else None,
-            given=tuple(
-                (part, path) for part in ("train", "validation", "test") for path in getattr(args, f"{part}_file")
-            ),
-        ),
+        source=files,
     )
     start = time.perf_counter()
     dataset = prepare(args.source, args.paths, args.out, options)
@@ -137,6 +120,11 @@ def run(args: argparse.Namespace) -> int:
         say(f"note: {note}", file=sys.stderr)
     say(f"prepared in {seconds:.1f} s", file=sys.stderr)
     return EXIT_OK
+
+
+def _given(args: argparse.Namespace, options: type, *others: str) -> dict[str, Any]:
+    """The arguments that have the names of the options' fields, but for those of `others`."""
+    return {field.name: getattr(args, field.name) for field in fields(options) if field.name not in others}
 
 
 def _names(text: str | None, option: str, example: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Fields of a run's configuration by their dotted names, as on a command line: `model.encoder.dim`."""
+"""Fields of a run's configuration by their dotted names, as on a command line: `model.dim`."""
 
 from collections.abc import Mapping
 from functools import reduce
