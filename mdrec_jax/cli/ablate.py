@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.experiments.ablation import COSTS, ablate, chosen, to_json, variants
     from mdrec_jax.experiments.costs import Costs
-    from mdrec_jax.experiments.report import ablation_table, plan_table
-    from mdrec_jax.experiments.tables import markdown, show
+    from mdrec_jax.experiments.tables import ablation_table, markdown, plan_table, show
     from mdrec_jax.files import write_json, write_text
 
     config, seeds = configure(args), parse_seeds(args.seeds)

@@ -100,7 +100,7 @@ def no_such_option(option: str, names: Collection[str], own: Collection[str] = (
     """The error for an option that is no field, with what it may have meant."""
     from difflib import get_close_matches
 
-    from mdrec_jax.experiments.suggestions import suggest
+    from mdrec_jax.experiments.fields import suggest
 
     near = get_close_matches(option, own, 1, 0.8)
     meant = near + [f"--{_option(name)}" for name in suggest(option[2:], names)]

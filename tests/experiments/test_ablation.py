@@ -13,9 +13,8 @@ from mdrec_jax.evaluate.looks import LOOKS, read_looks
 from mdrec_jax.experiments import runs
 from mdrec_jax.experiments.ablation import Variant, ablate, chosen, to_json
 from mdrec_jax.experiments.costs import Cost
-from mdrec_jax.experiments.report import ablation_table
 from mdrec_jax.experiments.runs import ranks_of
-from mdrec_jax.experiments.tables import markdown
+from mdrec_jax.experiments.tables import ablation_table, markdown
 from tests.command import mdrec
 
 

@@ -9,7 +9,7 @@ import pytest
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.experiments.flops import counted, step_flops
+from mdrec_jax.experiments.costs import counted, step_flops
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.train.setup import Setup
 

@@ -192,6 +192,10 @@ def grain_loader[Element](
 ) -> Iterator[Element]:
     """Elements start, start + 1, ... of the source in order, made ahead by threads.
 
+    The position is a number that the caller knows (the step); nothing of the iterator is ever saved. No worker
+    processes: a finished batch is large and quick to make, so sending it between processes costs many times what making
+    it does.
+
     Args:
         stop: the first element that is not wanted; None: the end of the source, if it has one.
         threads: that make elements; 0 makes each when it is asked for.

@@ -1,4 +1,5 @@
-"""Files as a stream of bytes, unpacked on the way where they are gzip, bzip2, xz or a zip of one file."""
+"""Files as a stream of bytes, unpacked on the way where they are gzip, bzip2, xz or a zip of one file; text in pieces
+whose lines end in newlines and are not endless."""
 
 import bz2
 import gzip

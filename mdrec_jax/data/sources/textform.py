@@ -1,4 +1,4 @@
-"""How a text table is written, and what one of its records must look like."""
+"""How a text table is written, what one of its records must look like, and which are sound among broken ones."""
 
 import re
 from dataclasses import dataclass
