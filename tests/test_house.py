@@ -14,7 +14,7 @@ FLOORS = (
     ("mdrec_jax.models",),
     ("mdrec_jax.objectives",),
     ("mdrec_jax.evaluate",),
-    ("mdrec_jax.report", "mdrec_jax.serve", "mdrec_jax.train.config"),
+    ("mdrec_jax.serve", "mdrec_jax.train.config"),
     ("mdrec_jax.config",),
     ("mdrec_jax.train",),
     ("mdrec_jax.experiments",),
