@@ -165,18 +165,17 @@ def _init_table(rule: str, table: jax.Array) -> Any:
 def _apply_to_table(
     config: OptimConfig, table: jax.Array, slots: Any, gradient: RowGradients | jax.Array, rate: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The rule on the touched rows, or its dense form on the whole table's gradient."""
-    whole = isinstance(gradient, jax.Array)
-    given = (gradient,) if whole else (gradient.ids, gradient.values)
+    """The rule on the touched rows, or on every row."""
+    ids, values = (None, gradient) if isinstance(gradient, jax.Array) else (gradient.ids, gradient.values)
     settings = {"weight_decay": config.weight_decay}
     update: Callable[..., tuple[jax.Array, Any]]
     match config.table.rule:
         case "adam":
             settings |= {"b1": BETA1, "b2": config.beta2, "eps": EPSILON}
-            update = embedding_rows.dense_adam if whole else embedding_rows.update_adam
+            update = embedding_rows.update_adam
         case "adagrad":
             settings |= {"eps": EPSILON}
-            update = embedding_rows.dense_adagrad if whole else embedding_rows.update_adagrad
+            update = embedding_rows.update_adagrad
         case "sgd":
-            update = embedding_rows.dense_sgd if whole else embedding_rows.update_sgd
-    return update(table, slots, *given, rate, **settings)
+            update = embedding_rows.update_sgd
+    return update(table, slots, ids, values, rate, **settings)

@@ -16,9 +16,9 @@ from mdrec_kernels.embedding_rows import xla
 from mdrec_kernels.embedding_rows.shapes import SHAPES
 
 RULES = {
-    "sgd": (er.update_sgd, er.dense_sgd, er.init_sgd),
-    "adagrad": (er.update_adagrad, er.dense_adagrad, er.init_adagrad),
-    "adam": (er.update_adam, er.dense_adam, er.init_adam),
+    "sgd": (er.update_sgd, er.init_sgd),
+    "adagrad": (er.update_adagrad, er.init_adagrad),
+    "adam": (er.update_adam, er.init_adam),
 }
 
 
@@ -87,7 +87,7 @@ def test_repeated_ids_sum_their_gradients():
 
 def step_of(name, length, steps, seed=0, weight_decay=0.01, implementation=None):
     """A table and slots after a few steps on random rows, and the same steps by the dense form."""
-    update, dense, init = RULES[name]
+    update, init = RULES[name]
     generator, table = np.random.default_rng(seed), table_of(length)
     state = rows_state = table, init(table)
     for _ in range(steps):
@@ -97,7 +97,7 @@ def step_of(name, length, steps, seed=0, weight_decay=0.01, implementation=None)
         grads *= jnp.asarray(generator.random((len(values), 1)) > 0.2)  # a looked-up row may have no gradient
         rows_state = update(*rows_state, unique, grads, 0.1, weight_decay=weight_decay, implementation=implementation)
         dense_grad = jnp.zeros_like(table).at[unique].add(grads, mode="drop")
-        state = dense(*state, dense_grad, jnp.float32(0.1), weight_decay=weight_decay)
+        state = update(*state, None, dense_grad, jnp.float32(0.1), weight_decay=weight_decay)
     return rows_state, state
 
 
@@ -114,7 +114,7 @@ def test_rows_and_dense_forms_and_the_formula_give_one_table(name, chunk, monkey
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("form", ["rows", "dense"])
 def test_rows_without_a_gradient_keep_their_bits(name, form):
-    update, dense, _ = RULES[name]
+    update, _ = RULES[name]
     table = table_of(50)
     (before, slots), _ = step_of(name, 50, 2)
     unique = jnp.asarray([3, 7, 20, 50, 50], jnp.int32)
@@ -123,7 +123,7 @@ def test_rows_without_a_gradient_keep_their_bits(name, form):
         after = update(before, slots, unique, grads, 0.1, weight_decay=0.1)
     else:
         grad = jnp.zeros_like(table).at[unique].add(grads, mode="drop")
-        after = dense(before, slots, grad, 0.1, weight_decay=0.1)
+        after = update(before, slots, None, grad, 0.1, weight_decay=0.1)
     untouched = np.setdiff1d(np.arange(50), [3, 20])
     for x, y in zip(jax.tree.leaves((before, slots)), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(x[untouched], y[untouched])
@@ -138,7 +138,7 @@ def test_rows_touched_in_every_step_get_exactly_adam():
         grad = table_of(20, seed=seed + 1)
         updates, state = optimiser.update(grad, state)
         expected = optax.apply_updates(expected, updates)
-        got = er.dense_adam(*got, grad, 0.1, b2=0.98)
+        got = er.update_adam(*got, None, grad, 0.1, b2=0.98)
     np.testing.assert_allclose(got[0], expected, atol=1e-5)
     np.testing.assert_array_equal(got[1].count, 5)
 
@@ -162,7 +162,7 @@ def test_adam_without_momentum_divides_by_no_zero():
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_gradient_that_is_no_number_is_seen(name):
-    update, _, init = RULES[name]
+    update, init = RULES[name]
     table = table_of(6)
     after, _ = update(table, init(table), jnp.asarray([2], jnp.int32), jnp.full((1, 8), jnp.nan), 0.01)
     assert np.isnan(after[2]).all()
@@ -180,7 +180,7 @@ def test_a_bfloat16_table_is_updated_in_float32():
 
 @pytest.mark.parametrize("name", RULES)
 def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(name):
-    update, _, init = RULES[name]
+    update, init = RULES[name]
     narrow = table_of(50).astype(jnp.bfloat16)
     unique = jnp.arange(0, 50, 2, dtype=jnp.int32)
 
@@ -214,7 +214,7 @@ def test_gradients_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="row_grads"):
         er.update_sgd(table, er.SgdSlots(), jnp.asarray([1, 2], jnp.int32), jnp.ones((1, 8)), 0.1)
     with pytest.raises(ValueError, match="grad"):
-        er.dense_sgd(table, er.SgdSlots(), jnp.ones((5, 8)), 0.1)
+        er.update_sgd(table, er.SgdSlots(), None, jnp.ones((5, 8)), 0.1)
 
 
 def test_shapes_are_what_the_operation_accepts():
@@ -233,7 +233,7 @@ KERNEL_ROWS, KERNEL_WIDTH = 400, 128
 
 def steps(name: str, implementation: str, ids: list[np.ndarray], width: int = KERNEL_WIDTH):
     """A table and its slots after a step for each of `ids`, and the values of the first lookup."""
-    update, _, init = RULES[name]
+    update, init = RULES[name]
 
     @jax.jit
     def step(state, ids):

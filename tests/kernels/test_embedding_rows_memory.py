@@ -61,7 +61,7 @@ def test_the_dense_form_is_in_place_and_makes_at_most_two_arrays_of_the_tables_s
     rows = 50_000
     table = jax.ShapeDtypeStruct((rows, WIDTH), jnp.float32)
     slots = jax.eval_shape(er.init_adam, table)
-    step = jax.jit(lambda t, s, g: er.dense_adam(t, s, g, 0.1, weight_decay=0.01), donate_argnums=(0, 1))
+    step = jax.jit(lambda t, s, g: er.update_adam(t, s, None, g, 0.1, weight_decay=0.01), donate_argnums=(0, 1))
     memory = step.lower(table, slots, table).compile().memory_analysis()
     assert memory.alias_size_in_bytes >= rows * (3 * WIDTH + 1) * 4
     assert memory.temp_size_in_bytes <= rows * (2 * WIDTH + 4) * 4

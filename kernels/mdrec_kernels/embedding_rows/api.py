@@ -2,8 +2,8 @@
 
 A step with a sampled loss touches a few thousand rows of a table that may hold many millions. `lookup` reads each
 touched row once; the loss is differentiated with respect to those rows; `update_*` writes them back. Nothing of the
-table's length is ever made, and with the table and slots donated to `jax.jit` the update is in place. The `dense_*`
-functions are the same rules for a loss whose gradient reaches every row.
+table's length is ever made, and with the table and slots donated to `jax.jit` the update is in place. Without ids they
+are the same rules for a loss whose gradient reaches every row, in one pass over the table.
 
 A row moves when its gradient is not zero everywhere, and only then: moments do not decay and weights do not shrink
 behind a row's back. So both forms give the same table from the same gradient.
@@ -98,15 +98,22 @@ def _update(
     formula: Callable[..., tuple[Array, Any]],
     table: Array,
     slots: Any,
-    unique_ids: Array,
+    unique_ids: Array | None,
     row_grads: Array,
     lr: Scalar,
     implementation: Implementation,
 ) -> tuple[Array, Any]:
-    """Apply the rule, or the reference's formula for it, to the rows `unique_ids`."""
-    if row_grads.shape != (unique_ids.size, table.shape[1]):
-        raise ValueError(f"row_grads is {row_grads.shape}, expected {(unique_ids.size, table.shape[1])}")
+    """Apply the rule, or the reference's formula for it, to the rows `unique_ids`; None: to every row."""
+    rows = table.shape[0] if unique_ids is None else unique_ids.size
+    if row_grads.shape != (rows, table.shape[1]):
+        raise ValueError(f"row_grads is {row_grads.shape}, expected {(rows, table.shape[1])}")
     rate = jnp.asarray(lr, np.promote_types(table.dtype, np.float32))
+    if unique_ids is None:
+        whole = {
+            "reference": lambda: formula(table, slots, row_grads, rate),
+            "xla": lambda: rule(table, slots, row_grads, rate),
+        }
+        return dispatch.run("embedding_rows.dense", whole, implementation)
     forms = {
         "reference": lambda: formula(table, slots, reference.spread(unique_ids, row_grads, table.shape[0]), rate),
         "xla": lambda: xla.update(rule, table, slots, unique_ids, row_grads, rate),
@@ -115,27 +122,10 @@ def _update(
     return dispatch.run("embedding_rows.update", forms, implementation)
 
 
-def _dense(
-    rule: Rule,
-    formula: Callable[..., tuple[Array, Any]],
-    table: Array,
-    slots: Any,
-    grad: Array,
-    lr: Scalar,
-    implementation: Implementation,
-) -> tuple[Array, Any]:
-    """Apply the rule, or the reference's formula for it, to every row."""
-    if grad.shape != table.shape:
-        raise ValueError(f"grad is {grad.shape}, expected the table's {table.shape}")
-    rate = jnp.asarray(lr, np.promote_types(table.dtype, np.float32))
-    forms = {"reference": lambda: formula(table, slots, grad, rate), "xla": lambda: rule(table, slots, grad, rate)}
-    return dispatch.run("embedding_rows.dense", forms, implementation)
-
-
 def update_sgd(
     table: Float[Array, "V D"],
     slots: SgdSlots,
-    unique_ids: Int[Array, "N"],
+    unique_ids: Int[Array, "N"] | None,
     row_grads: Float[Array, "N D"],
     lr: Scalar,
     *,
@@ -147,8 +137,9 @@ def update_sgd(
     Args:
         table: [V, D]; donate it (and the slots) to the surrounding `jax.jit` and it is updated in place.
         slots: `init_sgd(table)`, which is empty.
-        unique_ids: distinct and ascending, those >= V name no row: what `lookup` returned.
-        row_grads: the gradient of the loss with respect to the values that `lookup` returned.
+        unique_ids: distinct and ascending, those >= V name no row: what `lookup` returned; None: every row.
+        row_grads: the gradient of the loss with respect to the values that `lookup` returned, or to the table [V, D]:
+            rows whose gradient is zero everywhere keep their bits.
         lr: learning rate, a number or a scalar array.
         weight_decay: decoupled decay of the rows that have a gradient.
         implementation: "xla", "pallas_tpu", "reference", or a sequence of names to try in turn.
@@ -164,7 +155,7 @@ def update_sgd(
 def update_adagrad(
     table: Float[Array, "V D"],
     slots: AdagradSlots,
-    unique_ids: Int[Array, "N"],
+    unique_ids: Int[Array, "N"] | None,
     row_grads: Float[Array, "N D"],
     lr: Scalar,
     *,
@@ -185,7 +176,7 @@ def update_adagrad(
 def update_adam(
     table: Float[Array, "V D"],
     slots: AdamSlots,
-    unique_ids: Int[Array, "N"],
+    unique_ids: Int[Array, "N"] | None,
     row_grads: Float[Array, "N D"],
     lr: Scalar,
     *,
@@ -206,51 +197,3 @@ def update_adam(
     settings = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
     rule, formula = rules.adam(**settings), partial(reference.adam, **settings)
     return _update(rule, formula, table, slots, unique_ids, row_grads, lr, implementation)
-
-
-def dense_sgd(
-    table: Float[Array, "V D"],
-    slots: SgdSlots,
-    grad: Float[Array, "V D"],
-    lr: Scalar,
-    *,
-    weight_decay: float = 0.0,
-    implementation: Implementation = None,
-) -> tuple[Float[Array, "V D"], SgdSlots]:
-    """`update_sgd` from a gradient of the whole table; rows whose gradient is zero everywhere keep their bits."""
-    settings = {"weight_decay": weight_decay}
-    return _dense(rules.sgd(**settings), partial(reference.sgd, **settings), table, slots, grad, lr, implementation)
-
-
-def dense_adagrad(
-    table: Float[Array, "V D"],
-    slots: AdagradSlots,
-    grad: Float[Array, "V D"],
-    lr: Scalar,
-    *,
-    eps: float = 1e-10,
-    weight_decay: float = 0.0,
-    implementation: Implementation = None,
-) -> tuple[Float[Array, "V D"], AdagradSlots]:
-    """`update_adagrad` from a gradient of the whole table, in one pass over it."""
-    settings = {"eps": eps, "weight_decay": weight_decay}
-    rule, formula = rules.adagrad(**settings), partial(reference.adagrad, **settings)
-    return _dense(rule, formula, table, slots, grad, lr, implementation)
-
-
-def dense_adam(
-    table: Float[Array, "V D"],
-    slots: AdamSlots,
-    grad: Float[Array, "V D"],
-    lr: Scalar,
-    *,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    implementation: Implementation = None,
-) -> tuple[Float[Array, "V D"], AdamSlots]:
-    """`update_adam` from a gradient of the whole table, in one pass over it."""
-    settings = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
-    rule, formula = rules.adam(**settings), partial(reference.adam, **settings)
-    return _dense(rule, formula, table, slots, grad, lr, implementation)
