@@ -58,11 +58,8 @@ class Ensemble:
         batch: Batch,
         *,
         statistics: dict[str, Any] | None = None,
-        content: Any = None,
-        key: jax.Array | None,
         train: bool,
-        dtype: Any = jnp.float32,
-        row_offset: int | jax.Array = 0,
+        **options: Any,
     ) -> Encoded:
         """As `Model.encode`, states alone: members are trained by themselves.
 
@@ -77,11 +74,8 @@ class Ensemble:
                 _own(rows, member),
                 batch,
                 statistics=None if statistics is None else statistics[str(member)],
-                content=content,
-                key=key,
                 train=False,
-                dtype=dtype,
-                row_offset=row_offset,
+                **options,
             ).h
             for member in range(self.members)
         ]
