@@ -30,7 +30,7 @@ from mdrec_jax.models.config import RecommenderConfig
 type Fields = dict[str, Any]
 
 SMALL = {
-    "model.dim": 64, "model.embedding_scale": 8.0, "model.experts.experts_per_width": 0, "cooccurrence.weight": 0.0,
+    "model.dim": 64, "model.embedding_scale": 8.0, "model.experts.per_width": 0, "cooccurrence.weight": 0.0,
     "train.epochs": 8.0, "train.evaluate_every": 4.0,
 }  # fmt: skip
 BASES: dict[str, tuple[str, Fields]] = {

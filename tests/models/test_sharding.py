@@ -36,7 +36,7 @@ MODELS: dict[str, ModelConfig] = {
     "mixers, experts": replace(
         SASREC,
         mixers=MixersConfig(("attention", "convolution", "context")),
-        experts=ExpertsConfig(experts_per_width=2, multiples=(1.0, 2.0)),
+        experts=ExpertsConfig(per_width=2, multiples=(1.0, 2.0)),
     ),
     "views": replace(SASREC, views=ViewsConfig(in_domain=True, path_rank=2)),
     "codes": replace(
