@@ -23,8 +23,8 @@ FLOORS = (
 )
 """From the ground up: a package or module imports from its own and from lower floors, never from one beside it."""
 MAX_LINES, MAX_FILES = 300, 16
-MANY_FILES = ("mdrec_jax/data/sources", "mdrec_jax/evaluate")
-"""Folders with a file for each of many formats, metrics and tables."""
+MANY_FILES = ("mdrec_jax/data/sources",)
+"""Folders with a file for each of many formats."""
 
 
 def modules() -> dict[str, Path]:
