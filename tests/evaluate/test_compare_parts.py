@@ -11,7 +11,7 @@ from mdrec_jax.data.csr import Csr
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate import compare as comparing
 from mdrec_jax.evaluate.candidates import FixedCandidates
-from mdrec_jax.evaluate.compare import Difference, check_comparable, compare, load_runs
+from mdrec_jax.evaluate.compare import Difference, check_comparable, compare, load_runs, verdict
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import Results, Row, read_results, write_results
@@ -109,10 +109,20 @@ def test_seeds_are_paired_one_by_one() -> None:
     assert paired.interval == (0, 0)
     assert apart.interval[0] < 0 < apart.interval[1]
     assert paired.difference == apart.difference == 0
+    better = [ranks_of(*[rank / 2] * 6) for rank in (1, 2, 4)]
+    (paired,) = compare(better, runs, ["mrr"], paired_seeds=True, draws=40)
+    assert paired.difference == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert paired.interval[0] < paired.difference < paired.interval[1]
 
 
 def test_other_questions_or_users_are_refused() -> None:
-    other = [ranks_of(1, 2, questions=1), replace(ranks_of(1, 2), user=np.array([5, 6], np.int32)), ranks_of(1, 2, 3)]
+    asked = replace(ranks_of(1, 2), question=np.array([0, 7]))
+    other = [
+        asked,
+        ranks_of(1, 2, questions=1),
+        replace(ranks_of(1, 2), user=np.array([5, 6], np.int32)),
+        ranks_of(1, 2, 3),
+    ]
     for one in other:
         with pytest.raises(InputError, match="different questions") as error:
             compare([ranks_of(1, 2)], [one], ["mrr"])
@@ -224,3 +234,15 @@ def test_a_querys_list_is_that_of_its_sequence_and_domain() -> None:
     none = FixedCandidates(np.zeros(0, int), Csr(np.array([0]), np.zeros(0, np.int32)), 3)
     found, there = none.find(np.array([2, 0]), np.array([0, 1]))
     assert (found.offsets.tolist(), there.tolist()) == ([0, 0, 0], [False, False])
+
+
+def test_a_verdict_of_one_seed_is_one_and_its_sentence_ends_with_the_interval() -> None:
+    baseline, model = [ranks_of(2, 3, 2)], ranks_of(1, 2, 1)
+    for seeds, one_seed in ((1, True), (2, False)):
+        found = verdict({"ease": baseline, "mine": [model] * seeds}, "mine", "mrr", "test", ("all",))
+        assert found is not None
+        assert (found.gap.one_seed, found.gap.where, found.seeds) == (one_seed, "all", seeds)
+        low, high = found.gap.interval
+        alone = "; one seed, so this speaks of this run alone" if one_seed else ""
+        assert found.sentence().endswith(f" {low:+.4f} to {high:+.4f}{alone})")
+        assert found.above
