@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from mdrec_jax.data.csr import Csr
@@ -110,6 +111,27 @@ def test_the_first_row_that_cannot_be_used_is_named_or_all_are_counted(
     assert users.names == ["u", "w"]
     assert [number for reason, number in users.counts.items() if column in reason] == [2]
     assert len(users.histories.item) == 2
+
+
+def test_a_row_without_an_item_is_a_user_whatever_else_it_holds_and_an_event_may_be_of_second_0(
+    world: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "f.parquet"
+    rows = {"user": ["v", "u"], "item": ["", "1"], "domain": ["?", "x"], "event": ["?", "buy"], "time": [-5, 0]}
+    pl.DataFrame(rows).write_parquet(path)
+    users = read_histories(path, world)
+    assert (users.names, np.asarray(users.histories.offsets).tolist()) == (["v", "u"], [0, 0, 1])
+    assert np.asarray(users.histories.time).tolist() == [0]
+
+
+def test_a_time_in_another_unit_is_named_with_its_row(world: Dataset, tmp_path: Path) -> None:
+    now = 1_700_000_000
+    times = [now, now + 1, (now + 2) * 1000, now + 3, (now + 4) * 1000, now + 5]
+    path = file(tmp_path, HEAD, *(f"u,1,x,click,{time}" for time in times))
+    with pytest.raises(InputError) as error:
+        read_histories(path, world)
+    assert (error.value.file, error.value.row, error.value.column) == (path, 4, "time")
+    assert str(error.value.found).startswith(str(times[2]))
 
 
 def test_a_file_in_which_nothing_can_be_used_names_nobody(world: Dataset, tmp_path: Path) -> None:
