@@ -64,16 +64,16 @@ def _among(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
     first = np.ones(len(order), bool)
     first[1:] = (owner[1:] != owner[:-1]) | (value[1:] != value[:-1])
     group = np.cumsum(first) - 1
-    old = np.bincount(group, order < before, minlength=int(first.sum())).astype(np.int64)
+    old = np.bincount(group, order < before).astype(np.int64)
     place = np.arange(len(order)) - np.flatnonzero(first)[group]
-    known = np.zeros(len(order), bool)
+    known = np.empty(len(order), bool)
     known[order] = place < 2 * old[group]  # old ones, then as many new ones
     return known[before:]
 
 
 def _repeated(read: Csr, digests: Csr) -> Bool[np.ndarray, "N"]:
     known = np.zeros(len(digests.values), bool)
-    for user in np.flatnonzero((read.lengths > 0) & (digests.lengths > 0)).tolist():
+    for user in np.flatnonzero(read.lengths > 0).tolist():
         old = read.values[read.offsets[user] : read.offsets[user + 1]]
         new = digests.values[digests.offsets[user] : digests.offsets[user + 1]]
         ends = np.flatnonzero(new[: len(old)] == old[-1])[::-1] + 1

@@ -246,3 +246,12 @@ def test_a_verdict_of_one_seed_is_one_and_its_sentence_ends_with_the_interval() 
         alone = "; one seed, so this speaks of this run alone" if one_seed else ""
         assert found.sentence().endswith(f" {low:+.4f} to {high:+.4f}{alone})")
         assert found.above
+
+
+def test_a_damaged_protocol_names_its_results_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json")
+    assert read_results(path).source == EMPTY.source == ""
+    path.write_text(path.read_text().replace('"negatives"', '"negative"'))
+    with pytest.raises(InputError, match="unknown field of a protocol") as error:
+        read_results(path)
+    assert (error.value.file, error.value.column) == (str(path), "negative")

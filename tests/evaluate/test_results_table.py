@@ -135,3 +135,29 @@ def test_a_long_name_is_folded_and_no_figure_is_cut(width: int) -> None:
     letters = "".join(word for line in found[3:] for word in line)
     assert "…" not in letters
     assert ".0900-.1100" in letters
+
+
+def test_figures_stand_on_the_right_below_their_names_and_places_apart() -> None:
+    few = replace(MODEL, rows=(MODEL.rows[0], replace(MODEL.rows[1], users=7)))
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        for table in results_tables([few, BASELINES]):
+            console.print(table)
+    text = [line.rstrip() for line in capture.get().splitlines()]
+    assert text[3:11] == [
+        " domain  model          users  hr@10  ndcg@10         95 %   draws    mrr",
+        " " + "─" * 72,
+        " books   [popularity]   1,200  .2000    .1000  .0900-.1100  ±.0010  .0500",
+        "         [transitions]  1,200  .4000    .2000  .1900-.2100  ±.0020  .1000",
+        "         sasrec         1,200  .5000    .2500  .2400-.2600  ±.0025  .1250",
+        "",
+        " all     [transitions]  1,200  .3000    .1500  .1400-.1600  ±.0015  .0750",
+        "         sasrec             7  .2500    .1250  .1150-.1350  ±.0013  .0625",
+    ]
+    styled = Console(width=100, force_terminal=True, color_system="standard")
+    with styled.capture() as capture:
+        for table in results_tables([few, BASELINES]):
+            styled.print(table)
+    for part in ("[popularity] ", ".0900-.1100", "±.0010", "data set dddddddddddd"):
+        assert f"\x1b[2m{part}" in capture.get(), "what is beside the figures is dim"
+    assert "\x1b[1m.2000" not in capture.get()

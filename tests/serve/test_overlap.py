@@ -13,6 +13,8 @@ from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, follow
 
 type Event = tuple[int, int, int, int]
 """Item, domain, behaviour type, second."""
+DIGESTS = [-1_123_849_738_884_038_150, 8_483_026_581_397_776_981, 294_098_834_537_967_059]
+"""Of three events: files of states that were written earlier hold them."""
 
 
 def histories(users: list[list[Event]], *, timed: bool = True) -> Histories:
@@ -118,3 +120,37 @@ def test_times_stay_where_all_events_have_one() -> None:
     assert following(timed, nothing).time == [7]
     assert following(nothing, timed).time == [7]
     assert without(bare, np.array([True])).time is None
+
+
+def test_a_digest_is_the_one_that_files_of_states_hold() -> None:
+    one = histories([[(5, 1, 2, 1_700_000_000), (70_000, 0, 0, 0)]])
+    bare = Histories(np.array([0, 1]), np.array([5]), None, None, None)
+    assert event_digests(one).values.tolist() == DIGESTS[:2]
+    assert event_digests(bare).values.tolist() == DIGESTS[2:]
+
+
+def test_of_an_event_that_was_read_once_the_second_and_third_are_new() -> None:
+    event = (3, 0, 0, 7)
+    found = find_overlap(event_digests(histories([[event]])), np.array([7]), histories([[event] * 4]))
+    assert found.known.tolist() == [True, False, False, False]
+    twice = find_overlap(event_digests(histories([[event] * 2])), np.array([7]), histories([[event] * 6]))
+    assert twice.known.tolist() == [True, True, False, False, False, False]
+    nothing = find_overlap(event_digests(histories([[]])), np.array([NO_TIME]), histories([[]]))
+    assert (len(nothing.known), len(nothing.late)) == (0, 0)
+
+
+def test_without_times_nothing_is_known_where_nothing_was_repeated() -> None:
+    old, new = ([[(item, 0, 0, 0) for item in some] for some in people] for people in ([[1, 2], []], [[3, 4, 5], [6]]))
+    before, after = (histories(people, timed=False) for people in (old, new))
+    assert not find_overlap(event_digests(before), np.full(2, NO_TIME), after).known.any()
+
+
+def test_a_history_without_domains_or_types_is_of_the_first_ones() -> None:
+    bare = Histories(np.array([0, 1]), np.array([5]), None, None, np.array([9]))
+    found = following(bare, histories([[(6, 1, 1, 10)]]))
+    assert [x.tolist() for x in (found.item, found.domain, found.event, found.time)] == [
+        [5, 6],
+        [0, 1],
+        [0, 1],
+        [9, 10],
+    ]  # pyright: ignore[reportOptionalMemberAccess]
