@@ -14,6 +14,7 @@ from mdrec_jax.config import RunConfig
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.prepare.prepare import PrepareOptions
 from mdrec_jax.models.config import RecommenderConfig
+from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from tests.data.make import DAY, make_dataset
 
@@ -39,6 +40,7 @@ def test_both_models_rank_the_same_targets_of_the_same_people(tmp_path: Path) ->
         model=RecommenderConfig(dim=8, layers=1, attention_window=14),
         train=TrainConfig(epochs=1.0, evaluate_every=0.5, patience=0, metric="macro/mrr"),
         logging=LoggingConfig(tensorboard=False),
+        hardware=MeshConfig(1),
     )
     study = transfer.Study(config, tmp_path / "runs", (0, 1))
     _, together = study.chosen(merged, (1.0,))

@@ -110,8 +110,8 @@ def test_each_history_is_asked_for_its_last_events_domain(world: Dataset) -> Non
 def run_config(domain_embedding: bool, *, disentangled: bool = False, **parts: Any) -> RunConfig:
     codes = DisentangleConfig(codes=True, shared_rank=4, domain_whitening=True) if disentangled else DisentangleConfig()
     model = RecommenderConfig(
-        dim=8, layers=1, attention_window=24, domain_embedding=domain_embedding, views=ViewsConfig(in_domain=True),
-        disentangle=codes,
+        dim=8, layers=1, attention_window=24, domain_embedding=domain_embedding,
+        views=ViewsConfig(in_domain=disentangled), disentangle=codes,
     )  # fmt: skip
     return replace(
         RunConfig(),

@@ -8,6 +8,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.config import RecommenderConfig
+from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 
 
@@ -26,4 +27,5 @@ def short_run() -> RunConfig:
         model=RecommenderConfig(dim=8, layers=1, attention_window=24, embedding_dropout=0.0, residual_dropout=0.0),
         train=TrainConfig(epochs=0.0, steps=4, patience=0, metric="macro/ndcg@10"),
         logging=LoggingConfig(every=2, tensorboard=False),
+        hardware=MeshConfig(1),
     )

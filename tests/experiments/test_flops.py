@@ -63,7 +63,8 @@ ROWS, T, D, F = 8, 32, 64, 256
 def run_of(**model: object) -> RunConfig:
     sizes = {"dim": D, "layers": 2, "attention_window": T, "embedding_dropout": 0.0, "residual_dropout": 0.0}
     batching = BatchingConfig(rows=ROWS, row_length=T, max_length=T)
-    return replace(RunConfig(), batching=batching, model=RecommenderConfig(**(sizes | model)))
+    changed = RecommenderConfig(**(sizes | model))
+    return replace(RunConfig(), batching=batching, model=changed, hardware={"data": 1})
 
 
 def test_a_step_of_two_layers_costs_what_its_products_say(small_world: Path) -> None:

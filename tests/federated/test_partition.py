@@ -21,7 +21,7 @@ from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
 from tests.models.make import PARTS, SPEC
 
-ENCODER = RecommenderConfig(dim=16, layers=2, heads=2, attention_window=24, domain_embedding=True, event_embedding=True)
+ENCODER = RecommenderConfig(dim=16, layers=1, heads=2, attention_window=24, domain_embedding=True, event_embedding=True)
 EVERYTHING = (
     PARTS["codes"] | PARTS["loop"] | PARTS["learned memory"] | PARTS["user memory"] | PARTS["mixers"] | PARTS["experts"]
 )

@@ -52,7 +52,7 @@ def test_the_per_token_recurrence(chunk, form):
         np.testing.assert_allclose({"out": out, "end": end}[name], x, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [4, 8])
+@pytest.mark.parametrize("chunk", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_values_and_gradients_are_the_references(chunk, monkeypatch):
     monkeypatch.setattr(xla, "tile", lambda *_: TILE)
     segment = aligned(ROWS, chunk, 37)

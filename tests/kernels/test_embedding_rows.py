@@ -36,6 +36,11 @@ def assert_close(got, expected, tolerance):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
+@partial(jax.jit, static_argnums=2)
+def lookup(table, ids, implementation):
+    return er.lookup(table, ids, implementation=implementation)
+
+
 @pytest.mark.parametrize("length", [7, 100_000])
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
@@ -48,7 +53,7 @@ def test_values_at_the_index_are_the_rows_of_the_ids(length, data):
         ),
         "targets": np.asarray(data.draw(st.lists(number, min_size=5, max_size=5)), np.int32),
     }
-    values, unique, index = er.lookup(table, ids)
+    values, unique, index = lookup(table, ids, None)
     padded = np.concatenate([table, np.zeros((1, 8), np.float32)])
     everything = np.concatenate([x.ravel() for x in ids.values()])
     named = np.unique(everything[(everything >= 0) & (everything < length)])
@@ -58,7 +63,7 @@ def test_values_at_the_index_are_the_rows_of_the_ids(length, data):
     np.testing.assert_array_equal(unique[: named.size], named)
     assert (np.asarray(unique[named.size :]) == length).all()
     assert unique.size == values.shape[0] == min(everything.size, length + 1)
-    assert_equal((values, unique, index), er.lookup(table, ids, implementation="reference"))
+    assert_equal((values, unique, index), lookup(table, ids, "reference"))
 
 
 def test_both_ways_to_find_the_distinct_ids_agree():
@@ -88,16 +93,19 @@ def test_repeated_ids_sum_their_gradients():
 def step_of(name, length, steps, seed=0, weight_decay=0.01, implementation=None):
     """A table and slots after a few steps on random rows, and the same steps by the dense form."""
     update, init = RULES[name]
+    some = jax.jit(partial(update, weight_decay=weight_decay, implementation=implementation))
+    every = jax.jit(partial(update, weight_decay=weight_decay))
+    lookup = jax.jit(er.lookup)
     generator, table = np.random.default_rng(seed), table_of(length)
     state = rows_state = table, init(table)
     for _ in range(steps):
         ids = {"a": jnp.asarray(generator.integers(0, length, 30), jnp.int32)}
-        values, unique, _ = er.lookup(table, ids)
-        grads = jnp.asarray(generator.normal(size=values.shape), jnp.float32)
-        grads *= jnp.asarray(generator.random((len(values), 1)) > 0.2)  # a looked-up row may have no gradient
-        rows_state = update(*rows_state, unique, grads, 0.1, weight_decay=weight_decay, implementation=implementation)
+        values, unique, _ = lookup(table, ids)
+        grads = np.float32(generator.normal(size=values.shape))
+        grads *= generator.random((len(values), 1)) > 0.2  # a looked-up row may have no gradient
+        rows_state = some(*rows_state, unique, grads, jnp.float32(0.1))
         dense_grad = jnp.zeros_like(table).at[unique].add(grads, mode="drop")
-        state = update(*state, None, dense_grad, jnp.float32(0.1), weight_decay=weight_decay)
+        state = every(*state, None, dense_grad, jnp.float32(0.1))
     return rows_state, state
 
 
@@ -145,10 +153,10 @@ def test_rows_touched_in_every_step_get_exactly_adam():
 
 def test_the_first_step_of_a_row_is_one_learning_rate_however_late():
     table = table_of(6)
-    state = table, er.init_adam(table)
+    state, update = (table, er.init_adam(table)), jax.jit(er.update_adam)
     for _ in range(100):
-        state = er.update_adam(*state, jnp.asarray([2], jnp.int32), jnp.ones((1, 8)), 0.01)
-    late, _ = er.update_adam(*state, jnp.asarray([4], jnp.int32), jnp.full((1, 8), -3.0), 0.01)
+        state = update(*state, jnp.asarray([2], jnp.int32), jnp.ones((1, 8)), 0.01)
+    late, _ = update(*state, jnp.asarray([4], jnp.int32), jnp.full((1, 8), -3.0), 0.01)
     np.testing.assert_allclose(late[4] - table[4], 0.01, rtol=1e-4)
 
 
@@ -185,11 +193,11 @@ def test_bfloat16_errs_at_most_twice_as_much_as_the_formula_in_bfloat16(name):
     unique = jnp.arange(0, 50, 2, dtype=jnp.int32)
 
     def stepped(form, dtype):
-        table = narrow.astype(dtype)
+        table, step = narrow.astype(dtype), jax.jit(partial(update, weight_decay=0.01, implementation=form))
         slots = init(table)
         for seed in range(3):
             grads = table_of(25, seed=seed).astype(jnp.bfloat16).astype(dtype)
-            table, slots = update(table, slots, unique, grads, 0.1, weight_decay=0.01, implementation=form)
+            table, slots = step(table, slots, unique, grads, 0.1)
             assert table.dtype == dtype
         return table.astype(jnp.float32)
 

@@ -257,7 +257,7 @@ def test_rows_spread_over_devices_sum_the_weights_gradients(implementation, chec
         mapped = jax.shard_map(local, mesh=mesh, check_vma=check_vma, **specs)
         y, dx, dw = jax.jit(mapped)(x, counts, classes, dy)
     parts = [slice(i * rows, (i + 1) * rows) for i in range(devices)]
-    alone = [step(x[p], counts[i], classes, dy[p], implementation="reference") for i, p in enumerate(parts)]
+    alone = [run(x[p], counts[i], classes, dy[p], implementation="reference") for i, p in enumerate(parts)]
     assert distance(y, jnp.concatenate([a[0] for a in alone])) < 2e-6
     assert distance(dx, jnp.concatenate([a[1] for a in alone])) < 2e-6
     assert distance(dw, jax.tree.map(lambda *a: sum(a), *[a[2] for a in alone])) < 2e-6

@@ -8,6 +8,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.models.config import RecommenderConfig
+from mdrec_jax.parallel.mesh import MeshConfig
 from mdrec_jax.train.config import LoggingConfig, TrainConfig
 
 
@@ -26,4 +27,5 @@ def small_run() -> RunConfig:
         model=RecommenderConfig(dim=16, layers=1, attention_window=24),
         train=TrainConfig(epochs=2.0, evaluate_every=0.5, patience=0),
         logging=LoggingConfig(every=5, checkpoint_every=7, tensorboard=False),
+        hardware=MeshConfig(1),
     )

@@ -20,6 +20,7 @@ from mdrec_jax.optim.schedule import ScheduleConfig
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.trained import load_run
+from tests.command import mdrec
 
 PRESET = """
 import json
@@ -31,13 +32,13 @@ def config():
 
 
 def command(preset: Path, world: Path, run: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "mdrec_jax", "train", str(preset), "--data", str(world), "--run", str(run)]
-    return [*base, "--hardware.data", "1", *more]
+    return ["train", str(preset), "--data", str(world), "--run", str(run), "--hardware.data", "1", *more]
 
 
 def kill_somewhere(arguments: list[str], run: Path, chance: random.Random, seconds: float) -> bool:
     """Start the run and kill it at a random moment behind its next checkpoint; whether it was still running."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = [sys.executable, "-m", "mdrec_jax", *arguments]
+    process = subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = newest_checkpoint(run)
     while process.poll() is None and newest_checkpoint(run) <= before:
         time.sleep(0.005)
@@ -64,13 +65,14 @@ def test_kills_leave_no_trace(
     run = replace(small_run, train={"epochs": epochs}, optim=falling, loss=sampled)
     preset.write_text(PRESET.format(text=json.dumps(run.to_plain())))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(preset, small_world, whole), check=True, capture_output=True)
+    # What is not killed runs in this process, which has compiled the programs.
+    assert mdrec(*command(preset, small_world, whole)) == 0
     chance, hits = random.Random(kills), 0
     for number in range(kills):
         resume = ("--resume",) if number else ()
         hits += kill_somewhere(command(preset, small_world, broken, *resume), broken, chance, 0.5)
     assert hits == kills
-    subprocess.run(command(preset, small_world, broken, "--resume"), check=True, capture_output=True)
+    assert mdrec(*command(preset, small_world, broken, "--resume")) == 0
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     one, other = load_run(whole), load_run(broken)
     assert one.step == other.step

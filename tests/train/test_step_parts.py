@@ -31,17 +31,20 @@ def steps(config: RunConfig, world: Path, number: int = 3) -> tuple[Setup, Any, 
     return setup, state, seen
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sampled_softmax"])
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [("softmax", {"train": {"accumulate": 2}}), ("sampled_softmax", {"hardware": MeshConfig(4)})],
+    ids=["micro-batches", "devices"],
+)
 def test_what_is_dropped_hangs_on_the_rows_place_in_the_whole_batch(
-    kind: Any, small_run: RunConfig, small_world: Path
+    kind: Any, other: dict[str, Any], small_run: RunConfig, small_world: Path
 ) -> None:
     config = replace(small_run, model=DROPPING, loss=NextItemConfig(kind, negatives=16), hardware=MeshConfig(1))
     _, _, expected = steps(config, small_world)
-    for other in ({"hardware": MeshConfig(4)}, {"train": {"accumulate": 2}}):
-        _, _, found = steps(replace(config, **other), small_world)
-        for one, two in zip(expected, found, strict=True):
-            assert {"loss", "targets", "gradient_norm"} <= one.keys()
-            np.testing.assert_allclose([two[name] for name in one], list(one.values()), rtol=1e-4)
+    _, _, found = steps(replace(config, **other), small_world)
+    for one, two in zip(expected, found, strict=True):
+        assert {"loss", "targets", "gradient_norm"} <= one.keys()
+        np.testing.assert_allclose([two[name] for name in one], list(one.values()), rtol=1e-4)
 
 
 class Keys:
