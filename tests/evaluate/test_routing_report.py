@@ -1,5 +1,7 @@
 """Routing and probes for people: which rows are shown where, how figures are written, and how means are laid out."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -202,3 +204,31 @@ def test_where_nothing_was_planted_no_factors_are_read(tmp_path: Any) -> None:
     dataset: Any = SimpleNamespace(path=tmp_path)
     histories: Any = None
     assert probes.planted(dataset, histories) == {}
+
+
+def test_a_plot_has_a_row_a_view_and_a_panel_for_each_kind_of_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, asked, saved, closed = [[Axes() for _ in range(3)] for _ in range(2)], [], [], []
+    figure = SimpleNamespace(savefig=lambda path, **options: saved.append(options) or Path(path).write_text("png"))
+    pyplot = SimpleNamespace(
+        subplots=lambda *size, **options: asked.append((size, options)) or (figure, grid), close=closed.append
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", SimpleNamespace(use=asked.append, pyplot=pyplot))
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", pyplot)
+    every = routing()
+    history = [row("mixed", "loops", 1, {"history": "1-4"}, {"loops": 1.5})]
+    experts = [row("in_domain", "experts", 1, {"domain": "books"}, {"a": 0.25, "b": 0.75})]
+    routing_report.plot_routing(Routing("test", 1, {}, 1, (*every.rows, *history, *experts)), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_text() == "png"
+    assert asked[0] == "Agg"
+    (size, options) = asked[1]
+    assert (size, options["figsize"], options["squeeze"]) == ((2, 3), (16.5, 8.4), False)
+    assert (saved[0]["format"], closed) == ("png", [figure])
+    titles = [[panel.of("set_title")[0][0][0] for panel in panels] for panels in grid]
+    assert titles == [
+        [f"{what}, {view} view" for what in ("loops", "mixers", "experts")] for view in ("mixed", "in_domain")
+    ]
+    assert grid[0][0].of("plot") == [((["1-4"], [1.5], "o-"), {"label": "layer 1"})], "of its own view alone"
+    assert grid[1][0].of("plot") == []
+    assert [args[0] for args, _ in grid[1][2].of("barh")] == [["domain: books"]] * 2
