@@ -1,5 +1,6 @@
 """A model with its parameters, placed on the devices, ready to score: histories in, states out."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Int32, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64
 
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.histories import QueryBatches
+from mdrec_jax.data.batching.queries import QueryList, query_batches
+from mdrec_jax.data.batching.streams import plain
 from mdrec_jax.data.csr import Csr
+from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError, NonFiniteError
 from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
 from mdrec_jax.models.api import Model, encode_batch
@@ -28,6 +32,8 @@ CPU_TOKENS = 2400
 long."""
 STATE = "h"
 """The name of the state that is scored, where a code may be named."""
+MOST_HISTORIES = 20_000
+"""Histories that codes are read at, at most: the same ones each time."""
 FEW_DOMAINS = 4
 """Up to so many domains each have programs compiled for their own number of items."""
 
@@ -141,6 +147,32 @@ def code_of(model: Model, encoded: Encoded, code: str) -> Float[Array, "R T D"]:
         has = STATE if encoded.codes is None else ", ".join((STATE, *SCORED))
         raise InputError(f"the model has no code '{code}'", found=has, expected=code, hint=hint)
     return model.scored_states(found) if code in SCORED else found
+
+
+def last_events(queries: QueryList) -> QueryList:
+    """The different histories of some queries, each for the domain of its last event; empty ones are left out."""
+    known = np.flatnonzero(queries.history_length > 0)
+    keys = np.stack([queries.sequence[known], queries.history_end[known]], axis=1)
+    chosen = np.sort(known[np.unique(keys, axis=0, return_index=True)[1]])
+    if len(chosen) > MOST_HISTORIES:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST_HISTORIES, replace=False))
+    last = queries.visible[queries.history_end[chosen] - 1]
+    arrays = ("place", "sequence", "user", "target", "time", "history_begin", "history_end")
+    return dataclasses.replace(
+        queries,
+        domain=plain(queries.dataset.domain)[last].astype(np.int32),
+        **{name: getattr(queries, name)[chosen] for name in arrays},
+    )
+
+
+def codes_at(scorer: Scorer, dataset: Dataset, histories: QueryList, code: str) -> Float32[np.ndarray, "N D"]:
+    """The code of each history, in their order."""
+    source = query_batches(dataset, histories, scorer.batching, rows=scorer.rows)
+    parts = list(states(scorer, source, code))
+    number = np.concatenate([number for number, _ in parts])
+    x = np.empty((len(histories), parts[0][1].shape[1]), np.float32)
+    x[number] = np.concatenate([x for _, x in parts])
+    return x
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models.bsarec import BsarecConfig, make_bsarec
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.disentangle import TrainingCodes
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.gru4rec import Gru4RecConfig, make_gru4rec
 from mdrec_jax.models.hstu import HstuConfig, make_hstu
@@ -115,7 +115,7 @@ class Model(Protocol):
         """Whether `recalibrate` does anything."""
         ...
 
-    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+    def recalibrate(self, params: Params, codes: TrainingCodes) -> Params:
         """The parameters and statistics with what is worked out in closed form from training histories."""
         ...
 

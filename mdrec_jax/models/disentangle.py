@@ -85,7 +85,7 @@ class Codes:
 
     shared: Float[Array, "R T D"]
     specific: Float[Array, "R T D"]
-    plain: Float[Array, "R T r"]
+    unwhitened: Float[Array, "R T r"]
     """The shared code at its own width, before it is whitened and mapped to D."""
     whitened: Float[Array, "R T r"] | None
     """The same whitened, not told the target's domain."""
@@ -98,7 +98,7 @@ class Codes:
     where that is nothing."""
 
 
-class TrainingStates(Protocol):
+class TrainingCodes(Protocol):
     """What closed forms are worked out from: a model's codes on training histories, without dropout."""
 
     def covariance(self, first: str, second: str) -> Float64[np.ndarray, "E E"]:
@@ -159,9 +159,9 @@ class Disentangled(nnx.Module):
         shared, whole = self.shared(mixed, domain, target_domain, seeds), self._specific(own, target_domain, seeds)
         # After the norm: a norm that came behind could bend what is left back into what was taken.
         specific = whole if self.erasure is None else self.erasure(whole)
-        plain = self._plain(mixed, seeds)
-        whitened = None if self.whitening is None else self.whitening(plain, domain)
-        codes = Codes(shared, specific, plain, whitened, whole, self.readers, self.erasure)
+        unwhitened = self._unwhitened(mixed, seeds)
+        whitened = None if self.whitening is None else self.whitening(unwhitened, domain)
+        codes = Codes(shared, specific, unwhitened, whitened, whole, self.readers, self.erasure)
         if self.shared_learns == "own":
             shared = jax.lax.stop_gradient(shared)
         return shared + specific, codes
@@ -174,12 +174,12 @@ class Disentangled(nnx.Module):
         seeds: UInt32[Array, "R 2"] | None,
     ) -> Float[Array, "R T D"]:
         """The shared code of states whose last events are of one domain, as items of another are scored with."""
-        y = self._plain(x, seeds)
+        y = self._unwhitened(x, seeds)
         if self.whitening is not None:
-            y = self.whitening.told(self.whitening(y, domain), target_domain)
+            y = self.whitening.recoloured(self.whitening(y, domain), target_domain)
         return self.shared_norm(y if self.shared_in is None else self.shared_map(y))
 
-    def _plain(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T _"]:
+    def _unwhitened(self, x: Float[Array, "R T D"], seeds: UInt32[Array, "R 2"] | None) -> Float[Array, "R T _"]:
         """m + P m, or A m."""
         if self.shared_in is not None:
             return self.shared_in(x)
@@ -194,15 +194,15 @@ class Disentangled(nnx.Module):
             y = y + dropout(self.paths(own, target_domain), seeds, Site.TARGET_PATH, self.rate)
         return self.specific_norm(y)
 
-    def recalibrate(self, states: TrainingStates) -> None:
+    def recalibrate(self, codes: TrainingCodes) -> None:
         """Puts the closed forms of the erasure's map and of the whitening's statistics in their places."""
         if self.erasure is not None:
-            found = states.covariance("plain", "whole")
+            found = codes.covariance("unwhitened", "whole")
             # Codes may be too large for their squares where parameters are not: the validation finds them.
             if np.isfinite(found).all():
                 kernel = self.erasure.map.kernel
                 kernel.set_value(jnp.asarray(erasure.closed_form(found, kernel.get_value().shape[0])))
         if self.whitening is not None:
-            maps = domain_whitening.closed_form(*states.ends("plain"), self.domains)
+            maps = domain_whitening.fit_whitening(*codes.ends("unwhitened"), self.domains)
             for name, value in maps.items():
                 getattr(self.whitening, name).set_value(jnp.asarray(value))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.disentangle import TrainingCodes
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
@@ -106,9 +106,9 @@ class Ensemble:
     def recalibrates(self) -> bool:
         return False
 
-    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+    def recalibrate(self, params: Params, codes: TrainingCodes) -> Params:
         """Members are trained, and recalibrated, by themselves."""
-        del states
+        del codes
         return params
 
 

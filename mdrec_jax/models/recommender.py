@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from mdrec_jax.models.block import Block
 from mdrec_jax.models.config import RecommenderConfig
-from mdrec_jax.models.disentangle import Disentangled, TrainingStates
+from mdrec_jax.models.disentangle import Disentangled, TrainingCodes
 from mdrec_jax.models.encoded import Encoded, Trace, Views
 from mdrec_jax.models.items import Inputs, check_dates, scored_states
 from mdrec_jax.models.layers.attention import rotary_angles
@@ -66,9 +66,9 @@ class Encoder(nnx.Module):
         """Whether anything is worked out in closed form between validations."""
         return self.config.disentangle.erase or self.config.disentangle.domain_whitening
 
-    def recalibrate(self, states: TrainingStates) -> None:
+    def recalibrate(self, codes: TrainingCodes) -> None:
         assert isinstance(self.fusion, Disentangled)
-        self.fusion.recalibrate(states)
+        self.fusion.recalibrate(codes)
 
     def __call__(self, item: Float[Array, "R T D"], batch: Batch, seeds: UInt32[Array, "R 2"] | None) -> Encoded:
         segments, domains = batch.segment_user.shape[1], self.spec.num_domains

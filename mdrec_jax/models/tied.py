@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from mdrec_jax.models import items
-from mdrec_jax.models.disentangle import TrainingStates
+from mdrec_jax.models.disentangle import TrainingCodes
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.layers.checks import check_ordered
 from mdrec_jax.models.layers.dropout import row_seeds
@@ -116,10 +116,10 @@ class TiedModel:
     def recalibrates(self) -> bool:
         return getattr(self._abstract, "recalibrates", False)
 
-    def recalibrate(self, params: Params, states: TrainingStates) -> Params:
+    def recalibrate(self, params: Params, codes: TrainingCodes) -> Params:
         if not self.recalibrates:
             return params
         module = self.module(params.dense, params.statistics)
-        module.recalibrate(states)
+        module.recalibrate(codes)
         dense, statistics = arrays_of(module)
         return replace(params, dense=dense, statistics=statistics)

@@ -108,7 +108,7 @@ def of_samples(
         domain = everywhere(jnp.asarray(seen.batch.domain))
         losses["mmd"] = config.mmd, mmd(everywhere(shared), domain, real, codes.readers.domains)
     if codes.erasure is not None:
-        inner, whole = (everywhere(at_least_float32(x)) for x in (codes.plain, codes.whole))
+        inner, whole = (everywhere(at_least_float32(x)) for x in (codes.unwhitened, codes.whole))
         losses["erase"] = 1.0, codes.erasure.misfit(inner, whole, real)
     return losses
 

@@ -21,7 +21,7 @@ from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.files import read_object
 from mdrec_jax.terminal import say
 from mdrec_jax.train.loop import Loop, Validate
-from mdrec_jax.train.refresh import make_refresh
+from mdrec_jax.train.recalibrate import make_recalibration
 from mdrec_jax.train.runs.checkpoint import Checkpoints, Progress
 from mdrec_jax.train.runs.journal import Journal
 from mdrec_jax.train.runs.progress import display
@@ -137,7 +137,7 @@ def _train(
         loop = Loop(
             setup.plan,
             setup.train_step,
-            make_refresh(setup),
+            make_recalibration(setup),
             validate,
             config.train.metric,
             config.train.patience,

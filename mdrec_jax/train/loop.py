@@ -24,7 +24,7 @@ FEW_STEPS = 200
 
 type Validate = Callable[[TrainState], dict[str, float]]
 """State -> metric name -> value, on the validation split."""
-type Refresh = Callable[[TrainState], TrainState]
+type Recalibration = Callable[[TrainState], TrainState]
 """State -> the state that is validated, kept and trained on."""
 
 
@@ -107,7 +107,7 @@ class Loop:
 
     plan: RunPlan
     step_function: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
-    refresh: Refresh
+    recalibrate: Recalibration
     validate: Validate
     metric: str
     patience: int
@@ -140,7 +140,7 @@ class Loop:
                 if self.plan.evaluates_at(step):
                     with clock.paused(), self._naming_what_is_kept():
                         check_finite(state, step)
-                        state = self.refresh(state)
+                        state = self.recalibrate(state)
                 with self._naming_what_is_kept():
                     self._due(step, state, progress, window, clock)
                     if stopping():

@@ -7,13 +7,13 @@ import pytest
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.queries import QueryList, query_list
 from mdrec_jax.data.dataset import Dataset
+from mdrec_jax.evaluate import scorer as scorers
 from mdrec_jax.evaluate.baselines.run import baseline_ranks
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import probes
-from mdrec_jax.evaluate.probes.probes import last_events
 from mdrec_jax.evaluate.protocol import parse_protocol
-from mdrec_jax.evaluate.scorer import make_scorer
+from mdrec_jax.evaluate.scorer import last_events, make_scorer
 from mdrec_jax.train.step import initial_params
 from tests.evaluate.worlds import two_domains
 from tests.models.plain import Plain
@@ -31,12 +31,12 @@ def histories_of(some: QueryList) -> list[tuple[int, int]]:
 def test_of_too_many_histories_the_same_few_are_read(world: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = query_list(world, "test")
     every, few = histories_of(last_events(queries)), len(queries) // 4
-    monkeypatch.setattr(probes, "MOST", few)
+    monkeypatch.setattr(scorers, "MOST_HISTORIES", few)
     chosen = histories_of(last_events(queries))
     assert len(set(chosen)) == few
     assert chosen == [one for one in every if one in set(chosen)], "in the order of the queries"
     assert chosen == histories_of(last_events(queries))
-    monkeypatch.setattr(probes, "MOST", len(every))
+    monkeypatch.setattr(scorers, "MOST_HISTORIES", len(every))
     assert histories_of(last_events(queries)) == every
 
 

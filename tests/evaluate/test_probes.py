@@ -14,9 +14,10 @@ from mdrec_jax.data.synthetic import SyntheticConfig, write_world
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
 from mdrec_jax.evaluate.metrics import question_metrics
 from mdrec_jax.evaluate.probes import linear_probe
-from mdrec_jax.evaluate.probes.probes import REMOVED, codes_at, last_events, without_domain_embedding
+from mdrec_jax.evaluate.probes.probes import REMOVED, without_domain_embedding
 from mdrec_jax.evaluate.protocol import Split, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
+from mdrec_jax.evaluate.scorer import codes_at, last_events
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.views import ViewsConfig

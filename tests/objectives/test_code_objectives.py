@@ -24,7 +24,7 @@ R, T = BATCH.item.shape
 RNG = np.random.default_rng(3)
 CODES = {
     name: RNG.normal(size=(R, T, 4)).astype(np.float32)
-    for name in ("shared", "specific", "plain", "whole", "whitened", "cross_domain")
+    for name in ("shared", "specific", "unwhitened", "whole", "whitened", "cross_domain")
 }
 REAL = BATCH.weight > 0
 DOMAINS = 2 + int(max(BATCH.domain.max(), BATCH.target_domain.max()))
@@ -168,7 +168,7 @@ def test_samples_are_compared_over_real_tokens_and_shared_out_by_targets() -> No
     apart = float(mmd(take(jnp.asarray(CODES["shared"])), domain, real, DOMAINS))
     assert apart > 0
     assert found["mmd"] == pytest.approx((0.7, apart / 2), rel=1e-5)
-    misfit = float(Erasure().misfit(*(take(jnp.asarray(CODES[name])) for name in ("plain", "whole")), real))
+    misfit = float(Erasure().misfit(*(take(jnp.asarray(CODES[name])) for name in ("unwhitened", "whole")), real))
     assert found["erase"] == pytest.approx((1.0, misfit / 2), rel=1e-5)
     assert list(told(DisentangleLossConfig(sample=5), given)) == ["erase"]
     assert list(told(config, seen(codes()))) == ["mmd"]

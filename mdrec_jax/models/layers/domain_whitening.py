@@ -41,7 +41,7 @@ class DomainWhitening(nnx.Module):
         wide = at_least_float32(y) - mean.astype(at_least_float32(y).dtype)[domain]
         return _of_domain(wide, domain, self.white.get_value()).astype(y.dtype)
 
-    def told(self, z: Float[Array, "R T D"], domain: Int32[Array, "R T"]) -> Float[Array, "R T D"]:
+    def recoloured(self, z: Float[Array, "R T D"], domain: Int32[Array, "R T"]) -> Float[Array, "R T D"]:
         """z in the terms of these domains."""
         mean = jax.lax.stop_gradient(self.mean.get_value())
         wide = _of_domain(at_least_float32(z), domain, self.colour.get_value())
@@ -57,7 +57,7 @@ def _of_domain(
     return jnp.take_along_axis(every, domain[None, :, :, None], axis=0)[0]
 
 
-def closed_form(
+def fit_whitening(
     y: Float[np.ndarray, "N D"], domain: Int[np.ndarray, " N"], domains: int
 ) -> dict[str, Float32[np.ndarray, "G ..."]]:
     """The maps that make the codes of G domains alike.

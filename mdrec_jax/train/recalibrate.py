@@ -16,23 +16,23 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
 from mdrec_jax.data.batching.queries import QueryList, training_ends
-from mdrec_jax.evaluate.probes.probes import codes_at, last_events
-from mdrec_jax.evaluate.scorer import code_of, make_scorer
+from mdrec_jax.evaluate.scorer import code_of, codes_at, last_events, make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.layers import erasure
 from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.parallel.mesh import DATA
-from mdrec_jax.train.loop import Refresh
+from mdrec_jax.train.loop import Recalibration
 from mdrec_jax.train.setup import Setup, compute_dtype
 from mdrec_jax.train.state import TrainState
 from mdrec_jax.types import Batch, Params
 
-SLOTS = 1 << 17
-"""Slots of the batches that are read, at most, but one batch at least. From few users' codes a linear reader finds the
-rest in the others': R2 .198 with 4,096 slots, .037 with 16,384, .009 with 32,768, .000 with these (RESULTS.md)."""
+TOKENS = 1 << 17
+"""Tokens of the batches that are read, padding among them, at most, but one batch at least. From few users' codes a
+linear reader finds the rest in the others': R2 .198 with 4,096 tokens, .037 with 16,384, .009 with 32,768, .000 with
+these (RESULTS.md)."""
 
 
-def make_refresh(setup: Setup) -> Refresh:
+def make_recalibration(setup: Setup) -> Recalibration:
     """Has the model put its closed forms into a state; leaves the state of a model that has none as it is.
 
     The codes are worked out without dropout: they depend on nothing but the parameters, and what is done twice is done
@@ -40,15 +40,15 @@ def make_refresh(setup: Setup) -> Refresh:
     """
     histories = _Histories(setup)
 
-    def refresh(state: TrainState) -> TrainState:
+    def recalibrate(state: TrainState) -> TrainState:
         if not setup.model.recalibrates:
             return state
-        new = setup.model.recalibrate(state.params, _States(histories, state.params))
+        new = setup.model.recalibrate(state.params, _Codes(histories, state.params))
         placed = jax.tree.map(lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding), new, state.params)
         # The optimiser's moments stay.
         return dataclasses.replace(state, params=placed)
 
-    return refresh
+    return recalibrate
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Histories:
     def batches(self) -> list[Batch]:
         """The first of training."""
         batching, batches = self.setup.config.batching, self.setup.batches
-        number = min(max(1, SLOTS // (batching.rows * batching.row_length)), batches.batches_per_epoch())
+        number = min(max(1, TOKENS // (batching.rows * batching.row_length)), batches.batches_per_epoch())
         return list(islice(self.setup.batches_from(0), number))
 
     @cached_property
@@ -92,8 +92,8 @@ class _Histories:
 
 
 @dataclass(frozen=True)
-class _States:
-    """`models.disentangle.TrainingStates` of some parameters."""
+class _Codes:
+    """`models.disentangle.TrainingCodes` of some parameters."""
 
     histories: _Histories
     params: Params

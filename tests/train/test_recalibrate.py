@@ -14,8 +14,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.queries import training_ends
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.evaluate.probes.probes import codes_at, last_events
-from mdrec_jax.evaluate.scorer import make_scorer
+from mdrec_jax.evaluate.scorer import codes_at, last_events, make_scorer
 from mdrec_jax.models.api import encode_batch
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
@@ -25,7 +24,7 @@ from mdrec_jax.train.config import LoggingConfig, TrainConfig
 from mdrec_jax.train.evaluation import evaluate_runs
 from mdrec_jax.train.fit import fit
 from mdrec_jax.train.loop import Interrupted
-from mdrec_jax.train.refresh import make_refresh
+from mdrec_jax.train.recalibrate import make_recalibration
 from mdrec_jax.train.runs.run_folder import RunFolder
 from mdrec_jax.train.setup import Setup
 from mdrec_jax.train.state import TrainState
@@ -78,7 +77,7 @@ def correlation(setup: Setup, params: Params) -> float:
     def encode(batch: Batch) -> tuple[jax.Array, jax.Array]:
         codes = encode_batch(setup.model, params, batch).codes
         assert codes is not None
-        return codes.plain, codes.specific
+        return codes.unwhitened, codes.specific
 
     batches = [setup.batches[number] for number in range(setup.batches.batches_per_epoch())]
     found = [(encode(batch), np.asarray(batch.weight) > 0) for batch in batches]
@@ -90,7 +89,7 @@ def correlation(setup: Setup, params: Params) -> float:
 def test_what_is_left_goes_with_nothing_that_was_erased(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
     assert correlation(setup, state.params) > 1e-2
-    assert correlation(setup, make_refresh(setup)(state).params) < 1e-5
+    assert correlation(setup, make_recalibration(setup)(state).params) < 1e-5
 
 
 def test_the_whitened_code_has_the_same_moments_in_every_domain(trained: tuple[Setup, TrainState]) -> None:
@@ -101,45 +100,45 @@ def test_the_whitened_code_has_the_same_moments_in_every_domain(trained: tuple[S
         scorer = make_scorer(setup.model, state.params, setup.config.batching, mesh=setup.mesh)
         return codes_at(scorer, setup.dataset, histories, name)
 
-    found = code(make_refresh(setup)(state), "whitened")
+    found = code(make_recalibration(setup)(state), "whitened")
     middle = np.cov(found.T)
     for domain in np.unique(histories.domain):
         mine = found[histories.domain == domain]
         np.testing.assert_allclose(mine.mean(0), 0, atol=1e-3)
         np.testing.assert_allclose(np.cov(mine.T), middle, atol=0.1 * middle.max())
-    np.testing.assert_allclose(code(state, "whitened"), code(state, "plain"), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(code(state, "whitened"), code(state, "unwhitened"), rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_worked_out_alone_changes_and_twice_is_once(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
-    refresh = make_refresh(setup)
-    once = refresh(state)
+    recalibrate = make_recalibration(setup)
+    once = recalibrate(state)
     changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), state, once)
     assert changed.params.dense["fusion"]["erasure"]["map"]["kernel"]
     assert all(changed.params.statistics["fusion"]["whitening"].values())
     assert sum(jax.tree.leaves(changed)) == 4
     assert jax.tree.map(lambda a: a.sharding, once) == jax.tree.map(lambda a: a.sharding, state)
-    np.testing.assert_array_equal(kernel(refresh(once).params), kernel(once.params))
+    np.testing.assert_array_equal(kernel(recalibrate(once).params), kernel(once.params))
 
 
 def test_the_map_does_not_depend_on_how_the_rows_are_spread(trained: tuple[Setup, TrainState]) -> None:
     setup, state = trained
-    expected = kernel(make_refresh(setup)(state).params)
+    expected = kernel(make_recalibration(setup)(state).params)
     spread = Setup.of(replace(ERASING, hardware=MeshConfig(4)), setup.dataset)
-    found = make_refresh(spread)(spread.initial_state(jax.device_get(state.params)))
+    found = make_recalibration(spread)(spread.initial_state(jax.device_get(state.params)))
     np.testing.assert_allclose(kernel(found.params), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_model_that_erases_nothing_stays_as_it_is(small_run: RunConfig, small_world: Path) -> None:
     setup = Setup.of(small_run, open_dataset(small_world))
     state = setup.initial_state()
-    assert make_refresh(setup)(state) is state
+    assert make_recalibration(setup)(state) is state
 
 
 def test_the_state_that_is_looked_at_and_kept_is_the_refreshed_one(whole: Path) -> None:
     run = load_run(whole)
     state = run.setup.initial_state(run.params)
-    np.testing.assert_array_equal(kernel(make_refresh(run.setup)(state).params), kernel(run.params))
+    np.testing.assert_array_equal(kernel(make_recalibration(run.setup)(state).params), kernel(run.params))
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     looked = next(line["ndcg@10"] for line in lines if line["kind"] == "validation" and line["step"] == run.step)
     rows = evaluate_runs([run], split="validation")[0].rows
