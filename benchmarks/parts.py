@@ -22,8 +22,8 @@ from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.evaluate.compare import Difference, compare
 from mdrec_jax.evaluate.protocol import Split
 from mdrec_jax.evaluate.results import BASELINES
+from mdrec_jax.experiments.config_fields import with_fields
 from mdrec_jax.experiments.costs import step_flops
-from mdrec_jax.experiments.fields import with_fields
 from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
 from mdrec_jax.models.config import RecommenderConfig
 

@@ -7,7 +7,7 @@ mdrec train abxi --data data/abxi
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
-from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
+from mdrec_jax.evaluate.cooccurrence import CooccurrenceConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.experts import ExpertsConfig
 from mdrec_jax.objectives.next_item import NextItemConfig

@@ -6,7 +6,7 @@ mdrec train beauty --data data/beauty
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.batching.batches import BatchingConfig
-from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
+from mdrec_jax.evaluate.cooccurrence import CooccurrenceConfig
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.optim.optimiser import OptimConfig
 from mdrec_jax.optim.schedule import ScheduleConfig

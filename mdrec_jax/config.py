@@ -14,7 +14,7 @@ from typing import Any
 from mdrec_jax import codec
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.errors import ConfigError, InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
+from mdrec_jax.evaluate.cooccurrence import CooccurrenceConfig
 from mdrec_jax.files import read_object
 from mdrec_jax.models.api import ModelConfig
 from mdrec_jax.models.config import RecommenderConfig

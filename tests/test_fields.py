@@ -9,7 +9,7 @@ from mdrec_jax.cli.fields import apply, describe_fields, show_fields, split_off_
 from mdrec_jax.codec import flatten, to_plain
 from mdrec_jax.config import RunConfig, field_names, load_preset, preset_names, replace
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.experiments.fields import with_fields
+from mdrec_jax.experiments.config_fields import with_fields
 from tests.command import mdrec
 
 OWN = {"--data", "--seeds", "--smoke"}

@@ -22,7 +22,7 @@ from environments import PINS, interpreter
 from export import export
 
 from mdrec_jax.data.dataset import open_dataset
-from mdrec_jax.evaluate.looks import check_recordable, record_look
+from mdrec_jax.evaluate.looks_at_test import check_recordable, record_look
 
 HERE = Path(__file__).resolve().parent
 RUNNERS = {

@@ -94,8 +94,8 @@ def _show(differences: list[Any], first: tuple[str, int], second: tuple[str, int
     for one in differences:
         means = (f"{value:.4f}".removeprefix("0") for value in (one.first, one.second))
         low, high = (f"{value:+.4f}" for value in one.interval)
-        cells = (f"{one.queries:,}", *means, f"{one.difference:+.4f}", f"{low} {high}", f"{one.chance:.3f}")
-        table.add_row(one.where, one.metric, *cells, style="bold" if one.clear else "")
+        cells = (f"{one.queries:,}", *means, f"{one.difference:+.4f}", f"{low} {high}", f"{one.p_value:.3f}")
+        table.add_row(one.where, one.metric, *cells, style="bold" if one.significant else "")
     told = "one seed: no claim" if alone else "95 % over users and seeds; bold: the interval leaves 0 out"
     shown = console()
     shown.print(f"first: {first[0]} ({first[1]} runs), second: {second[0]} ({second[1]} runs)", style="bold")

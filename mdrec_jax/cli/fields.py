@@ -100,7 +100,7 @@ def no_such_option(option: str, names: Collection[str], own: Collection[str] = (
     """The error for an option that is no field, with what it may have meant."""
     from difflib import get_close_matches
 
-    from mdrec_jax.experiments.fields import suggest
+    from mdrec_jax.experiments.config_fields import suggest
 
     near = get_close_matches(option, own, 1, 0.8)
     meant = near + [f"--{_option(name)}" for name in suggest(option[2:], names)]
@@ -118,7 +118,7 @@ def apply(config: "RunConfig", fields: Sequence[Given]) -> "RunConfig":
     Raises:
         ConfigError: a field that this configuration does not have, or a value that it cannot have.
     """
-    from mdrec_jax.experiments.fields import with_fields
+    from mdrec_jax.experiments.config_fields import with_fields
 
     names = [name for name in flatten(to_plain(config)) if name.rpartition(".")[2] != CLASS]
     values = {}

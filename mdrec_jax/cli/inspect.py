@@ -48,7 +48,7 @@ def _inspect_dataset(path: Path) -> int:
     from mdrec_jax.data.dataset import open_dataset
     from mdrec_jax.data.summary import summarise, summary_lines
     from mdrec_jax.evaluate.baselines.run import baselines_folder
-    from mdrec_jax.evaluate.looks import look_lines, read_looks
+    from mdrec_jax.evaluate.looks_at_test import look_lines, read_looks
 
     dataset = open_dataset(path, verify=True)
     looks = read_looks(baselines_folder(dataset))

@@ -90,7 +90,7 @@ def _drawn(
     return np.concatenate(parts)
 
 
-def draw_seeds(
+def add_seed_variation(
     parts: Sequence[Float64[np.ndarray, "B _ M"]], signs: Sequence[float], generator: np.random.Generator
 ) -> Float64[np.ndarray, "B K M"]:
     """Draws of a sum of models' means over their seeds, K draws of seeds for each of B draws of users.

@@ -33,7 +33,7 @@ class Difference:
     second: float
     interval: tuple[float, float]
     """95 % of the draws of first - second."""
-    chance: float
+    p_value: float
     """Two-sided: twice the share of draws on the other side of 0, at least 1 / draws."""
     queries: int
     one_seed: bool
@@ -44,14 +44,14 @@ class Difference:
         return self.first - self.second
 
     @property
-    def clear(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval, over users and seeds, leaves 0 out; never so where there is one seed."""
         return not self.one_seed and (self.interval[0] > 0 or self.interval[1] < 0)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "where": self.where, "metric": self.metric, "first": self.first, "second": self.second,
-            "difference": self.difference, "interval": list(self.interval), "p": self.chance, "queries": self.queries,
+            "difference": self.difference, "interval": list(self.interval), "p": self.p_value, "queries": self.queries,
             "one_seed": self.one_seed,
         }  # fmt: skip
 
@@ -102,7 +102,7 @@ def compare(
     def differences(where: str, means: Any, drawn: Float64[np.ndarray, "B S M"], queries: int) -> list[Difference]:
         ours, theirs = drawn[:, : len(first)], drawn[:, len(first) :]
         parts = ((ours - theirs,), (1,)) if paired_seeds else ((ours, theirs), (1, -1))
-        gap = bootstrap.draw_seeds(*parts, generator)
+        gap = bootstrap.add_seed_variation(*parts, generator)
         return _differences(where, metrics, means, gap, queries, one_seed)
 
     out = []
@@ -131,7 +131,7 @@ def _differences(
             first=float(means[0, column]),
             second=float(means[1, column]),
             interval=(float(low[column]), float(high[column])),
-            chance=_two_sided(gap[:, column], least),
+            p_value=_two_sided(gap[:, column], least),
             queries=queries,
             one_seed=one_seed,
         )

@@ -158,7 +158,7 @@ def _with_spread(rows: Sequence[Row], means: Float64[np.ndarray, "N C M"]) -> li
 
 def _ends(drawn: Float64[np.ndarray, "B S M"], generator: np.random.Generator) -> Float64[np.ndarray, "2 M"]:
     """The 95 % interval of each metric's mean over seeds, users and seeds being drawn."""
-    both = bootstrap.draw_seeds((drawn,), (1,), generator)
+    both = bootstrap.add_seed_variation((drawn,), (1,), generator)
     return bootstrap.percentile_interval(both.reshape(-1, drawn.shape[2]))
 
 

@@ -92,7 +92,7 @@ def _rank_domain(
     items = np.arange(FIRST_ITEM, num_items) if eval_set.fixed is not None else eval_set.universe(domain)
     universe = place_items(scorer, items, num_items, domains=eval_set.dataset.num_domains)
     size = rows_for(scorer.mesh, min(BLOCK, power_of_two(len(eval_set))))
-    rank = _rank_in_all
+    rank = _rank_full
     if eval_set.protocol.sampled:
         rank = _rank_draws if _many_draws(eval_set.protocol, len(items)) else _rank_among
     if rank is _rank_draws:
@@ -117,13 +117,14 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _rank_in_all(
+def _rank_full(
     scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
 ) -> np.ndarray:
     left_out = widened(universe.places(eval_set.seen(block)))
     values = (x, universe.place[eval_set.queries.target[block]], left_out, *_bonus(scorer, eval_set, universe, block))
     args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
-    return _ranks(eval_set, _full_rank(scorer.mesh)(universe.vectors, universe.count, *args), len(block))[:, None]
+    counts = _compiled_full_rank(scorer.mesh)(universe.vectors, universe.count, *args)
+    return _ranks(eval_set, counts, len(block))[:, None]
 
 
 def _bonus(
@@ -143,7 +144,7 @@ def sparse_bonus(
     """
     if scorer.cooccurrence is None or recent is None:
         return np.zeros((queries, 0), np.int32), np.zeros((queries, 0), np.float32)
-    lists, values = scorer.cooccurrence.lists(scorer.cooccurrence.added(recent), universe.place, queries)
+    lists, values = scorer.cooccurrence.lists(scorer.cooccurrence.bonus(recent), universe.place, queries)
     return widened(lists), lists.beside(values, _width(lists))
 
 
@@ -166,10 +167,10 @@ def _rank_among(
     scorer: Scorer, eval_set: EvaluationSet, universe: Universe, block: Any, x: Any, size: int
 ) -> np.ndarray:
     target, columns, cooccurrence = eval_set.queries.target[block][:, None], [], scorer.cooccurrence
-    added = NOTHING_REACHED if cooccurrence is None else cooccurrence.added(eval_set.latest(block, STEPS))
+    bonus = NOTHING_REACHED if cooccurrence is None else cooccurrence.bonus(eval_set.latest(block, STEPS))
     for number in range(eval_set.protocol.draws):
         items = np.concatenate([target, eval_set.candidates(block, number)], axis=1)
-        more = np.zeros((len(block), 0), np.float32) if cooccurrence is None else cooccurrence.at(added, items)
+        more = np.zeros((len(block), 0), np.float32) if cooccurrence is None else cooccurrence.at(bonus, items)
         values = (x, universe.place[items], more)
         args = jax.device_put(tuple(fill(value, size) for value in values), by_row(scorer.mesh))
         counts = _sampled_rank(scorer.mesh)(universe.vectors, universe.count, *args)
@@ -214,12 +215,12 @@ def fill(value: np.ndarray, size: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _full_rank(mesh: Mesh) -> Any:
+def _compiled_full_rank(mesh: Mesh) -> Any:
     """Compiled: (vectors, how many compete, states, targets, left out, places, bonus) -> (higher, ties)."""
 
     def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, target, left_out, place, added = query
-        scores = with_added(vectors, x, place, added)
+        x, target, left_out, place, bonus = query
+        scores = add_bonus(vectors, x, place, bonus)
         return _above(scores[target], scores, competes.at[left_out].set(False).at[target].set(False))
 
     def local(vectors: Array, count: Array, *queries: Array) -> tuple[Array, Array]:
@@ -232,11 +233,11 @@ def _full_rank(mesh: Mesh) -> Any:
     return split_queries(mesh, local, 5)
 
 
-def with_added(
-    vectors: Float[Array, "W D"], x: Float[Array, " D"], place: Int32[Array, " E"], added: Float[Array, " E"]
+def add_bonus(
+    vectors: Float[Array, "W D"], x: Float[Array, " D"], place: Int32[Array, " E"], bonus: Float[Array, " E"]
 ) -> Float[Array, " W"]:
     """The scores of all rows for one query. Row 0, where lists are filled up, never competes."""
-    return jnp.matmul(vectors, x, precision=jax.lax.Precision.HIGHEST).at[place].add(added)
+    return jnp.matmul(vectors, x, precision=jax.lax.Precision.HIGHEST).at[place].add(bonus)
 
 
 def _above(own: Float[Array, ""], scores: Float[Array, " W"], counts: Bool[Array, " W"]) -> tuple[Array, Array]:
@@ -250,26 +251,26 @@ def _sampled_rank(mesh: Mesh) -> Any:
     """Compiled: (vectors, how many compete, states, [target, candidates], what is added to each, or nothing at all)
     -> (higher, ties) among the candidates."""
 
-    def one(vectors: Array, x: Array, places: Array, added: Array) -> tuple[Array, Array]:
+    def one(vectors: Array, x: Array, places: Array, bonus: Array) -> tuple[Array, Array]:
         scores = jnp.matmul(vectors[places], x, precision=jax.lax.Precision.HIGHEST)
-        scores = scores + added if len(added) else scores
+        scores = scores + bonus if len(bonus) else scores
         return _above(scores[0], scores[1:], (places[1:] > 0) & (places[1:] != places[0]))
 
-    def local(vectors: Array, count: Array, x: Array, places: Array, added: Array) -> tuple[Array, Array]:
+    def local(vectors: Array, count: Array, x: Array, places: Array, bonus: Array) -> tuple[Array, Array]:
         del count
-        return jax.lax.map(lambda query: one(vectors, *query), (x, places, added), batch_size=GATHERED)
+        return jax.lax.map(lambda query: one(vectors, *query), (x, places, bonus), batch_size=GATHERED)
 
     return split_queries(mesh, local, 3)
 
 
 @lru_cache(maxsize=8)
 def _draw_ranks(mesh: Mesh) -> Any:
-    """Compiled: (vectors, how many compete, states, targets, candidates by draw, places, what is added) -> (higher,
+    """Compiled: (vectors, how many compete, states, targets, candidates by draw, places, what is bonus) -> (higher,
     ties) [B, draws]."""
 
     def one(vectors: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, target, drawn, place, added = query
-        scores = with_added(vectors, x, place, added)
+        x, target, drawn, place, bonus = query
+        scores = add_bonus(vectors, x, place, bonus)
         counts = (drawn > 0) & (drawn != target)
         return jax.vmap(lambda theirs, there: _above(scores[target], theirs, there))(scores[drawn], counts)
 

@@ -19,7 +19,7 @@ from mdrec_jax.data.batching.streams import plain
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError, NonFiniteError
-from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
+from mdrec_jax.evaluate.cooccurrence import Cooccurrence
 from mdrec_jax.models.api import Model, encode_batch
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.parallel.mesh import DATA, MeshConfig, by_row, make_mesh, replicated, rows_for

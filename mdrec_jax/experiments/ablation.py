@@ -25,10 +25,10 @@ from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.protocol import Protocol, Split
 from mdrec_jax.evaluate.ranks import Ranks
 from mdrec_jax.evaluate.results import BASELINES, Results, Row
-from mdrec_jax.experiments.controls import deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, Costs, parameters
+from mdrec_jax.experiments.matched_controls import deeper, longer, wider
+from mdrec_jax.experiments.part_switches import all_off, switches_on, without
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
-from mdrec_jax.experiments.switches import all_off, switches_on, without
 from mdrec_jax.terminal import say
 
 COSTS = "costs.json"

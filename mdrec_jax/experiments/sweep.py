@@ -17,8 +17,8 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError, NonFiniteError
 from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.results import Row
+from mdrec_jax.experiments.config_fields import value_of, with_fields
 from mdrec_jax.experiments.costs import parameters
-from mdrec_jax.experiments.fields import value_of, with_fields
 from mdrec_jax.experiments.runs import check_runs, course_of, finish, place_of, ranks_of, seed_folder
 from mdrec_jax.experiments.tables import TextTable, figure
 from mdrec_jax.terminal import say

@@ -136,4 +136,4 @@ def _figure(rows: Sequence[Row], model: str, metric: str) -> str:
 def _difference(gap: Difference) -> str:
     signed = (f"{value:+.4f}".replace("0.", ".", 1) for value in (gap.difference, *gap.interval))
     value, low, high = signed
-    return f"{value} [{low} {high}]" + ("*" if gap.clear else "")
+    return f"{value} [{low} {high}]" + ("*" if gap.significant else "")

@@ -22,13 +22,13 @@ from mdrec_jax.evaluate.evaluation_set import item_counts
 from mdrec_jax.evaluate.ranking import (
     GATHERED,
     LEFT_OUT,
+    add_bonus,
     fill,
     power_of_two,
     short_enough,
     sparse_bonus,
     split_queries,
     widened,
-    with_added,
 )
 from mdrec_jax.evaluate.scorer import Scorer, Universe, competing, place_items, states
 from mdrec_jax.parallel.mesh import by_row, rows_for
@@ -239,8 +239,8 @@ def _top(mesh: Mesh, k: int, limited: bool) -> Any:
     """
 
     def one(vectors: Array, competes: Array, query: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, left_out, only, place, added = query
-        scores = with_added(vectors, x, place, added)
+        x, left_out, only, place, bonus = query
+        scores = add_bonus(vectors, x, place, bonus)
         mine = competes & jnp.zeros_like(competes).at[only].set(True) if limited else competes
         mine = mine.at[left_out].set(False)
         best, rows = jax.lax.top_k(jnp.where(mine, scores, -jnp.inf), k)

@@ -9,7 +9,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, stored_ranks
 from mdrec_jax.evaluate.compare import verdict
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
-from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
+from mdrec_jax.evaluate.looks_at_test import check_recordable, headline, record_look
 from mdrec_jax.evaluate.make_results import make_results
 from mdrec_jax.evaluate.probes.probes import Probes, probe
 from mdrec_jax.evaluate.probes.routing_means import Routing, measure_routing
@@ -130,7 +130,7 @@ def check_may_look(runs: Sequence[TrainedRun], split: Split) -> None:
 def record_looks(
     runs: Sequence[TrainedRun], protocol: Protocol, by: str, what: str, figures: dict[str, dict[str, float]]
 ) -> None:
-    """Records one look at test in the folder of each run that was evaluated (`evaluate/looks.py`)."""
+    """Records one look at test in the folder of each run that was evaluated (`evaluate/looks_at_test.py`)."""
     for run in runs:
         config = run.setup.config
         look = {

@@ -18,8 +18,8 @@ from mdrec_jax.data.batching.batches import TrainBatches, grain_loader
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.dataset import Dataset, category_numbers
 from mdrec_jax.errors import DoesNotFitError
-from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence
 from mdrec_jax.evaluate.baselines.run import count_training
+from mdrec_jax.evaluate.cooccurrence import Cooccurrence
 from mdrec_jax.models.api import Model, make_model
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.objectives.combine import Objectives, check_objectives

@@ -6,9 +6,9 @@ import pytest
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate.baselines import cooccurrence, run, transitions
-from mdrec_jax.evaluate.baselines.cooccurrence import CooccurrenceConfig
-from mdrec_jax.evaluate.baselines.pool import Competition
+from mdrec_jax.evaluate import cooccurrence
+from mdrec_jax.evaluate.baselines import run, transitions
+from mdrec_jax.evaluate.baselines.candidate_items import Competition
 from mdrec_jax.evaluate.baselines.run import (
     BaselineScores,
     baseline_results,
@@ -24,8 +24,9 @@ from mdrec_jax.evaluate.baselines.transitions import (
     count_transitions,
     reach,
 )
+from mdrec_jax.evaluate.cooccurrence import CooccurrenceConfig
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
-from mdrec_jax.evaluate.looks import LOOKS, read_looks
+from mdrec_jax.evaluate.looks_at_test import LOOKS, read_looks
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from tests.data.make import make_dataset
 
@@ -176,7 +177,7 @@ def bonus(weight: float = 2.0) -> cooccurrence.Cooccurrence:
 
 def test_what_counting_adds_is_the_weighted_logarithm_of_its_score() -> None:
     recent = np.array([[3, 2, 0, 0, 0], [6, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.int32)
-    one, found = bonus(), bonus().added(recent)
+    one, found = bonus(), bonus().bonus(recent)
     scores = reach(one.counts, recent)
     assert found.key.tolist() == scores.key.tolist() == [3, 4, 5]
     np.testing.assert_allclose(found.score, 2 * np.log(1 + scores.score / 0.01))
@@ -188,7 +189,7 @@ def test_what_counting_adds_is_the_weighted_logarithm_of_its_score() -> None:
     assert (lists.offsets.tolist(), lists.values.tolist()) == ([0, 2, 2, 2], [2, 3])
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, found.score[1:], rtol=1e-6)
-    assert not bonus(0.0).added(recent).score.any()
+    assert not bonus(0.0).bonus(recent).score.any()
 
 
 def test_blocks_are_smaller_where_items_were_followed_by_many_others(monkeypatch: pytest.MonkeyPatch) -> None:

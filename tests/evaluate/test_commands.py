@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate.looks import read_looks
+from mdrec_jax.evaluate.looks_at_test import read_looks
 from tests.command import mdrec
 from tests.evaluate.worlds import two_domains
 
@@ -58,7 +58,7 @@ def test_validation_is_ranked_unless_test_is_asked_for_and_each_look_at_test_is_
     assert mdrec("inspect", path) == 0
     assert "looks at test: 3" in capsys.readouterr().out
 
-    monkeypatch.setattr("mdrec_jax.evaluate.looks.os.access", lambda *_: False)
+    monkeypatch.setattr("mdrec_jax.evaluate.looks_at_test.os.access", lambda *_: False)
     assert mdrec("baselines", path, "--split", "test", "--json", tmp_path / "a.json") == 2
     assert "could not be recorded" in capsys.readouterr().err
     assert not (tmp_path / "a.json").exists()

@@ -36,13 +36,13 @@ def run(shift: float, seed: int, *, questions: int = USERS) -> Ranks:
 
 def test_a_model_does_not_differ_from_itself() -> None:
     (one,) = compare([run(0, 0)], [run(0, 0)], ["mrr"])
-    assert (one.difference, one.interval, one.chance) == (0, (0, 0), 1)
-    assert not one.clear
+    assert (one.difference, one.interval, one.p_value) == (0, (0, 0), 1)
+    assert not one.significant
 
 
 def test_pairing_finds_a_difference_that_two_intervals_would_hide() -> None:
     (one,) = compare([run(-0.15, 1)], [run(0, 0)], ["ndcg@10"])
-    assert one.chance < 0.01
+    assert one.p_value < 0.01
     assert 0 < one.interval[0] < one.difference < one.interval[1]
     apart = run(0, 0)
     spread = np.std((apart.rank[:, 0] <= 10) / np.log2(1 + apart.rank[:, 0])) * 2 * 1.96 / np.sqrt(USERS)
@@ -60,8 +60,8 @@ def test_seeds_that_go_together_may_be_drawn_together() -> None:
     ours, theirs = [run(s - 0.2, 1) for s in (-0.4, 0, 0.4)], [run(s, 2) for s in (-0.4, 0, 0.4)]
     (apart,), (together,) = (compare(ours, theirs, ["mrr"], paired_seeds=paired) for paired in (False, True))
     assert together.difference == apart.difference
-    assert together.clear
-    assert not apart.clear
+    assert together.significant
+    assert not apart.significant
     with pytest.raises(InputError, match="without a pair"):
         compare(ours, theirs[:2], ["mrr"], paired_seeds=True)
 

@@ -40,10 +40,10 @@ def difference(low: float, high: float, one_seed: bool = False) -> Difference:
 
 def test_a_difference_is_clear_where_its_interval_leaves_0_out_and_there_are_seeds() -> None:
     assert difference(0.1, 0.4).difference == 0.25
-    assert [difference(*ends).clear for ends in ((0.1, 0.4), (-0.4, -0.1), (-0.1, 0.4), (0, 0.4), (-0.4, 0))] == [
+    assert [difference(*ends).significant for ends in ((0.1, 0.4), (-0.4, -0.1), (-0.1, 0.4), (0, 0.4), (-0.4, 0))] == [
         True, True, False, False, False,
     ]  # fmt: skip
-    assert not difference(0.1, 0.4, one_seed=True).clear
+    assert not difference(0.1, 0.4, one_seed=True).significant
     assert difference(0.1, 0.4).to_json() == {
         "where": "all", "metric": "mrr", "first": 0.75, "second": 0.5, "difference": 0.25, "interval": [0.1, 0.4],
         "p": 0.04, "queries": 7, "one_seed": False,
@@ -96,7 +96,7 @@ def test_a_trained_model_with_one_seed_makes_no_claim_and_a_count_needs_none(
     ours, theirs = [ranks_of(1, 2, 1)] * first, [ranks_of(2, 3, 2)] * second
     (found,) = compare(ours, theirs, ["mrr"], deterministic=deterministic, draws=40)
     assert found.one_seed is one_seed
-    assert found.clear is not one_seed
+    assert found.significant is not one_seed
 
 
 def test_seeds_are_paired_one_by_one() -> None:

@@ -14,10 +14,9 @@ from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.evaluate import ranking
-from mdrec_jax.evaluate.baselines import cooccurrence
-from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence, CooccurrenceConfig
+from mdrec_jax.evaluate import cooccurrence, ranking
 from mdrec_jax.evaluate.baselines.run import count_training
+from mdrec_jax.evaluate.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries

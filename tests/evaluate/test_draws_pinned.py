@@ -135,15 +135,15 @@ def test_a_users_sums_are_those_of_its_questions_in_each_group() -> None:
 def test_a_mean_over_seeds_keeps_its_middle_and_moves_by_what_seeds_differ() -> None:
     one = np.full((50, 1, 1), 3.0)
     rng = np.random.default_rng(0)
-    assert bootstrap.draw_seeds((one,), (1,), rng).tolist() == one.tolist(), "one seed tells nothing of others"
+    assert bootstrap.add_seed_variation((one,), (1,), rng).tolist() == one.tolist(), "one seed tells nothing of others"
     several = np.tile(np.array([1.0, 2.0, 6.0])[None, :, None], (4000, 1, 1))
-    found = bootstrap.draw_seeds((several,), (1,), rng)
+    found = bootstrap.add_seed_variation((several,), (1,), rng)
     assert found.shape == (4000, 8, 1)
     assert np.median(found) == pytest.approx(3, abs=0.05)
     low, high = bootstrap.percentile_interval(found.reshape(-1))
     student = 4.303 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert [3 - low, high - 3] == pytest.approx([student, student], rel=0.06)
-    gap = bootstrap.draw_seeds((several, one.repeat(80, axis=0)), (1, -1), rng)
+    gap = bootstrap.add_seed_variation((several, one.repeat(80, axis=0)), (1, -1), rng)
     assert np.median(gap) == pytest.approx(0, abs=0.05)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate import looks
-from mdrec_jax.evaluate.looks import LOOKS, check_recordable, headline, look_lines, read_looks, record_look
+from mdrec_jax.evaluate import looks_at_test
+from mdrec_jax.evaluate.looks_at_test import LOOKS, check_recordable, headline, look_lines, read_looks, record_look
 from mdrec_jax.evaluate.results import Row
 
 
@@ -52,7 +52,9 @@ def test_a_line_that_was_cut_short_stays_a_line_of_its_own(tmp_path: Path) -> No
 
 def test_a_look_that_cannot_be_recorded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(looks.os, "access", lambda path, how: asked.append(path) or how != looks.os.W_OK)
+    monkeypatch.setattr(
+        looks_at_test.os, "access", lambda path, how: asked.append(path) or how != looks_at_test.os.W_OK
+    )
     for folder, nearest in ((tmp_path / "a" / "b", tmp_path), (tmp_path, tmp_path)):
         with pytest.raises(InputError, match="could not be recorded") as error:
             check_recordable(folder)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from mdrec_jax.evaluate.bootstrap import draw_seeds
+from mdrec_jax.evaluate.bootstrap import add_seed_variation
 from mdrec_jax.evaluate.compare import compare
 from mdrec_jax.evaluate.make_results import model_rows
 from mdrec_jax.evaluate.ranks import Ranks
@@ -53,7 +53,7 @@ def test_a_row_of_several_seeds_covers_the_truth(seeds: int, spread: float) -> N
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_difference_of_three_seeds_each_covers_zero(paired: bool) -> None:
     claims = sum(
-        compare(a, b, ["hr@10"], draws=120, paired_seeds=paired)[0].clear
+        compare(a, b, ["hr@10"], draws=120, paired_seeds=paired)[0].significant
         for a, b in zip(worlds(3, 0.08, 1), worlds(3, 0.08, 2), strict=True)
     )
     assert claims <= 0.07 * WORLDS
@@ -62,7 +62,7 @@ def test_a_difference_of_three_seeds_each_covers_zero(paired: bool) -> None:
 def test_a_real_gain_is_still_found() -> None:
     better = [ranks_of(np.arange(USERS) % 10 < hits) for hits in (6, 6, 6)]
     worse = [ranks_of(np.arange(USERS) % 10 < 3) for _ in range(3)]
-    assert compare(better, worse, ["hr@10"])[0].clear
+    assert compare(better, worse, ["hr@10"])[0].significant
 
 
 def test_one_seed_makes_no_claim_and_a_count_needs_none() -> None:
@@ -70,22 +70,22 @@ def test_one_seed_makes_no_claim_and_a_count_needs_none() -> None:
     (one,) = compare(better, counts * 3, ["hr@10"])
     assert one.one_seed
     assert one.interval[0] > 0
-    assert not one.clear
+    assert not one.significant
     (more,) = compare(better * 3, counts, ["hr@10"], deterministic=(False, True))
-    assert more.clear
-    assert not compare(better * 3, counts, ["hr@10"])[0].clear
+    assert more.significant
+    assert not compare(better * 3, counts, ["hr@10"])[0].significant
 
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.303), (6, 2.571)])
 def test_where_users_tell_nothing_a_mean_over_seeds_is_students(seeds: int, quantile: float) -> None:
     values = np.arange(seeds, dtype=float) ** 2
     part = np.broadcast_to(values[None, :, None], (5000, seeds, 1))
-    drawn = draw_seeds((part,), (1,), np.random.default_rng(0))[..., 0]
+    drawn = add_seed_variation((part,), (1,), np.random.default_rng(0))[..., 0]
     t = (drawn - values.mean()) / (values.std(ddof=1) / np.sqrt(seeds))
     np.testing.assert_allclose(np.quantile(t, [0.025, 0.975]), [-quantile, quantile], rtol=0.05)
 
 
 def test_where_seeds_are_equal_only_users_are_drawn() -> None:
     users = np.random.default_rng(0).standard_normal((300, 1, 2))
-    both = draw_seeds((np.repeat(users, 3, axis=1),), (1,), np.random.default_rng(1))
+    both = add_seed_variation((np.repeat(users, 3, axis=1),), (1,), np.random.default_rng(1))
     np.testing.assert_allclose(np.quantile(both, [0.1, 0.9]), np.quantile(users, [0.1, 0.9]), rtol=0.02)

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate.baselines import linear, tuning
-from mdrec_jax.evaluate.baselines.methods import Method, methods_for, told
-from mdrec_jax.evaluate.baselines.pool import Competition, Pool, competition
+from mdrec_jax.evaluate.baselines import item_item, tuning
+from mdrec_jax.evaluate.baselines.candidate_items import CandidateItems, Competition, competition
 from mdrec_jax.evaluate.baselines.run import baseline_ranks, baselines_file, stored_ranks
+from mdrec_jax.evaluate.baselines.tuned_baselines import Method, described, methods_for
 from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol, parse_protocol
@@ -41,19 +41,19 @@ def test_ranks_by_scores_are_the_sparse_ranks_of_the_same_scores(world: Dataset,
     eval_set = evaluation_set(world, parse_protocol(name, source="fkcb", split=split))  # pyright: ignore[reportArgumentType]
     expected = baseline_ranks(eval_set)["popularity"].rank
     for domain in eval_set.domains():
-        some, pool = some_of(eval_set, domain), Pool.of(eval_set, domain)
-        popular = np.tile(pool.popularity.astype(np.float32), (len(some), 1))
-        found = competition(eval_set, some, pool.place).ranks(popular)
+        some, candidates = some_of(eval_set, domain), CandidateItems.of(eval_set, domain)
+        popular = np.tile(candidates.popularity.astype(np.float32), (len(some), 1))
+        found = competition(eval_set, some, candidates.place).ranks(popular)
         np.testing.assert_array_equal(found, expected[some])
 
 
 def test_published_settings_give_the_published_transitions(world: Dataset) -> None:
     eval_set = evaluation_set(world, Protocol())
     for domain in eval_set.domains():
-        some, pool = some_of(eval_set, domain), Pool.of(eval_set, domain)
-        method = next(one for one in methods_for(pool) if one.name == "transitions-tuned")
+        some, candidates = some_of(eval_set, domain), CandidateItems.of(eval_set, domain)
+        method = next(one for one in methods_for(candidates) if one.name == "transitions-tuned")
         scores = method.scores(eval_set, some, {"steps": 5, "smoothing": 5.0, "history": 5})
-        found = competition(eval_set, some, pool.place).ranks(scores)[:, 0]
+        found = competition(eval_set, some, candidates.place).ranks(scores)[:, 0]
         assert (found == baseline_ranks(eval_set)["transitions"].rank[some, 0]).mean() > 0.9, "but for ties"
 
 
@@ -62,8 +62,8 @@ def test_every_method_has_a_row_and_chosen_settings(world: Dataset, tuned: Tuned
     for name, by_domain in tuned.settings.items():
         assert set(by_domain) == set(world.manifest.domains)
         for domain in world.manifest.domains:
-            pool = Pool.of(evaluation_set(world, Protocol()), world.domain_index(domain))
-            grids = {method.name: [*method.grid, *method.after] for method in methods_for(pool)}
+            candidates = CandidateItems.of(evaluation_set(world, Protocol()), world.domain_index(domain))
+            grids = {method.name: [*method.grid, *method.after] for method in methods_for(candidates)}
             tried = {key: {one[key] for one in grids.get(name, []) if key in one} for key in by_domain[domain]}
             assert name == "linear-blend" or all(value in tried[key] for key, value in by_domain[domain].items())
 
@@ -71,12 +71,12 @@ def test_every_method_has_a_row_and_chosen_settings(world: Dataset, tuned: Tuned
 def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tuned) -> None:
     eval_set = evaluation_set(world, Protocol(split="validation"))
     for domain, name in enumerate(world.manifest.domains):
-        some, pool = some_of(eval_set, domain), Pool.of(eval_set, domain)
-        for method in methods_for(pool):
+        some, candidates = some_of(eval_set, domain), CandidateItems.of(eval_set, domain)
+        for method in methods_for(candidates):
 
             def best(tried: list[dict[str, float]], method: Method = method) -> dict[str, float]:
                 scores = (method.scores(eval_set, some, settings) for settings in tried)  # noqa: B023
-                ranks = [competition(eval_set, some, pool.place).ranks(one)[:, 0] for one in scores]  # noqa: B023
+                ranks = [competition(eval_set, some, candidates.place).ranks(one)[:, 0] for one in scores]  # noqa: B023
                 return tried[int(np.argmax([np.where(r <= 10, 1 / np.log2(1 + r), 0).mean() for r in ranks]))]
 
             chosen = best(list(method.grid))
@@ -85,10 +85,10 @@ def test_settings_are_those_that_rank_validation_best(world: Dataset, tuned: Tun
 
 def test_a_choice_at_the_end_of_its_grid_is_told_where_the_grid_could_go_on() -> None:
     grid = tuple({"l2": l2, "decay": decay} for l2 in (100.0, 0.0, 400.0) for decay in (2.0, 1.0))
-    assert told({"l2": 400.0, "decay": 1.0}, grid) == "l2 400 (the most tried), decay 1"
-    assert told({"l2": 100.0, "decay": 2.0}, grid) == "l2 100, decay 2"
-    assert told({"l2": 0.0, "decay": 2.0}, grid) == "l2 0, decay 2", "nothing is less"
-    assert told({"l2": 100.0}, ({"l2": 100.0}, {"l2": 400.0})) == "l2 100 (the least tried)"
+    assert described({"l2": 400.0, "decay": 1.0}, grid) == "l2 400 (the most tried), decay 1"
+    assert described({"l2": 100.0, "decay": 2.0}, grid) == "l2 100, decay 2"
+    assert described({"l2": 0.0, "decay": 2.0}, grid) == "l2 0, decay 2", "nothing is less"
+    assert described({"l2": 100.0}, ({"l2": 100.0}, {"l2": 400.0})) == "l2 100 (the least tried)"
 
 
 def test_test_items_have_no_part_in_what_is_chosen_or_scored(world: Dataset, tuned: Tuned) -> None:
@@ -100,7 +100,8 @@ def test_test_items_have_no_part_in_what_is_chosen_or_scored(world: Dataset, tun
     assert tuned_ranks(evaluation_set(other, Protocol())).settings == tuned.settings
     for domain in (0, 1):
         for old, new in zip(
-            *(methods_for(Pool.of(evaluation_set(one, Protocol()), domain)) for one in (world, other)), strict=True
+            *(methods_for(CandidateItems.of(evaluation_set(one, Protocol()), domain)) for one in (world, other)),
+            strict=True,
         ):
             some = some_of(evaluation_set(world, Protocol()), domain)
             scores = [m.scores(evaluation_set(o, Protocol()), some, m.grid[0]) for m, o in ((old, world), (new, other))]
@@ -110,8 +111,8 @@ def test_test_items_have_no_part_in_what_is_chosen_or_scored(world: Dataset, tun
 @pytest.mark.parametrize("visible", [False, True])
 def test_date_popularity_counts_training_events_before_its_moment(world: Dataset, visible: bool) -> None:
     eval_set = evaluation_set(world, Protocol(query_time_visible=visible))
-    some, pool = some_of(eval_set, 0), Pool.of(eval_set, 0)
-    method = next(one for one in methods_for(pool) if one.name == "date-popularity")
+    some, candidates = some_of(eval_set, 0), CandidateItems.of(eval_set, 0)
+    method = next(one for one in methods_for(candidates) if one.name == "date-popularity")
     found = method.scores(eval_set, some, {"half_life_days": 2.0})
     time, role, item = (np.asarray(getattr(world, name)) for name in ("time", "role", "item"))
     for row, query in enumerate(some):
@@ -119,21 +120,23 @@ def test_date_popularity_counts_training_events_before_its_moment(world: Dataset
         moment = eval_set.queries.time[query] if visible else time[places[-1]]
         before = (role == 0) & (time < moment if visible else time <= moment)
         weight = 0.5 ** ((moment - time[before]) / (2 * 24 * 3600))
-        expected = np.bincount(item[before], weight, world.num_items)[pool.items]
+        expected = np.bincount(item[before], weight, world.num_items)[candidates.items]
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_large_catalogue_keeps_its_most_frequent_items_and_counts_the_rest(
     world: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "LARGEST", 12)
+    monkeypatch.setattr(item_item, "LARGEST", 12)
     eval_set = evaluation_set(world, Protocol())
-    pool = Pool.of(eval_set, 0)
-    kept, gone = pool.popularity[pool.known], np.delete(pool.popularity, pool.known)
+    candidates = CandidateItems.of(eval_set, 0)
+    kept, gone = candidates.popularity[candidates.known], np.delete(candidates.popularity, candidates.known)
     assert len(kept) == 12
     assert kept.min() >= gone.max()
-    assert pool.left_out == (gone > 0).sum()
-    assert sum(tuned_ranks(eval_set).counts.values()) == sum(Pool.of(eval_set, domain).left_out for domain in (0, 1))
+    assert candidates.left_out == (gone > 0).sum()
+    assert sum(tuned_ranks(eval_set).counts.values()) == sum(
+        CandidateItems.of(eval_set, domain).left_out for domain in (0, 1)
+    )
 
 
 def test_without_an_order_or_validation_what_is_left_takes_the_first_settings(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, InputError
 from mdrec_jax.evaluate.compare import compare
-from mdrec_jax.evaluate.looks import LOOKS, read_looks
+from mdrec_jax.evaluate.looks_at_test import LOOKS, read_looks
 from mdrec_jax.experiments import runs
 from mdrec_jax.experiments.ablation import Variant, ablate, chosen, to_json
 from mdrec_jax.experiments.costs import Cost

@@ -13,7 +13,7 @@ from mdrec_jax.config import RunConfig, load_preset
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT, ConfigError, NonFiniteError
 from mdrec_jax.experiments import runs
-from mdrec_jax.experiments.fields import value_of, with_fields
+from mdrec_jax.experiments.config_fields import value_of, with_fields
 from mdrec_jax.experiments.sweep import flags, make_trials, parse_field, sweep
 from tests.command import mdrec
 

@@ -14,8 +14,8 @@ from mdrec_jax.cli.stream import run_name
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.baselines.run import count_training
+from mdrec_jax.evaluate.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.files import write_json
 from mdrec_jax.models.api import make_model

@@ -16,8 +16,8 @@ import pytest
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.baselines.run import count_training
+from mdrec_jax.evaluate.cooccurrence import Cooccurrence, CooccurrenceConfig
 from mdrec_jax.evaluate.scorer import Scorer, make_scorer
 from mdrec_jax.models.api import make_model
 from mdrec_jax.models.config import RecommenderConfig

@@ -11,7 +11,7 @@ from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.errors import EXIT_BAD_INPUT
 from mdrec_jax.evaluate.evaluation_set import evaluation_set
-from mdrec_jax.evaluate.looks import read_looks
+from mdrec_jax.evaluate.looks_at_test import read_looks
 from mdrec_jax.evaluate.protocol import parse_protocol
 from mdrec_jax.evaluate.ranking import rank_queries
 from mdrec_jax.evaluate.scorer import make_scorer

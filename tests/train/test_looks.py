@@ -7,7 +7,7 @@ import pytest
 
 from mdrec_jax.config import RunConfig, replace
 from mdrec_jax.errors import EXIT_BAD_INPUT, InputError
-from mdrec_jax.evaluate.looks import LOOKS, check_recordable, look_lines, read_looks, record_look
+from mdrec_jax.evaluate.looks_at_test import LOOKS, check_recordable, look_lines, read_looks, record_look
 from mdrec_jax.models.hstu import HstuConfig
 from mdrec_jax.train.runs.comparable import check_alike
 from tests.command import mdrec
@@ -44,7 +44,7 @@ def test_test_is_looked_at_when_it_is_asked_and_each_look_is_told(
     assert mdrec("inspect", run) == 0
     assert "looks at test: 2" in capsys.readouterr().out
 
-    monkeypatch.setattr("mdrec_jax.evaluate.looks.os.access", lambda *_: False)
+    monkeypatch.setattr("mdrec_jax.evaluate.looks_at_test.os.access", lambda *_: False)
     assert mdrec("evaluate", run) == EXIT_BAD_INPUT
     assert "could not be recorded" in capsys.readouterr().err
     assert len(read_looks(run)) == 2

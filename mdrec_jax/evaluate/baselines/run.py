@@ -4,8 +4,9 @@
     transitions        5-step transition counts (`transitions.py`) over whole training sequences, domains mixed
     transitions-local  the same from each domain's own events alone, where that is something else
 
-Beside these stand the linear ones, whose settings the validation split chooses (`methods.py`, `tuning.py`): they take
-minutes, so `mdrec baselines` works them out once and leaves them with the data set, where `mdrec evaluate` finds them.
+Beside these stand the linear ones, whose settings the validation split chooses (`tuned_baselines.py`, `tuning.py`):
+they take minutes, so `mdrec baselines` works them out once and leaves them with the data set, where `mdrec evaluate`
+finds them.
 
 Whatever they count is counted in training events alone, as a model's parameters are; a history holds what the split may
 see (at test: training and validation events). A model that does not beat them has learned little.
@@ -35,7 +36,7 @@ from mdrec_jax.evaluate.baselines.transitions import (
 )
 from mdrec_jax.evaluate.baselines.tuning import Tuned, tuned_ranks
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, evaluation_set, item_counts
-from mdrec_jax.evaluate.looks import check_recordable, headline, record_look
+from mdrec_jax.evaluate.looks_at_test import check_recordable, headline, record_look
 from mdrec_jax.evaluate.make_results import make_results
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate, load_ranks, rank_from_counts

@@ -1,4 +1,4 @@
-"""The baselines of `methods.py` with the settings that rank the validation split best, and their sum.
+"""The baselines of `tuned_baselines.py` with the settings that rank the validation split best, and their sum.
 
 Settings are chosen for each domain by NDCG@10 of at most `QUERIES` validation queries, under the protocol that the test
 is ranked by (one draw of negatives; full ranking where a file lists candidates for the test alone). `linear-blend` adds
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.baselines.linear import LARGEST, standardised
-from mdrec_jax.evaluate.baselines.methods import Method, Scores, Settings, methods_for, told
-from mdrec_jax.evaluate.baselines.pool import Competition, Pool, competition
+from mdrec_jax.evaluate.baselines.candidate_items import CandidateItems, Competition, competition
+from mdrec_jax.evaluate.baselines.item_item import LARGEST, standardised
+from mdrec_jax.evaluate.baselines.tuned_baselines import Method, Scores, Settings, described, methods_for
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some, evaluation_set
 from mdrec_jax.evaluate.protocol import Protocol
 from mdrec_jax.evaluate.ranks import Ranks, concatenate
@@ -54,26 +54,30 @@ def tuned_ranks(eval_set: EvaluationSet, say: Callable[[str], None] = lambda _: 
             eval_set.domains()
         )
     for domain in eval_set.domains():
-        name, pool = eval_set.dataset.manifest.domains[domain], Pool.of(eval_set, domain)
-        if pool.left_out:
-            counts[f"items of {name} unknown to itemknn, ease and next-ridge, which hold {LARGEST:,}"] = pool.left_out
-        methods = methods_for(pool)
+        name, candidates = eval_set.dataset.manifest.domains[domain], CandidateItems.of(eval_set, domain)
+        if left_out := candidates.left_out:
+            counts[f"items of {name} unknown to itemknn, ease and next-ridge, which hold {LARGEST:,}"] = left_out
+        methods = methods_for(candidates)
         chosen: dict[str, Settings] = {}
         grids = {method.name: method.grid for method in methods}
-        for method, found in _choose(pool, methods, domain, validation):
+        for method, found in _choose(candidates, methods, domain, validation):
             chosen[method] = settings.setdefault(method, {})[name] = found
-            say(f"{name}: {method}: {told(found, grids.get(method, (found,)))}")
+            say(f"{name}: {method}: {described(found, grids.get(method, (found,)))}")
         for some in eval_set.blocks(domain, BLOCK):
-            for method, ranks in _block_ranks(eval_set, pool, methods, chosen, some).items():
+            for method, ranks in _block_ranks(eval_set, candidates, methods, chosen, some).items():
                 parts.setdefault(method, []).append(ranks)
     return Tuned({name: concatenate(some) for name, some in parts.items()}, settings, counts)
 
 
 def _block_ranks(
-    eval_set: EvaluationSet, pool: Pool, methods: Sequence[Method], chosen: dict[str, Settings], some: Some
+    eval_set: EvaluationSet,
+    candidates: CandidateItems,
+    methods: Sequence[Method],
+    chosen: dict[str, Settings],
+    some: Some,
 ) -> dict[str, Ranks]:
-    against = competition(eval_set, some, pool.place)
-    ranks, total = {}, np.zeros((len(some), len(pool.items)), np.float32)
+    against = competition(eval_set, some, candidates.place)
+    ranks, total = {}, np.zeros((len(some), len(candidates.items)), np.float32)
     for method in methods:
         scores = method.scores(eval_set, some, chosen[method.name])
         ranks[method.name] = eval_set.ranks(some, against.ranks(scores))
@@ -97,7 +101,7 @@ def _validation(eval_set: EvaluationSet) -> EvaluationSet | None:
 
 
 def _choose(
-    pool: Pool, methods: Sequence[Method], domain: int, validation: EvaluationSet | None
+    candidates: CandidateItems, methods: Sequence[Method], domain: int, validation: EvaluationSet | None
 ) -> Iterator[tuple[str, Settings]]:
     """The settings of every method, one after the other, and the weights of their sum."""
     mine = np.zeros(0, np.int64) if validation is None else np.flatnonzero(validation.queries.domain == domain)
@@ -105,11 +109,11 @@ def _choose(
         yield from ((method.name, method.grid[0]) for method in methods)
         yield BLEND, {method.name: 1.0 for method in methods}
         return
-    most = max(1, min(QUERIES, HELD // (len(pool.items) * (len(methods) + 1))))
+    most = max(1, min(QUERIES, HELD // (len(candidates.items) * (len(methods) + 1))))
     if len(mine) > most:
         mine = np.sort(np.random.default_rng(0).choice(mine, most, replace=False))
     blocks = [mine[low : low + BLOCK] for low in range(0, len(mine), BLOCK)]
-    rivals = [competition(validation, some, pool.place) for some in blocks]
+    rivals = [competition(validation, some, candidates.place) for some in blocks]
     held: dict[str, list[Scores]] = {}
     for method in methods:
 

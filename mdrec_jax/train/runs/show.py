@@ -6,7 +6,7 @@ from typing import Any
 
 from mdrec_jax.config import RunConfig, read_config
 from mdrec_jax.errors import InputError
-from mdrec_jax.evaluate.looks import look_lines, read_looks
+from mdrec_jax.evaluate.looks_at_test import look_lines, read_looks
 from mdrec_jax.evaluate.results import Results, read_results
 from mdrec_jax.files import read_object
 from mdrec_jax.models.api import kind_of
@@ -30,7 +30,7 @@ class RunSummary:
         validation: metric -> value at each validation: (step, values).
         targets_per_second: at the end of the journal; None before the first window.
         results: the evaluations in the folder.
-        looks: at the test split (`looks.py`).
+        looks: at the test split (`looks_at_test.py`).
     """
 
     config: RunConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 from mdrec_jax.config import RunConfig
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.experiments.fields import value_of, with_fields
+from mdrec_jax.experiments.config_fields import value_of, with_fields
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.objectives.disentangle import WEIGHTS

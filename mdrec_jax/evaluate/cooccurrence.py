@@ -1,11 +1,12 @@
-"""A co-occurrence bonus on a model's scores: the pairs of a training log that no model of few numbers an item can hold.
+"""A bonus on a model's scores by co-occurrence counts that are directed (what followed) and distance-weighted.
 
     score(v) = h . v + weight * log(1 + t(v) / .01)
 
-t(v) is the score of v by transition counts (`transitions.py`), 0 for all items but those that followed one of the last
-five somewhere in training. Nothing is learned, and what is added is never negative. (A parametric model interpolated
-with a memory of what it was trained on: Khandelwal et al. 2020, arXiv 1911.00172, eq. 3, there on probabilities. That
-neighbours beat trained models on sparse logs: Ludewig & Jannach 2018, arXiv 1803.09587.)
+The counts hold the pairs of a training log that no model of few numbers an item can hold. t(v) is the score of v by
+them (`baselines/transitions.py`), 0 for all items but those that followed one of the last five somewhere in training.
+Nothing is learned, and what is added is never negative. (A parametric model interpolated with a memory of what it was
+trained on: Khandelwal et al. 2020, arXiv 1911.00172, eq. 3, there on probabilities. That neighbours beat trained models
+on sparse logs: Ludewig & Jannach 2018, arXiv 1803.09587.)
 
 The counts are the log itself: what is published or sent elsewhere with a run must not hold them.
 """
@@ -47,7 +48,7 @@ class Cooccurrence:
     counts: TransitionCounts
     config: CooccurrenceConfig
 
-    def added(self, recent: Int32[np.ndarray, "B K"]) -> Reached:
+    def bonus(self, recent: Int32[np.ndarray, "B K"]) -> Reached:
         """The bonus of queries whose latest items are `recent` (0 = none), the latest first."""
         found = reach(self.counts, recent)
         return Reached(found.key, self.config.weight * np.log1p(found.score / LEAST))
@@ -64,15 +65,15 @@ class Cooccurrence:
         if len(most) > begin:
             yield slice(begin, len(most))
 
-    def at(self, added: Reached, items: Int[np.ndarray, "B N"]) -> Float32[np.ndarray, "B N"]:
+    def at(self, bonus: Reached, items: Int[np.ndarray, "B N"]) -> Float32[np.ndarray, "B N"]:
         """The bonus of given items of each query."""
-        return added.of(np.arange(len(items))[:, None] * len(self.counts.total) + items).astype(np.float32)
+        return bonus.of(np.arange(len(items))[:, None] * len(self.counts.total) + items).astype(np.float32)
 
     def lists(
-        self, added: Reached, place: Int32[np.ndarray, "V"], queries: int
+        self, bonus: Reached, place: Int32[np.ndarray, "V"], queries: int
     ) -> tuple[Csr, Float32[np.ndarray, "E"]]:
         """Each query's items with a bonus, by their `place` where they have one, and the bonus."""
-        query, item = np.divmod(added.key, len(self.counts.total))
+        query, item = np.divmod(bonus.key, len(self.counts.total))
         there = place[item] > 0
         offsets = from_lengths(np.bincount(query[there], minlength=queries))
-        return Csr(offsets, place[item[there]]), added.score[there].astype(np.float32)
+        return Csr(offsets, place[item[there]]), bonus.score[there].astype(np.float32)

@@ -12,9 +12,9 @@ from mdrec_jax.data.dataset import Dataset, open_dataset
 from mdrec_jax.errors import ConfigError
 from mdrec_jax.experiments import costs
 from mdrec_jax.experiments.ablation import variants
-from mdrec_jax.experiments.controls import TOLERANCE, deeper, longer, wider
 from mdrec_jax.experiments.costs import Cost, parameters
-from mdrec_jax.experiments.switches import SWITCHES, all_off, switches_on, without
+from mdrec_jax.experiments.matched_controls import TOLERANCE, deeper, longer, wider
+from mdrec_jax.experiments.part_switches import SWITCHES, all_off, switches_on, without
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.disentangle import DisentangleConfig
 from mdrec_jax.models.hstu import HstuConfig

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mdrec_jax.evaluate.baselines import linear
-from mdrec_jax.evaluate.baselines.linear import (
+from mdrec_jax.evaluate.baselines import item_item
+from mdrec_jax.evaluate.baselines.item_item import (
     Sequences,
     ease,
     invert,
@@ -38,7 +38,7 @@ def events(rows: list[np.ndarray]) -> Sequences:
 
 @pytest.fixture(params=[2, 3, 512])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "BLOCK", request.param)
+    monkeypatch.setattr(item_item, "BLOCK", request.param)
 
 
 def binary(events: Sequences) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_items_of_one_sequence_alone_are_eliminated_first(monkeypatch: pytest.Mo
     alone = np.where(np.arange(300) % 3 > 0, np.arange(300) % 40, -1)
     x = generator.normal(size=(400, 300)) * ((alone < 0) | (np.arange(400)[:, None] % 40 == alone))
     matrix, sizes = x.T @ x / 40 + np.eye(300), []
-    monkeypatch.setattr(linear, "sweep", lambda rest: sizes.append(len(rest)) or sweep(rest))
+    monkeypatch.setattr(item_item, "sweep", lambda rest: sizes.append(len(rest)) or sweep(rest))
     found = matrix.astype(np.float32)
     invert(found, alone)
     np.testing.assert_allclose(found, np.linalg.inv(matrix), atol=2e-5)

@@ -2,7 +2,7 @@
 
     date-popularity    training events before the moment of the query, each half as much after every half-life
     transitions-tuned  transition counts (`transitions.py`) over other distances, histories and smoothing
-    itemknn, ease, next-ridge   `linear.py`
+    itemknn, ease, next-ridge   `item_item.py`
 
 All are counted from training events alone; a history holds what the protocol's split may see, as a model's does. The
 moment is the time of the query where the protocol lets it be seen, else that of the latest event of the history.
@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
-from mdrec_jax.evaluate.baselines import linear
-from mdrec_jax.evaluate.baselines.pool import Pool
+from mdrec_jax.evaluate.baselines import item_item
+from mdrec_jax.evaluate.baselines.candidate_items import CandidateItems
 from mdrec_jax.evaluate.baselines.transitions import TransitionCounts, count_transitions, reach
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some
 
@@ -30,7 +30,7 @@ type Scores = Float32[np.ndarray, "B W"]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to score a pool's items for some queries, with the settings that are tried."""
+    """A way to score candidate items for some queries, with the settings that are tried."""
 
     name: str
     grid: tuple[Settings, ...]
@@ -49,7 +49,7 @@ OPEN = ("half_life_days", "smoothing", "shrinkage", "l2")
 """Settings that could be tried further out: a choice at the end of their grid is told."""
 
 
-def told(chosen: Settings, grid: tuple[Settings, ...]) -> str:
+def described(chosen: Settings, grid: tuple[Settings, ...]) -> str:
     """What was chosen, for people, and where a grid ended there."""
     parts = []
     for name, value in chosen.items():
@@ -59,28 +59,28 @@ def told(chosen: Settings, grid: tuple[Settings, ...]) -> str:
     return ", ".join(parts)
 
 
-def methods_for(pool: Pool) -> list[Method]:
+def methods_for(candidates: CandidateItems) -> list[Method]:
     """Those that make sense on the data set."""
-    manifest, found = pool.dataset.manifest, []
+    manifest, found = candidates.dataset.manifest, []
     if manifest.has_time:
-        found.append(_date_popularity(pool))
+        found.append(_date_popularity(candidates))
     if manifest.ordered:
-        found.append(_transitions(pool))
+        found.append(_transitions(candidates))
     decays = (2.0, 1.0, 5.0, 10.0, 0.0) if manifest.ordered else (0.0,)
-    found += [_item_knn(pool, decays), _ease(pool, decays)]
+    found += [_item_knn(candidates, decays), _ease(candidates, decays)]
     if manifest.ordered:
-        found.append(_next_ridge(pool))
+        found.append(_next_ridge(candidates))
     return found
 
 
-def _date_popularity(pool: Pool) -> Method:
-    order = np.argsort(pool.time, kind="stable")
-    time, column = pool.time[order], pool.column[order]
+def _date_popularity(candidates: CandidateItems) -> Method:
+    order = np.argsort(candidates.time, kind="stable")
+    time, column = candidates.time[order], candidates.column[order]
 
     def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         life = settings["half_life_days"] * DAY
         moments, side = _moments(eval_set, some)
-        out, state = np.empty((len(some), len(pool.items)), np.float32), np.zeros(len(pool.items))
+        out, state = np.empty((len(some), len(candidates.items)), np.float32), np.zeros(len(candidates.items))
         read, now = 0, int(moments.min())
         for query in np.argsort(moments):
             moment = int(moments[query])
@@ -104,8 +104,8 @@ def _moments(eval_set: EvaluationSet, some: Some) -> tuple[np.ndarray, Literal["
     return np.where(queries.history_length[some] > 0, plain(eval_set.dataset.time)[latest], first), "right"
 
 
-def _transitions(pool: Pool) -> Method:
-    dataset, held = pool.dataset, {}
+def _transitions(candidates: CandidateItems) -> Method:
+    dataset, held = candidates.dataset, {}
     place = np.flatnonzero(plain(dataset.role) == ROLE_TRAIN)
     sequence = np.searchsorted(plain(dataset.sequence_offsets), place, side="right")
 
@@ -119,9 +119,9 @@ def _transitions(pool: Pool) -> Method:
         recent = eval_set.latest(some, int(settings["history"]))
         reached = reach(counts(int(settings["steps"])), recent, settings["smoothing"])
         query, item = np.divmod(reached.key, dataset.num_items)
-        column = pool.place[item]
+        column = candidates.place[item]
         there = column >= 0
-        out = np.tile(pool.tie_break, (len(some), 1))
+        out = np.tile(candidates.tie_break, (len(some), 1))
         out[query[there], column[there]] += reached.score[there].astype(np.float32)
         return out
 
@@ -129,30 +129,31 @@ def _transitions(pool: Pool) -> Method:
     return Method("transitions-tuned", grid, scores)
 
 
-def _item_knn(pool: Pool, decays: tuple[float, ...]) -> Method:
+def _item_knn(candidates: CandidateItems, decays: tuple[float, ...]) -> Method:
     def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         shrinkage = settings["shrinkage"]
-        matrix = pool.matrix("itemknn", shrinkage, lambda: linear.item_knn(*pool.together, shrinkage))
-        return pool.scores(eval_set, some, matrix, settings["decay"])
+        matrix = candidates.matrix("itemknn", shrinkage, lambda: item_item.item_knn(*candidates.together, shrinkage))
+        return candidates.scores(eval_set, some, matrix, settings["decay"])
 
     return Method("itemknn", _grid(shrinkage=(10.0, 0.0, 3.0, 30.0, 100.0, 300.0), decay=decays), scores)
 
 
-def _ease(pool: Pool, decays: tuple[float, ...]) -> Method:
+def _ease(candidates: CandidateItems, decays: tuple[float, ...]) -> Method:
     def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         l2 = settings["l2"]
-        matrix = pool.matrix("ease", l2, lambda: linear.ease(*pool.together, pool.alone, l2))
-        return pool.scores(eval_set, some, matrix, settings["decay"])
+        matrix = candidates.matrix("ease", l2, lambda: item_item.ease(*candidates.together, candidates.alone, l2))
+        return candidates.scores(eval_set, some, matrix, settings["decay"])
 
     return Method("ease", _grid(l2=(100.0, 25.0, 400.0, 1600.0, 6400.0), decay=decays), scores)
 
 
-def _next_ridge(pool: Pool) -> Method:
+def _next_ridge(candidates: CandidateItems) -> Method:
     def scores(eval_set: EvaluationSet, some: Some, settings: Settings) -> Scores:
         decay, l2 = settings["decay"], settings["l2"]
-        matrix = pool.matrix("next-ridge", (decay, l2), lambda: linear.ridge_inverse(pool.events, decay, l2))
-        follows = pool.matrix("follows", decay, lambda: linear.ridge_follows(pool.events, decay))
-        return pool.scores(eval_set, some, matrix, decay, then=follows)
+        events = candidates.events
+        matrix = candidates.matrix("next-ridge", (decay, l2), lambda: item_item.ridge_inverse(events, decay, l2))
+        follows = candidates.matrix("follows", decay, lambda: item_item.ridge_follows(events, decay))
+        return candidates.scores(eval_set, some, matrix, decay, then=follows)
 
     grid = _grid(decay=(2.0,), l2=(100.0, 10.0, 30.0, 300.0, 1000.0))
     return Method("next-ridge", grid, scores, after=({"decay": 1.0}, {"decay": 5.0}))

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from mdrec_jax.data.batching.streams import ROLE_TRAIN, plain
 from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
-from mdrec_jax.evaluate.baselines import linear
-from mdrec_jax.evaluate.baselines.linear import Sequences, Square
+from mdrec_jax.evaluate.baselines import item_item
+from mdrec_jax.evaluate.baselines.item_item import Sequences, Square
 from mdrec_jax.evaluate.evaluation_set import EvaluationSet, Some
 from mdrec_jax.evaluate.protocol import Ties
 from mdrec_jax.evaluate.ranks import rank_from_counts
@@ -24,7 +24,7 @@ FAINT = 1e-3
 
 
 @dataclass(frozen=True)
-class Pool:
+class CandidateItems:
     """W items, ascending, and the N training events of whatever domain that are about one of them."""
 
     dataset: Dataset
@@ -36,7 +36,7 @@ class Pool:
     _matrices: dict[str, tuple[object, Square]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, eval_set: EvaluationSet, domain: int) -> "Pool":
+    def of(cls, eval_set: EvaluationSet, domain: int) -> "CandidateItems":
         dataset, items = eval_set.dataset, eval_set.universe(domain)
         if eval_set.fixed is not None:  # a file may list items of other domains
             items = np.union1d(items, eval_set.fixed.lists.values).astype(np.int32)
@@ -68,7 +68,7 @@ class Pool:
     @cached_property
     def known(self) -> Int64[np.ndarray, "U"]:
         """The columns that matrices have: what training has at all, and of that the most frequent."""
-        order = np.argsort(-self.popularity, kind="stable")[: linear.LARGEST]
+        order = np.argsort(-self.popularity, kind="stable")[: item_item.LARGEST]
         return np.sort(order[self.popularity[order] > 0])
 
     @property
@@ -91,7 +91,7 @@ class Pool:
 
     @cached_property
     def together(self) -> tuple[Square, Float32[np.ndarray, "U"]]:
-        return linear.together(self.events)
+        return item_item.together(self.events)
 
     def matrix(self, name: str, settings: object, make: Callable[[], Square]) -> Square:
         """A method's matrix under some settings; the last one of every method is kept."""
@@ -108,13 +108,13 @@ class Pool:
         self, eval_set: EvaluationSet, some: Some, matrix: Square, decay: float, then: Square | None = None
     ) -> Float32[np.ndarray, "B W"]:
         """The scores of some queries by a matrix (and by the one that it is followed by), the items of their histories
-        weighed by `linear.recency`."""
+        weighed by `item_item.recency`."""
         places = Csr(*eval_set.queries.history_places(some))
         column = self.place[plain(self.dataset.item)[places.values]]
         number = np.where(column >= 0, self.number[column], -1)
         own = Csr(places.offsets, number).keep(number >= 0)
         back = np.repeat(own.offsets[1:], own.lengths) - 1 - np.arange(len(own.values))
-        weight = linear.recency(back, decay).astype(np.float32)
+        weight = item_item.recency(back, decay).astype(np.float32)
         found = np.empty((len(some), len(self.known)), np.float32)
         for query in range(len(some)):
             part = slice(own.offsets[query], own.offsets[query + 1])
