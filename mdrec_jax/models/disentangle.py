@@ -23,7 +23,7 @@ from mdrec_jax.models.layers.dropout import Site, dropout
 from mdrec_jax.models.layers.erasure import Erasure
 from mdrec_jax.models.layers.linear import DomainPaths, Linear
 from mdrec_jax.models.layers.norm import Norm, unit_rms
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 
 HIDDEN = 64
 """Width of the adversary's hidden layer."""

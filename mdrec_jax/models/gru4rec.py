@@ -19,7 +19,7 @@ from mdrec_jax.models.layers.checks import check_fields
 from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import Linear, initial_matrix
 from mdrec_jax.models.layers.stack import run_stack, stack
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.models.tied import TiedModel
 from mdrec_jax.types import Batch, DatasetSpec
 

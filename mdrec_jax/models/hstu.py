@@ -28,7 +28,7 @@ from mdrec_jax.models.layers.dropout import Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import Linear
 from mdrec_jax.models.layers.norm import Norm
 from mdrec_jax.models.layers.stack import run_stack, stack
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.models.tied import TiedModel
 from mdrec_jax.types import Batch, DatasetSpec
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from mdrec_jax.errors import InputError
 from mdrec_jax.models.layers.linear import initial_rows
 from mdrec_jax.models.layers.norm import unit_length
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import FIRST_ITEM, Batch, DatasetSpec, ParameterFacts, table_length
 
 ITEM_TABLE = "item"

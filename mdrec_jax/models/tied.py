@@ -15,7 +15,7 @@ from mdrec_jax.models.disentangle import TrainingCodes
 from mdrec_jax.models.encoded import Encoded
 from mdrec_jax.models.layers.checks import check_ordered
 from mdrec_jax.models.layers.dropout import row_seeds
-from mdrec_jax.models.pure import abstract_module, array_facts, arrays_of, init_arrays, with_arrays
+from mdrec_jax.models.nnx_bridge import abstract_module, array_facts, arrays_of, init_arrays, with_arrays
 from mdrec_jax.types import Batch, DatasetSpec, Params, Rows
 
 

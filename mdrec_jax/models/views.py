@@ -17,7 +17,7 @@ from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.dropout import Fold, Site, dropout, fold_seeds
 from mdrec_jax.models.layers.linear import DomainPaths, Linear
 from mdrec_jax.models.layers.norm import Norm
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import Batch
 
 HALVES = 2

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int32
 from mdrec_kernels import linear_xent
 
 from mdrec_jax.errors import ConfigError
-from mdrec_jax.objectives.pools import Pools, make_pools
+from mdrec_jax.objectives.domain_softmax import Pools, make_pools
 from mdrec_jax.objectives.sampling import Sampler, SamplerTables, draw, draw_from_batch, sampler_tables
 from mdrec_jax.parallel.collectives import Spread
 from mdrec_jax.types import Batch

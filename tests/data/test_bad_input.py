@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
-from mdrec_jax.data.sources import packed, reading
+from mdrec_jax.data.sources import compression, reading
 from mdrec_jax.errors import InputError
 from tests.command import mdrec
 from tests.data.make import make_dataset, numbered
@@ -196,8 +196,8 @@ def test_a_truncated_or_oversized_archive(tmp_path, refused, monkeypatch):
     path.write_bytes(gzip.compress(b""))
     holds(refused(str(path)), "log.csv.gz: the file is empty")
     path.write_bytes(content)
-    monkeypatch.setattr(packed, "FREE_BYTES", 1000)
-    monkeypatch.setattr(packed, "MAX_RATIO", 2)
+    monkeypatch.setattr(compression, "FREE_BYTES", 1000)
+    monkeypatch.setattr(compression, "MAX_RATIO", 2)
     holds(refused(str(path)), "log.csv.gz: unpacks to more than is allowed", "<= 1000")
     with pytest.raises(InputError, match="unpacks to more than is allowed"):
         reading.read_bytes(path, limit=1000)

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
-from mdrec_jax.data.sources import packed
+from mdrec_jax.data.sources import compression
 from mdrec_jax.data.sources.formats import column_names, scan
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.data.sources.reading import read_lines, tar_members
@@ -63,15 +63,15 @@ def read(path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("name", ["log.csv.gz", "log.jsonl.gz", "log.tsv.gz", "list.txt.gz"])
 def test_a_line_that_a_packed_file_hides_is_not_read(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(packed, "MAX_RECORD", 1 << 20)
+    monkeypatch.setattr(compression, "MAX_RECORD", 1 << 20)
     path = tmp_path / name
     head = b'{"user": "u", "item": "i"}\n' if "json" in name else b"user\titem\n" if "tsv" in name else b"user,item\n"
     path.write_bytes(gzip.compress(head + b"x" * (20 << 20), 1))
     with pytest.raises(InputError, match="too long") as caught:
         read(path, tmp_path / "d")
     assert caught.value.row == 2
-    monkeypatch.setattr(packed, "FREE_BYTES", 1 << 20)
-    monkeypatch.setattr(packed, "MAX_RATIO", 2)
+    monkeypatch.setattr(compression, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(compression, "MAX_RATIO", 2)
     path.write_bytes(gzip.compress(head * (1 << 20), 1))
     with pytest.raises(InputError, match="unpacks to more than is allowed"):
         read(path, tmp_path / "d")

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mdrec_jax.data.prepare.prepare import PrepareOptions, prepare
-from mdrec_jax.data.sources import blocks, packed
+from mdrec_jax.data.sources import blocks, compression
 from mdrec_jax.data.sources.formats import column_names, record_at, records, scan
 from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.errors import InputError
@@ -66,7 +66,7 @@ def test_a_stray_quote_of_an_item_table_is_refused(tmp_path):
 @pytest.mark.parametrize("block", [16, 101, 1 << 20])
 def test_what_rfc_4180_allows_is_read_in_full(tmp_path, monkeypatch, end, last, block):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
-    monkeypatch.setattr(packed, "MAX_RECORD", 1 << 20)
+    monkeypatch.setattr(compression, "MAX_RECORD", 1 << 20)
     rng = random.Random(block)
     pieces = ["", "a", 'b"c', "d,e", "f\ng", 'h\r\n"i"', "ü", '""', "\n\n", ",", '"', " "]
     rows = [[str(n), rng.choice(pieces) + rng.choice(pieces), rng.choice(pieces)] for n in range(300)]
@@ -130,7 +130,7 @@ def test_a_field_of_any_length_and_a_record_that_is_too_long(tmp_path, monkeypat
     path.write_text(f'user,item,text\nu,a,"{"x," * 100_000}"\nu,b,{"y" * 200_000}\n')
     assert read(path).select(pl.col("text").str.len_bytes()).to_series().to_list() == [200_000, 200_000]
     assert [len(str(record["text"])) for _, record in records(path, "csv")] == [200_000, 200_000]
-    monkeypatch.setattr(packed, "MAX_RECORD", 150_000)
+    monkeypatch.setattr(compression, "MAX_RECORD", 150_000)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 100_000)
     with pytest.raises(InputError, match="too long") as caught:
         read(path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mdrec_jax.data.batching.horizon import draw_distances, look_ahead
 from mdrec_jax.data.batching.layout import (
-    Block,
+    BatchBuffer,
     fill_inputs,
     fill_targets,
     lay_out,
@@ -22,7 +22,7 @@ from mdrec_jax.data.batching.layout import (
     slots_of,
 )
 from mdrec_jax.data.batching.noise import NoiseConfig, noisy_stream
-from mdrec_jax.data.batching.packing import EpochPlan, make_pool, pack, plan_epoch, slot_lengths
+from mdrec_jax.data.batching.packing_plan import EpochPlan, make_pool, pack, plan_epoch, slot_lengths
 from mdrec_jax.data.batching.streams import train_stream
 from mdrec_jax.data.batching.windows import MAX_LENGTH, count_targets, cut_windows, domain_geometry
 from mdrec_jax.errors import ConfigError
@@ -146,15 +146,15 @@ class TrainBatches:
         window, count = self._windows_of(plan, begin, end)
         segments = self._table.take(window)
         layout = lay_out(count, segments.length, config.row_length)
-        block = Block(end - begin, config.row_length)
-        tokens = fill_inputs(block, self.stream, self._geometry, layout, segments)
-        fill_targets(block, self.stream, self._geometry, tokens)
+        buffer = BatchBuffer(end - begin, config.row_length)
+        tokens = fill_inputs(buffer, self.stream, self._geometry, layout, segments)
+        fill_targets(buffer, self.stream, self._geometry, tokens)
         if config.horizon > 1:
             slots = slice(self.local_rows[0] * config.row_length, self.local_rows[1] * config.row_length)
             distance = draw_distances(self.seed, i, config.rows * config.row_length, config.horizon)[slots]
-            look_ahead(block, self.stream, self._geometry, layout, tokens, distance)
-        block.wipe(tokens.empty)
-        return block.batch(segment_users((end - begin, self.segments), layout, segments.user))
+            look_ahead(buffer, self.stream, self._geometry, layout, tokens, distance)
+        buffer.wipe(tokens.empty)
+        return buffer.batch(segment_users((end - begin, self.segments), layout, segments.user))
 
     def _windows_of(self, plan: EpochPlan, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows in rows begin .. end of the epoch, row by row, and how many each row has."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 
 from mdrec_jax.data.batching.batches import BatchingConfig
 from mdrec_jax.data.batching.layout import (
-    Block,
+    BatchBuffer,
     Layout,
     Tokens,
     fill_inputs,
@@ -22,7 +22,7 @@ from mdrec_jax.data.batching.layout import (
     segment_users,
     slots_of,
 )
-from mdrec_jax.data.batching.packing import make_pool, pack, slot_lengths
+from mdrec_jax.data.batching.packing_plan import make_pool, pack, slot_lengths
 from mdrec_jax.data.batching.streams import EventStream, check_times
 from mdrec_jax.data.batching.windows import Windows, domain_geometry
 from mdrec_jax.data.csr import concatenated_ranges
@@ -140,14 +140,16 @@ class QueryBatches:
         window = self._window_in_slot[slot]
         segments = self._table.take(window)
         layout = lay_out(count, segments.length, self.row_length)
-        block = Block(self.rows, self.row_length)
-        tokens = fill_inputs(block, self._stream, self._geometry, layout, segments)
-        block.clear_targets()
-        block.wipe(tokens.empty)
-        queries = self._fill_queries(block, layout, window, tokens)
-        return block.batch(segment_users((self.rows, self.segments), layout, segments.user)), queries
+        buffer = BatchBuffer(self.rows, self.row_length)
+        tokens = fill_inputs(buffer, self._stream, self._geometry, layout, segments)
+        buffer.clear_targets()
+        buffer.wipe(tokens.empty)
+        queries = self._fill_queries(buffer, layout, window, tokens)
+        return buffer.batch(segment_users((self.rows, self.segments), layout, segments.user)), queries
 
-    def _fill_queries(self, block: Block, layout: Layout, window: Int[np.ndarray, " K"], tokens: Tokens) -> "Queries":
+    def _fill_queries(
+        self, buffer: BatchBuffer, layout: Layout, window: Int[np.ndarray, " K"], tokens: Tokens
+    ) -> "Queries":
         from mdrec_jax.types import Queries  # imports jax, which preparing data does without
 
         asked, begin = self._questions, self._query_offsets[window]
@@ -157,12 +159,12 @@ class QueryBatches:
         domain, time = asked.domain[query].astype(np.int32), self._time[query]
         place = layout.slot[segment] + layout.length[segment] - 1
         empty = self._empty[window][segment]
-        self._fill_empty(block, place[empty], domain[empty], time[empty])
-        previous = self._latest(block, layout, tokens, segment, domain)
+        self._fill_empty(buffer, place[empty], domain[empty], time[empty])
+        previous = self._latest(buffer, layout, tokens, segment, domain)
         previous[empty] = -1
-        block["target_domain"][place] = domain
-        block["target_time"][place] = time
-        block["previous_in_target_domain"][place] = previous
+        buffer["target_domain"][place] = domain
+        buffer["target_time"][place] = time
+        buffer["previous_in_target_domain"][place] = previous
         return Queries(
             row=self._padded(place // self.row_length, 0),
             column=self._padded(place % self.row_length, 0),
@@ -180,16 +182,16 @@ class QueryBatches:
 
     @staticmethod
     def _fill_empty(
-        block: Block, place: Int[np.ndarray, " e"], domain: Int[np.ndarray, " e"], time: Int[np.ndarray, " e"]
+        buffer: BatchBuffer, place: Int[np.ndarray, " e"], domain: Int[np.ndarray, " e"], time: Int[np.ndarray, " e"]
     ) -> None:
         """The single token of a history without events: nothing happened, up to the moment of the query."""
-        block["item"][place] = UNKNOWN_ITEM
-        block["domain"][place], block["event"][place], block["time"][place] = domain, 0, time
-        block["domain_position"][place] = 0
+        buffer["item"][place] = UNKNOWN_ITEM
+        buffer["domain"][place], buffer["event"][place], buffer["time"][place] = domain, 0, time
+        buffer["domain_position"][place] = 0
 
     def _latest(
         self,
-        block: Block,
+        buffer: BatchBuffer,
         layout: Layout,
         tokens: Tokens,
         segment: Int64[np.ndarray, " q"],
@@ -202,8 +204,8 @@ class QueryBatches:
         latest = np.full((len(layout.length), domains), -1, np.int32)
         mine = layout.spread(np.arange(len(layout.length)))
         mine *= domains
-        mine += block["domain"]
-        there = np.flatnonzero(block["segment"])
+        mine += buffer["domain"]
+        there = np.flatnonzero(buffer["segment"])
         np.maximum.at(latest.reshape(-1), mine[there], tokens.column[there])
         return latest[segment, domain]
 

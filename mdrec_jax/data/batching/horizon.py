@@ -9,7 +9,7 @@ but one target a token, so that a step costs what it cost before. Validation and
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from mdrec_jax.data.batching.layout import Block, Layout, Tokens, gather, gather_time, take_facts
+from mdrec_jax.data.batching.layout import BatchBuffer, Layout, Tokens, gather, gather_time, take_facts
 from mdrec_jax.data.batching.streams import EventStream
 from mdrec_jax.data.batching.windows import DomainGeometry
 
@@ -26,7 +26,7 @@ def draw_distances(seed: int, batch: int, slots: int, horizon: int) -> Int32[np.
 
 
 def look_ahead(
-    block: Block,
+    buffer: BatchBuffer,
     stream: EventStream,
     geometry: DomainGeometry | None,
     layout: Layout,
@@ -37,24 +37,24 @@ def look_ahead(
 
     A target that is none (context, padding) stays where it was, and no slot looks at one.
     """
-    position = block["position"]
+    position = buffer["position"]
     left = layout.spread(layout.length, np.int32) - position  # events ahead of it that may be a target
     distance = np.minimum(distance, np.maximum(left, 1))
     ahead = tokens.index + distance
     distance = np.where(stream.target.take(ahead, mode="clip") == 0, 1, distance)
-    moved = np.flatnonzero((distance > 1) & (block["weight"].view(np.float32) > 0))
+    moved = np.flatnonzero((distance > 1) & (buffer["weight"].view(np.float32) > 0))
     ahead = (tokens.index + distance)[moved]
     for field, column in (("target", stream.target), ("target_domain", stream.domain)):
         values = np.empty(len(moved), np.int32)
         gather(column, ahead, values)
-        block[field][moved] = values
+        buffer[field][moved] = values
     times = np.empty(len(moved), np.int32)
     gather_time(stream, 0, ahead, times)
-    block["target_time"][moved] = times
+    buffer["target_time"][moved] = times
     if geometry is not None:
         previous = latest_before(geometry, ahead, distance[moved], position[moved])
         column = tokens.column[moved]
-        block["previous_in_target_domain"][moved] = np.where(previous > position[moved], -1, column - previous)
+        buffer["previous_in_target_domain"][moved] = np.where(previous > position[moved], -1, column - previous)
 
 
 def latest_before(

@@ -1,7 +1,7 @@
 """Laying segments into the rows of a batch: one index for every token, then one gather a column.
 
 All of it is whole-array work on about R * T numbers. Each column is one `take` into its place in the batch's single
-block of memory; padding is gathered like a token (from anywhere) and wiped at the end, since it is a few per cent.
+buffer of memory; padding is gathered like a token (from anywhere) and wiped at the end, since it is a few per cent.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-class Block:
+class BatchBuffer:
     """The memory of one batch: a plane of R * T numbers for each field."""
 
     def __init__(self, rows: int, row_length: int) -> None:
@@ -47,7 +47,7 @@ class Block:
         self.planes["previous_in_target_domain"].fill(-1)
 
     def batch(self, segment_user: Int32[np.ndarray, "R S"]) -> "Batch":
-        """The finished batch; its arrays are views of the block."""
+        """The finished batch; its arrays are views of the buffer."""
         from mdrec_jax.types import Batch  # imports jax, which preparing data does without
 
         shape = (self.rows, self.row_length)
@@ -78,7 +78,7 @@ class Layout:
         return np.repeat(filled, self.pieces)
 
     def spread_into(self, value: Int[np.ndarray, " K"], out: Int32[np.ndarray, " n"]) -> None:
-        """The same, into a plane of a block."""
+        """The same, into a plane of a buffer."""
         np.copyto(out, self.spread(value, np.int32))
 
 
@@ -173,43 +173,43 @@ def _slots_and_columns(rows: int, row_length: int) -> tuple[Int64[np.ndarray, " 
 
 
 def fill_inputs(
-    block: Block, stream: EventStream, geometry: DomainGeometry | None, layout: Layout, segments: Segments
+    buffer: BatchBuffer, stream: EventStream, geometry: DomainGeometry | None, layout: Layout, segments: Segments
 ) -> Tokens:
-    """Fill everything that a token says about its own event. Empty slots are left with anything: see `Block.wipe`."""
-    slots, column = _slots_and_columns(block.rows, block.row_length)
+    """Fill everything that a token says about its own event. Empty slots hold anything: see `BatchBuffer.wipe`."""
+    slots, column = _slots_and_columns(buffer.rows, buffer.row_length)
     index = layout.spread(segments.start - layout.slot)
     index += slots
-    segment, position = block["segment"], block["position"]
+    segment, position = buffer["segment"], buffer["position"]
     layout.spread_into(layout.number + 1, segment)
-    layout.spread_into(layout.slot - layout.row * block.row_length, position)
+    layout.spread_into(layout.slot - layout.row * buffer.row_length, position)
     np.subtract(column, position, out=position)
-    gather(stream.item, index, block["item"])
-    gather_time(stream, 0, index, block["time"])
+    gather(stream.item, index, buffer["item"])
+    gather_time(stream, 0, index, buffer["time"])
     if geometry is None:
         if stream.num_events > 1:
-            gather(stream.event, index, block["event"])
+            gather(stream.event, index, buffer["event"])
         else:
-            block["event"].fill(0)
-        block["domain"].fill(0)
-        np.copyto(block["domain_position"], position)
+            buffer["event"].fill(0)
+        buffer["domain"].fill(0)
+        np.copyto(buffer["domain_position"], position)
     else:
-        fill_domain_facts(block, geometry, layout, segments, index)
+        fill_domain_facts(buffer, geometry, layout, segments, index)
     return Tokens(index=index, column=column, empty=np.flatnonzero(segment == 0))
 
 
 def fill_domain_facts(
-    block: Block, geometry: DomainGeometry, layout: Layout, segments: Segments, index: Int64[np.ndarray, " n"]
+    buffer: BatchBuffer, geometry: DomainGeometry, layout: Layout, segments: Segments, index: Int64[np.ndarray, " n"]
 ) -> None:
     """Fill domain, event and domain_position where there are several domains."""
     facts = take_facts(geometry, 0, index)
-    np.copyto(block["domain"], facts[:, 0])
-    np.copyto(block["event"], facts[:, 1])
+    np.copyto(buffer["domain"], facts[:, 0])
+    np.copyto(buffer["event"], facts[:, 1])
     rank = facts[:, 2]
     if segments.skipped_row.any():
         place = layout.spread(segments.skipped_row * geometry.skipped.shape[1])
-        place += block["domain"]
+        place += buffer["domain"]
         rank -= geometry.skipped.reshape(-1).take(place, mode="clip")  # 16 bits wrap around, which is what is wanted
-    np.copyto(block["domain_position"], rank)
+    np.copyto(buffer["domain_position"], rank)
 
 
 def take_facts(geometry: DomainGeometry, shift: int, index: Int64[np.ndarray, " n"]) -> UInt16[np.ndarray, "n 4"]:
@@ -218,32 +218,32 @@ def take_facts(geometry: DomainGeometry, shift: int, index: Int64[np.ndarray, " 
 
 
 def fill_targets(
-    block: Block,
+    buffer: BatchBuffer,
     stream: EventStream,
     geometry: DomainGeometry | None,
     tokens: Tokens,
 ) -> None:
     """Fill everything that a token says about the event behind it."""
-    index, previous = tokens.index, block["previous_in_target_domain"]
-    gather(stream.target[1:], index, block["target"])
-    gather_time(stream, 1, index, block["target_time"])
-    block["weight"].view(np.float32).fill(1.0)
+    index, previous = tokens.index, buffer["previous_in_target_domain"]
+    gather(stream.target[1:], index, buffer["target"])
+    gather_time(stream, 1, index, buffer["target_time"])
+    buffer["weight"].view(np.float32).fill(1.0)
     if geometry is None:
-        block["target_domain"].fill(0)
+        buffer["target_domain"].fill(0)
         np.copyto(previous, tokens.column)
     else:
         facts = take_facts(geometry, 1, index)
-        np.copyto(block["target_domain"], facts[:, 0])
+        np.copyto(buffer["target_domain"], facts[:, 0])
         gap = facts[:, 3].astype(np.int32)
         np.subtract(tokens.column, gap, out=previous)
         previous += 1
-        gap -= block["position"]
+        gap -= buffer["position"]
         np.copyto(previous, -1, where=gap > 1)  # it stands before the window
     if stream.has_context:
-        scored = block["target"] != 0
+        scored = buffer["target"] != 0
         for field in ("target", "target_domain", "target_time"):
-            np.multiply(block[field], scored, out=block[field])
-        np.copyto(block["weight"].view(np.float32), scored)
+            np.multiply(buffer[field], scored, out=buffer[field])
+        np.copyto(buffer["weight"].view(np.float32), scored)
         np.copyto(previous, -1, where=~scored)
 
 

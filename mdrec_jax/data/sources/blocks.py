@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mdrec_jax.data.sources.bad_rows import BadRows
-from mdrec_jax.data.sources.packed import MAX_RECORD, refuse_long, text_chunks
+from mdrec_jax.data.sources.compression import MAX_RECORD, refuse_long, text_chunks
 from mdrec_jax.data.sources.textform import TextForm, recover
 from mdrec_jax.errors import InputError
 

@@ -12,8 +12,8 @@ from polars.io.plugins import register_io_source
 from mdrec_jax.data.sources import parquet
 from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.data.sources.blocks import Block, blocks, first_record
+from mdrec_jax.data.sources.compression import MAX_RECORD, PACKED_ENDINGS
 from mdrec_jax.data.sources.jsonlines import json_object, parse_json
-from mdrec_jax.data.sources.packed import MAX_RECORD, PACKED_ENDINGS
 from mdrec_jax.data.sources.reading import require_file
 from mdrec_jax.data.sources.textform import TextForm
 from mdrec_jax.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdrec_jax.data.sources.packed import refuse_long, text_chunks
+from mdrec_jax.data.sources.compression import refuse_long, text_chunks
 from mdrec_jax.data.sources.reading import decode, require_file
 from mdrec_jax.errors import InputError
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from mdrec_jax.data.sources.oddities import HALF, WHOLE, halved, json_pairs
-from mdrec_jax.data.sources.packed import (
+from mdrec_jax.data.sources.compression import (
     BOM,
     FREE_BYTES,
     MAX_RATIO,
@@ -19,6 +18,7 @@ from mdrec_jax.data.sources.packed import (
     text_lines,
     too_large,
 )
+from mdrec_jax.data.sources.oddities import HALF, WHOLE, halved, json_pairs
 from mdrec_jax.errors import InputError
 
 MAX_BYTES = 4 << 30

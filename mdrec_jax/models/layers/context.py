@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 
 from mdrec_jax.models.layers.linear import initial_rows
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import Batch, DatasetSpec
 
 HOUR, DAY = 3600, 24 * 3600

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from mdrec_jax.models.layers.norm import at_least_float32
-from mdrec_jax.models.pure import statistic
+from mdrec_jax.models.nnx_bridge import statistic
 
 LEAST = 1e-4
 """The least variance of a direction, over the mean variance of all."""

@@ -16,7 +16,7 @@ from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.context import Context
 from mdrec_jax.models.layers.linear import initial_matrix
 from mdrec_jax.models.layers.router import Routed, Router
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import DatasetSpec
 
 

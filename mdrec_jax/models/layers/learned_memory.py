@@ -14,7 +14,7 @@ from mdrec_kernels.memory_bank_read import Bank, memory_bank_read
 
 from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.linear import Linear, initial_matrix, initial_rows, matmul
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import Scope
 
 OPEN = 3.0

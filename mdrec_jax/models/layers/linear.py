@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int32, UInt32
 
 from mdrec_jax.models.layers.dropout import Site, dropout
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import Scope
 
 Activation = Literal["gelu", "relu", "swiglu"]

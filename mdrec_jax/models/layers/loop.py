@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from mdrec_jax.models.layers.checks import check
 from mdrec_jax.models.layers.linear import Linear, initial_matrix
 from mdrec_jax.models.layers.norm import at_least_float32
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 
 STOP, STEP = -3.0, 0.0
 """What the sigmoid of stopping, and the softplus of a later pass's step size, start at. Where stopping starts at 0 or

@@ -23,7 +23,7 @@ from mdrec_jax.models.layers.context import Context, ContextRows, begins
 from mdrec_jax.models.layers.linear import Linear, initial_matrix
 from mdrec_jax.models.layers.norm import at_least_float32
 from mdrec_jax.models.layers.router import Routed, Router
-from mdrec_jax.models.pure import parameter
+from mdrec_jax.models.nnx_bridge import parameter
 from mdrec_jax.types import DatasetSpec
 
 CONVOLVED = 4

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrec_jax.data.batching.packing import make_pool, pack, plan_epoch, slot_lengths
+from mdrec_jax.data.batching.packing_plan import make_pool, pack, plan_epoch, slot_lengths
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 

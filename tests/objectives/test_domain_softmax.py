@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mdrec_kernels import linear_xent
 
+from mdrec_jax.objectives.domain_softmax import MOST_POOLS, make_pools
 from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
-from mdrec_jax.objectives.pools import MOST_POOLS, make_pools
 
 V, D, N = 40, 8, 24
 CHANCE = np.random.default_rng(0)
