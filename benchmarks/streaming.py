@@ -22,7 +22,7 @@ from mdrec_jax.data.synthetic import SyntheticConfig
 from mdrec_jax.models.api import Model, encode_batch, make_model
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.learned_memory import LearnedMemoryConfig
-from mdrec_jax.models.streaming.stream import (
+from mdrec_jax.models.streaming.step import (
     Events,
     StreamState,
     initial_state,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mdrec_jax.models.encoded import Encoded
     from mdrec_jax.models.gru4rec import Gru4RecConfig
     from mdrec_jax.models.hstu import HstuConfig
-    from mdrec_jax.models.streaming.stream import Events, StreamState, initial_state, stream_recommend, stream_update
+    from mdrec_jax.models.streaming.step import Events, StreamState, initial_state, stream_recommend, stream_update
     from mdrec_jax.objectives.next_item import NextItemConfig, make_objective
     from mdrec_jax.train.fit import fit
     from mdrec_jax.train.runs.run_folder import RunFolder
@@ -36,7 +36,7 @@ _HOMES = {
     "models.gru4rec": ("Gru4RecConfig",),
     "models.hstu": ("HstuConfig",),
     "models.config": ("RecommenderConfig",),
-    "models.streaming.stream": ("Events", "StreamState", "initial_state", "stream_recommend", "stream_update"),
+    "models.streaming.step": ("Events", "StreamState", "initial_state", "stream_recommend", "stream_update"),
     "objectives.next_item": ("NextItemConfig", "make_objective"),
     "train.fit": ("fit",),
     "train.runs.run_folder": ("RunFolder",),

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--state", type=Path, metavar="FILE", help="a .npz file of states, read and written anew")
     parser.add_argument("--data", type=Path, help="a prepared dataset (default: the one the run was trained on)")
     parser.add_argument(
-        "--from", dest="seed", type=Path, nargs="?", const=True, metavar="DATASET",
+        "--from", dest="init_from_dataset", type=Path, nargs="?", const=True, metavar="DATASET",
         help="users without a state start with their events in this dataset (default: the run's, or --data)",
     )  # fmt: skip
     parser.add_argument(
@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mdrec_jax.models.streaming.stream import state_bytes
+    from mdrec_jax.models.streaming.step import state_bytes
     from mdrec_jax.serve.recommendations import check_output
     from mdrec_jax.serve.stream import stream_files
     from mdrec_jax.train.trained import load_run
@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.events, args.state)
     if args.tolerance is not None and not 0 <= args.tolerance < 1:
         raise InputError("option out of range", column="--tolerance", found=args.tolerance, expected="in [0, 1)")
-    trained = load_run(args.run_folder, _dataset(args.data, args.seed if isinstance(args.seed, Path) else None))
+    trained = load_run(
+        args.run_folder,
+        _dataset(args.data, args.init_from_dataset if isinstance(args.init_from_dataset, Path) else None),
+    )
     setup = trained.setup
     counts = stream_files(
         trained.scorer,
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         args.events,
         args.out,
         state=args.state,
-        seed=args.seed is not None,
+        init_from_dataset=args.init_from_dataset is not None,
         late=args.late,
         domain=args.domain,
         k=args.k,

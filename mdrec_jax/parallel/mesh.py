@@ -54,7 +54,7 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P(DATA))
 
 
-def rows_for(mesh: Mesh, rows: int, parts: int = 1) -> int:
-    """Rows of a batch, rounded up so that every device gets `parts` equal parts (the rows added are empty)."""
-    unit = mesh.shape[DATA] * parts
+def rows_for(mesh: Mesh, rows: int, micro_batches: int = 1) -> int:
+    """Rows of a batch, rounded up so that every device has as many in each micro-batch (the rows added are empty)."""
+    unit = mesh.shape[DATA] * micro_batches
     return -(-rows // unit) * unit

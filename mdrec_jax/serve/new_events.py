@@ -12,8 +12,8 @@ from mdrec_jax.data.csr import Csr
 from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
-from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, without
-from mdrec_jax.serve.state_file import States, appended
+from mdrec_jax.serve.deduplicate import NO_TIME, event_digests, find_overlap, following, without
+from mdrec_jax.serve.state_file import UserStates, appended
 from mdrec_jax.serve.users import ALREADY_KNOWN, Users, known_histories, known_items
 
 type Late = Literal["refuse", "skip"]
@@ -30,7 +30,7 @@ class NewEvents:
     last: Int64[np.ndarray, "P"]
     """The time of each one's last event; the least int64 where there is none."""
 
-    def applied(self, states: States, user: Int64[np.ndarray, "P"]) -> States:
+    def applied(self, states: UserStates, user: Int64[np.ndarray, "P"]) -> UserStates:
         """States whose model has read the new events, with what is kept beside it; user p is at place `user[p]`."""
         recent, time = states.recent.copy(), states.time.copy()
         items = Csr(np.asarray(self.histories.offsets, np.int64), np.asarray(self.histories.item))
@@ -44,19 +44,19 @@ class NewEvents:
 
 def find_new_events(
     dataset: Dataset,
-    states: States,
+    states: UserStates,
     user: Int64[np.ndarray, "P"],
     users: Users,
     file: Path,
     *,
-    seed: bool,
+    init_from_dataset: bool,
     late: Late,
 ) -> tuple[NewEvents, dict[str, int]]:
     """What is to be read, and how much of the file is not, by reason.
 
     Args:
         states: of all users, `user[p]` being the place of the file's user p.
-        seed: users without a state start with their events in the data set.
+        init_from_dataset: users without a state start with their events in the data set.
         late: whether new events that are older than what was read are refused, or left out and counted.
         file: for errors.
 
@@ -67,10 +67,10 @@ def find_new_events(
     base = known_histories(dataset, [name if new else None for name, new in zip(users.names, fresh, strict=True)])
     start = np.diff(base.offsets) > 0
     counts = {"users who start with their events in the data set": int(start.sum())}
-    if not seed:
+    if not init_from_dataset:
         counts = {"users who start without their events in the data set (--from reads them)": int(start.sum())}
         base = without(base, np.ones(len(base.item), bool))
-    last = np.where(start & seed, _last(base), states.time[user])
+    last = np.where(start & init_from_dataset, _last(base), states.time[user])
     read = Csr(states.read.offsets, states.read.values).take(user)
     read = appended(read, np.arange(len(user)), event_digests(base))
     if users.histories.time is None and (timed := last[np.diff(users.histories.offsets) > 0] > NO_TIME).any():

@@ -23,7 +23,7 @@ from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
 from mdrec_jax.files import check_writable, open_in_place, replacing
 from mdrec_jax.models.api import Model
-from mdrec_jax.models.streaming.stream import StreamState, initial_state
+from mdrec_jax.models.streaming.step import StreamState, initial_state
 
 FORMAT = 2
 WAIT = 30.0
@@ -33,7 +33,7 @@ MOST_PACKED = 1032
 
 
 @dataclass(frozen=True)
-class States:
+class UserStates:
     """U users. The lists `seen` and `read` grow with a history, and are no part of what the model reads."""
 
     names: list[str]
@@ -47,21 +47,21 @@ class States:
     seen: Csr
     """The items of the catalogue that each has had, ascending."""
     read: Csr
-    """A digest of every event that was read (`overlap.event_digests`), in the order of reading."""
+    """A digest of every event that was read (`deduplicate.event_digests`), in the order of reading."""
 
     @classmethod
-    def none(cls, model: Model) -> "States":
+    def none(cls, model: Model) -> "UserStates":
         no_numbers = np.zeros(0, np.int64)
         none, no_items = np.zeros(1, np.int64), np.zeros(0, np.int32)
         return cls([], _fresh(model, 0), no_numbers, _no_items(0), Csr(none, no_items), Csr(none, no_numbers))
 
-    def including(self, names: list[str], model: Model) -> tuple[Int64[np.ndarray, "P"], "States"]:
+    def including(self, names: list[str], model: Model) -> tuple[Int64[np.ndarray, "P"], "UserStates"]:
         """(the places of these users, all states); those without a state are added."""
         place = {name: number for number, name in enumerate(self.names)}
         for name in names:
             place.setdefault(name, len(place))
         new = len(place) - len(self.names)
-        states = States(
+        states = UserStates(
             list(place),
             jax.tree.map(lambda *parts: np.concatenate(parts), self.state, _fresh(model, new)),
             np.concatenate([self.time, np.full(new, np.iinfo(np.int64).min)]),
@@ -93,7 +93,7 @@ def appended(lists: Csr, place: Int64[np.ndarray, "P"], more: Csr) -> Csr:
 
 
 @contextmanager
-def holding(path: Path, wait: float = WAIT) -> Iterator[None]:
+def lock_state_file(path: Path, wait: float = WAIT) -> Iterator[None]:
     """Keeps a file of states from every other call until the block ends; the system lets go of it however it ends.
 
     What is locked is a file beside it, `.NAME.lock`, which stays: the file of states itself is replaced.
@@ -131,7 +131,7 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def write_states(path: Path, states: States, run: str) -> None:
+def write_states(path: Path, states: UserStates, run: str) -> None:
     """Writes the file, for its owner alone; it appears whole or not at all."""
     names = [name.encode() for name in states.names]
     arrays = {
@@ -152,7 +152,7 @@ def write_states(path: Path, states: States, run: str) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays, **leaves)
 
 
-def read_states(path: Path, model: Model, run: str, num_items: int) -> States:
+def read_states(path: Path, model: Model, run: str, num_items: int) -> UserStates:
     """The states of a file; none where there is no such file.
 
     Args:
@@ -162,7 +162,7 @@ def read_states(path: Path, model: Model, run: str, num_items: int) -> States:
         InputError: not a file of states, a damaged one, or one of another run.
     """
     if not path.exists():
-        return States.none(model)
+        return UserStates.none(model)
     found = _Arrays(path, _members(path))
     if int(found.array("format", np.int64, ())) != FORMAT:
         raise InputError(
@@ -183,7 +183,7 @@ def read_states(path: Path, model: Model, run: str, num_items: int) -> States:
     found.check_items("recent", num_items)
     found.check_items("seen", num_items)
     read = found.lists("read", np.int64, users)
-    return States(names, jax.tree.unflatten(tree, leaves), time, recent, seen, read)
+    return UserStates(names, jax.tree.unflatten(tree, leaves), time, recent, seen, read)
 
 
 def _members(path: Path) -> dict[str, np.ndarray]:

@@ -23,13 +23,13 @@ from mdrec_jax.evaluate.ranking import fill, power_of_two
 from mdrec_jax.evaluate.scorer import Scorer
 from mdrec_jax.models.api import Model
 from mdrec_jax.models.streaming.state import streamable
-from mdrec_jax.models.streaming.stream import Events, StreamState, stream_queries, stream_update
+from mdrec_jax.models.streaming.step import Events, StreamState, stream_queries, stream_update
 from mdrec_jax.parallel.mesh import DATA, by_row, replicated, rows_for
 from mdrec_jax.serve.given_files import NO_NAMES
 from mdrec_jax.serve.new_events import Late, find_new_events
 from mdrec_jax.serve.recommend import Choice, Lists, choose
 from mdrec_jax.serve.recommendations import check_output, to_frame, told, write_recommendations
-from mdrec_jax.serve.state_file import States, holding, read_states, write_states
+from mdrec_jax.serve.state_file import UserStates, lock_state_file, read_states, write_states
 from mdrec_jax.serve.users import read_histories
 
 DAY = 86_400
@@ -47,7 +47,7 @@ def stream_files(
     out: Path,
     *,
     state: Path | None = None,
-    seed: bool = False,
+    init_from_dataset: bool = False,
     late: Late = "refuse",
     domain: str | None = None,
     k: int = 10,
@@ -59,8 +59,8 @@ def stream_files(
 ) -> dict[str, int]:
     """Reads new events, recommends for all users named in them, and writes `out` as `recommend_files` does.
 
-    Events that a state has read already change nothing (`overlap.find_overlap` says which those are), so a call may be
-    made again, and files may overlap.
+    Events that a state has read already change nothing (`deduplicate.find_overlap` says which those are), so a call may
+    be made again, and files may overlap.
 
     Args:
         scorer: the model.
@@ -70,7 +70,7 @@ def stream_files(
         out: the file to write.
         state: a file of all users' states, read if it is there and written anew; no other call may change it until this
             one ends. None = every user starts afresh, and nothing is kept.
-        seed: users without a state start with their events in the data set; else they start with nothing.
+        init_from_dataset: users without a state start with their events in the data set; else they start with nothing.
         late: what is done with events that are new, and older than what was read of their users.
         domain, k, keep_seen: as of `recommend_files`.
         tolerance: as of `stream_update`.
@@ -96,14 +96,16 @@ def stream_files(
         events, dataset, time_unit=time_unit, columns=columns, latest=_latest(dataset), skip_bad_rows=skip_bad_rows
     )
     file = None if state is None else state.resolve()
-    with nullcontext() if file is None else holding(file):
-        before = States.none(scorer.model)
+    with nullcontext() if file is None else lock_state_file(file):
+        before = UserStates.none(scorer.model)
         if file is not None:
             before = read_states(file, scorer.model, run, dataset.num_items)
         user, after = before.including(users.names, scorer.model)
-        new, counts = find_new_events(dataset, after, user, users, events, seed=seed, late=late)
+        new, counts = find_new_events(
+            dataset, after, user, users, events, init_from_dataset=init_from_dataset, late=late
+        )
         counts = Counter(users.counts | {"new users": len(after.names) - len(before.names)} | counts)
-        after = new.applied(_advanced(scorer, dataset, after, user, new.histories, events, tolerance), user)
+        after = new.applied(_advance_states(scorer, dataset, after, user, new.histories, events, tolerance), user)
         frames = []
         for one in chosen:
             lists = _recommend(scorer, dataset, after, user, one, Choice(k=k, keep_seen=keep_seen))
@@ -121,15 +123,15 @@ def _latest(dataset: Dataset) -> int:
     return max(int(time.time()) + DAY, int(plain(dataset.time).max(initial=0)))
 
 
-def _advanced(
+def _advance_states(
     scorer: Scorer,
     dataset: Dataset,
-    states: States,
+    states: UserStates,
     user: Int64[np.ndarray, "P"],
     histories: Histories,
     file: Path,
     tolerance: float | None,
-) -> States:
+) -> UserStates:
     """What the model keeps, after the histories; history p is that of user `user[p]`. Those handed in are written
     over.
 
@@ -167,7 +169,7 @@ def _advanced(
 
 
 def _recommend(
-    scorer: Scorer, dataset: Dataset, states: States, user: Int64[np.ndarray, "P"], domain: int, choice: Choice
+    scorer: Scorer, dataset: Dataset, states: UserStates, user: Int64[np.ndarray, "P"], domain: int, choice: Choice
 ) -> Lists:
     answerable = np.flatnonzero(states.seen.lengths[user] > 0)
     light = replace(states.state, mixed_layers=(), own_layers=())

@@ -15,9 +15,9 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.data.sources.bad_rows import BadRows
 from mdrec_jax.errors import InputError
+from mdrec_jax.serve.deduplicate import NO_TIME, event_digests, find_overlap, following, in_time, without
 from mdrec_jax.serve.event_rows import read_events
 from mdrec_jax.serve.given_files import NO_NAMES, read_names, refuse_empty
-from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def gradients(
     *,
     first_row: jax.Array,
     shared: frozenset[str] = frozenset(),
-    parts: int = 1,
+    micro_batches: int = 1,
 ) -> tuple[Any, dict[str, jax.Array], Metrics]:
     """Sums over this device's rows: of the dense parameters' gradient, of the looked up rows', and of the metrics.
 
@@ -34,7 +34,7 @@ def gradients(
         batch: this device's rows; `first_row` is the global number of the first.
         key: of whatever the loss draws.
         shared: names under which rows were looked up for the batch as a whole; the others' index has its rows.
-        parts: micro-batches, which save memory and change no result.
+        micro_batches: how many, which saves memory and changes no result.
     """
 
     def of_part(start: jax.Array, size: int) -> Any:
@@ -55,12 +55,12 @@ def gradients(
         (dense, row), metrics = jax.grad(value, argnums=(0, 1), has_aux=True)(state.params.dense, rows.values)
         return dense, row, metrics
 
-    size = batch.item.shape[0] // parts
+    size = batch.item.shape[0] // micro_batches
     total = of_part(jnp.int32(0), size)
-    if parts == 1:
+    if micro_batches == 1:
         return total
 
     def add(total: Any, start: jax.Array) -> Any:
         return jax.tree.map(jnp.add, total, of_part(start, size)), None
 
-    return jax.lax.scan(add, total, jnp.arange(1, parts, dtype=jnp.int32) * size)[0]
+    return jax.lax.scan(add, total, jnp.arange(1, micro_batches, dtype=jnp.int32) * size)[0]

@@ -36,7 +36,7 @@ class StepConfig:
 
     dtype: Any
     total_steps: int
-    accumulate: int = 1
+    micro_batches: int = 1
 
 
 def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepConfig) -> StepFunction:
@@ -75,7 +75,14 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
         first_row, shared = spread.index * batch.item.shape[0], frozenset(candidates.shared)
         dense, row, metrics = spread.sum(
             gradients(
-                loss, state, lookup, batch, dropout_key, first_row=first_row, shared=shared, parts=config.accumulate
+                loss,
+                state,
+                lookup,
+                batch,
+                dropout_key,
+                first_row=first_row,
+                shared=shared,
+                micro_batches=config.micro_batches,
             )
         )
         params, slots = optimiser.apply(

@@ -13,7 +13,7 @@ from mdrec_jax.errors import ConfigError
 from mdrec_jax.models.api import Model, ModelConfig, make_model
 from mdrec_jax.models.config import RecommenderConfig
 from mdrec_jax.models.layers.loop import Halting, LoopConfig
-from mdrec_jax.models.streaming.stream import (
+from mdrec_jax.models.streaming.step import (
     Events,
     StreamState,
     initial_state,

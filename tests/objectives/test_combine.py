@@ -147,7 +147,7 @@ def test_compared_items_are_looked_up_beside_the_next_items_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "views", "codes", "parts", "refused"),
+    ("fields", "views", "codes", "micro_batches", "refused"),
     [
         ({}, False, False, 8, None),
         ({"contrastive": ContrastiveConfig(intra=0.1)}, False, True, 1, "objectives.contrastive"),
@@ -164,12 +164,12 @@ def test_compared_items_are_looked_up_beside_the_next_items_own() -> None:
     ],
 )
 def test_what_a_run_cannot_have_is_refused(
-    fields: dict[str, Any], views: bool, codes: bool, parts: int, refused: str | None
+    fields: dict[str, Any], views: bool, codes: bool, micro_batches: int, refused: str | None
 ) -> None:
     config = ObjectivesConfig(**fields)
     if refused is None:
-        check_objectives(config, views=views, codes=codes, micro_batches=parts)
+        check_objectives(config, views=views, codes=codes, micro_batches=micro_batches)
         return
     with pytest.raises(ConfigError) as told:
-        check_objectives(config, views=views, codes=codes, micro_batches=parts)
+        check_objectives(config, views=views, codes=codes, micro_batches=micro_batches)
     assert f"'{refused}'" in str(told.value)

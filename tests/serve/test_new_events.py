@@ -14,10 +14,10 @@ from mdrec_jax.data.dataset import Dataset
 from mdrec_jax.data.ids import UNKNOWN_ITEM
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
+from mdrec_jax.serve.deduplicate import NO_TIME, event_digests
 from mdrec_jax.serve.new_events import NewEvents, _last, find_new_events
-from mdrec_jax.serve.overlap import NO_TIME, event_digests
 from mdrec_jax.serve.recommendations import to_frame, told
-from mdrec_jax.serve.state_file import States
+from mdrec_jax.serve.state_file import UserStates
 from mdrec_jax.serve.users import ALREADY_KNOWN, Users, known_histories
 from tests.data.make import DAY, make_dataset
 
@@ -46,22 +46,28 @@ def users(named: dict[str, list[Event]], *, timed: bool = True) -> Users:
     return Users(list(named), histories(list(named.values()), timed=timed), np.arange(len(named))[:, None], {})
 
 
-def states(read: Sequence[Sequence[Event]], *, timed: bool = True) -> States:
+def states(read: Sequence[Sequence[Event]], *, timed: bool = True) -> UserStates:
     """Of users p0, p1, ... who have had these events."""
     number = len(read)
     time = [one[-1][1] if one and timed else NO_TIME for one in read]
     seen = Csr(np.zeros(number + 1, np.int64), np.zeros(0, np.int32))
     state: Any = SimpleNamespace()
-    return States(
+    return UserStates(
         [f"p{place}" for place in range(number)], state, np.array(time, np.int64), np.zeros((number, STEPS), np.int32),
         seen, event_digests(histories(read, timed=timed)),
     )  # fmt: skip
 
 
 def find(
-    world: Dataset, before: States, file: Users, user: list[int], *, seed: bool = False, late: Any = "skip"
+    world: Dataset,
+    before: UserStates,
+    file: Users,
+    user: list[int],
+    *,
+    init_from_dataset: bool = False,
+    late: Any = "skip",
 ) -> tuple[NewEvents, dict[str, int]]:
-    return find_new_events(world, before, np.array(user), file, FILE, seed=seed, late=late)
+    return find_new_events(world, before, np.array(user), file, FILE, init_from_dataset=init_from_dataset, late=late)
 
 
 def listed(found: Histories) -> list[list[int]]:
@@ -124,7 +130,7 @@ def test_who_has_read_nothing_starts_with_what_the_data_set_has(world: Dataset) 
     end = int(np.asarray(known.time)[-1])
     before = states([[], [(2, end + 5 * DAY)], []])
     file = users({"a": [(2, end + DAY)], "b": [(3, end + 6 * DAY)], "new": [(4, 1)]})
-    new, counts = find(world, before, file, [0, 1, 2], seed=True)
+    new, counts = find(world, before, file, [0, 1, 2], init_from_dataset=True)
     assert listed(new.histories) == [[*mine, 2], [3], [4]]
     assert new.last.tolist() == [end + DAY, end + 6 * DAY, 1]
     assert counts == {STARTED: 1, ALREADY_KNOWN: 0, LATE: 0}
@@ -132,11 +138,11 @@ def test_who_has_read_nothing_starts_with_what_the_data_set_has(world: Dataset) 
     assert new.digests.lengths.tolist() == [len(mine) + 1, 1, 1]
     assert new.digests.values[: len(mine)].tolist() == event_digests(known).values.tolist()
     repeated = users({"a": [(int(known.item[-1]), end)], "b": [], "new": []})
-    new, counts = find(world, before, repeated, [0, 1, 2], seed=True)
+    new, counts = find(world, before, repeated, [0, 1, 2], init_from_dataset=True)
     assert (listed(new.histories)[0], counts[ALREADY_KNOWN]) == (mine, 1)
     assert new.last.tolist() == [end, end + 5 * DAY, NO_TIME]
     early = users({"a": [(4, end - 1)]})
-    assert find(world, before, early, [0], seed=True)[1][LATE] == 1
+    assert find(world, before, early, [0], init_from_dataset=True)[1][LATE] == 1
 
 
 def test_without_from_who_is_in_the_data_set_starts_with_nothing_and_is_counted(world: Dataset) -> None:
@@ -152,7 +158,7 @@ def test_what_is_kept_beside_a_state_is_its_latest_items_all_seen_and_all_read()
     before = states([[(2, 1)], [(3, 2)], [(5, 3)]])
     recent = np.array([[9, 8, 7, 0, 0], [6, 0, 0, 0, 0], [1, 2, 3, 4, 5]], np.int32)
     seen = Csr(np.array([0, 2, 3, 4]), np.array([2, 7, 3, 5], np.int32))
-    before = States(before.names, before.state, before.time, recent, seen, before.read)
+    before = UserStates(before.names, before.state, before.time, recent, seen, before.read)
     new = histories([[(n, n) for n in (11, 12, 13, 14, 15, 16)], [(2, 4), (UNKNOWN_ITEM, 5)]])
     events = NewEvents(new, event_digests(new), np.array([16, 5]))
     after = events.applied(before, np.array([2, 0]))

@@ -15,7 +15,16 @@ from mdrec_jax.data.csr import Csr, from_lengths
 from mdrec_jax.errors import InputError
 from mdrec_jax.evaluate.baselines.transitions import STEPS
 from mdrec_jax.serve import state_file
-from mdrec_jax.serve.state_file import FORMAT, MOST_PACKED, WAIT, States, appended, holding, read_states, write_states
+from mdrec_jax.serve.state_file import (
+    FORMAT,
+    MOST_PACKED,
+    WAIT,
+    UserStates,
+    appended,
+    lock_state_file,
+    read_states,
+    write_states,
+)
 
 MODEL: Any = SimpleNamespace()
 NEVER = np.iinfo(np.int64).min
@@ -40,15 +49,15 @@ def listed(lists: Csr) -> list[list[int]]:
     return [lists.values[low:high].tolist() for low, high in zip(lists.offsets, lists.offsets[1:], strict=False)]
 
 
-def two() -> States:
+def two() -> UserStates:
     state: Any = {"h": np.array([[1.5, 2], [3, 4]], np.float32), "n": np.array([7, 8], np.int32)}
     recent = np.arange(2 * STEPS, dtype=np.int32).reshape(2, STEPS)
-    return States(
+    return UserStates(
         ["ä", "b\0c"], state, np.array([5, NEVER]), recent, csr([[2, 9], []]), csr([[-4, 3, 3], [11]], np.int64)
     )
 
 
-def same(one: States, other: States) -> bool:
+def same(one: UserStates, other: UserStates) -> bool:
     mine, theirs = ([*vars(x).values()] for x in (one, other))
     leaves = [[np.asarray(x) for x in jax.tree.leaves([*map(flat, some)])] for some in (mine, theirs)]
     return one.names == other.names and all(
@@ -78,7 +87,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_holds_nobody(tmp_path: Path) -> None:
     found = read_states(tmp_path / "s.npz", MODEL, "a run", 10)
-    assert same(found, States.none(MODEL))
+    assert same(found, UserStates.none(MODEL))
     assert found.names == []
     assert [x.shape for x in (found.time, found.recent, found.seen.offsets, found.read.offsets)] == [
         (0,), (0, STEPS), (1,), (1,)
@@ -240,21 +249,21 @@ def test_an_array_is_read_whole_and_never_as_objects(tmp_path: Path) -> None:
 def test_one_call_at_a_time_holds_the_file_and_tells_who_it_is(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "s.npz"
     lock = tmp_path / "deep" / ".s.npz.lock"
-    with holding(path):
+    with lock_state_file(path):
         assert lock.read_text() == str(os.getpid())
-        with pytest.raises(InputError, match="the states are in use") as error, holding(path, wait=0):
+        with pytest.raises(InputError, match="the states are in use") as error, lock_state_file(path, wait=0):
             raise AssertionError("two at once")
         assert error.value.file == path
         assert error.value.found == f"process {os.getpid()}, still after 0 seconds"
         assert error.value.expected == "one call at a time"
     lock.write_text("123456789012 and more")
-    with holding(path, wait=0):
+    with lock_state_file(path, wait=0):
         assert lock.read_text() == str(os.getpid()), "nothing of the last one's number is left"
-    assert [field.name for field in fields(States)] == ["names", "state", "time", "recent", "seen", "read"]
+    assert [field.name for field in fields(UserStates)] == ["names", "state", "time", "recent", "seen", "read"]
     assert not path.exists()
-    with holding(path):
+    with lock_state_file(path):
         lock.write_text("")
-        with pytest.raises(InputError, match="unknown"), holding(path, wait=0):
+        with pytest.raises(InputError, match="unknown"), lock_state_file(path, wait=0):
             raise AssertionError("two at once")
 
 
@@ -263,11 +272,11 @@ def test_a_call_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(state_file.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(state_file.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     monkeypatch.setattr(state_file, "_locked", lambda _: tries.append(clock[0]) or clock[0] >= 2)
-    with holding(tmp_path / "s.npz", wait=3):
+    with lock_state_file(tmp_path / "s.npz", wait=3):
         pass
     assert len(tries) > 10
     assert tries[-1] == pytest.approx(2)
     clock[0] = -100.0
-    with pytest.raises(InputError, match="after 3 seconds"), holding(tmp_path / "s.npz", wait=3):
+    with pytest.raises(InputError, match="after 3 seconds"), lock_state_file(tmp_path / "s.npz", wait=3):
         pass
     assert clock[0] == pytest.approx(-97, abs=0.11)

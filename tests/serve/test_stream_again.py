@@ -202,7 +202,7 @@ def test_calls_at_once_lose_nothing(
 
 
 def _hold(path: Path, held, done) -> None:
-    with states_file.holding(path):
+    with states_file.lock_state_file(path):
         held.set()
         done.wait()
 
@@ -213,11 +213,14 @@ def test_a_file_of_states_in_use_is_refused_after_a_while_and_free_after_a_kill(
     other = context.Process(target=_hold, args=(path, held, done))
     other.start()
     assert held.wait(60)
-    with pytest.raises(InputError, match=rf"in use[\s\S]*process {other.pid}"), states_file.holding(path, wait=0.2):
+    with (
+        pytest.raises(InputError, match=rf"in use[\s\S]*process {other.pid}"),
+        states_file.lock_state_file(path, wait=0.2),
+    ):
         pass
     other.kill()
     other.join()
-    with states_file.holding(path, wait=0.2):
+    with states_file.lock_state_file(path, wait=0.2):
         pass
 
 
@@ -271,10 +274,14 @@ def test_users_of_the_data_set_start_with_what_it_has_of_them(world: Dataset, sc
     (tmp_path / "users.csv").write_text("user\nu1\nu2\n")
     recommend_files(scorer, world, tmp_path / "known.csv", users=tmp_path / "users.csv")
     asked = written(tmp_path / "asked.csv", [("u1", "", "", 0), ("u2", "", "", 0)])
-    counts = stream_files(scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", seed=True)
+    counts = stream_files(
+        scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", init_from_dataset=True
+    )
     assert counts["users who start with their events in the data set"] == 2
     assert_same(tmp_path / "o.csv", tmp_path / "known.csv")
-    again = stream_files(scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", seed=True)
+    again = stream_files(
+        scorer, world, "run", asked, tmp_path / "o.csv", state=tmp_path / "s.npz", init_from_dataset=True
+    )
     assert not any("start" in what for what in again)
 
 
@@ -287,7 +294,9 @@ def test_a_log_that_the_data_set_holds_is_known(world: Dataset, scorer: Scorer, 
     old = [("u1", raw[int(world.item[i])], domains[world.domain[i]], int(world.time[i])) for i in mine]
     new = log(world, ["u1"], 2, start=old[-1][3] + DAY)
     file, both = written(tmp_path / "e.csv", old[-3:] + new), written(tmp_path / "both.csv", old + new)
-    counts = stream_files(scorer, world, "run", file, tmp_path / "o.csv", state=tmp_path / "s.npz", seed=True)
+    counts = stream_files(
+        scorer, world, "run", file, tmp_path / "o.csv", state=tmp_path / "s.npz", init_from_dataset=True
+    )
     assert counts[KNOWN] == 3
     recommend_files(scorer, world, tmp_path / "whole.csv", histories=both)
     recommend_files(scorer, world, tmp_path / "appended.csv", histories=file, append=True)

@@ -58,13 +58,13 @@ def objectives(kind: Any = "softmax") -> Objectives:
 
 
 def step(
-    batch: Batch, run: Objectives | None = None, *, devices: int = 1, accumulate: int = 1, dtype: Any = jnp.float32
+    batch: Batch, run: Objectives | None = None, *, devices: int = 1, micro_batches: int = 1, dtype: Any = jnp.float32
 ) -> tuple[TrainState, TrainState, dict[str, float]]:
     """The state that was given (its arrays are gone), the one that came out, and the metrics."""
     mesh, model = make_mesh(MeshConfig(devices)), cast(Model, Plain())
     optim = OptimConfig(table=TableConfig("sgd", RATE))
     before = init_state(initial_params(model, 0), model.facts, optim, mesh)
-    do = make_train_step(model, optim, mesh, StepConfig(dtype, 10, accumulate))
+    do = make_train_step(model, optim, mesh, StepConfig(dtype, 10, micro_batches))
     after, metrics = do(before, jax.device_put(batch, by_row(mesh)), run or objectives(), KEY)
     return before, after, {name: float(value) for name, value in metrics.items()}
 
@@ -97,10 +97,12 @@ WEIGHTED = dataclasses.replace(
 
 
 @pytest.mark.parametrize(
-    ("batch", "devices", "accumulate"), [(WEIGHTED, 1, 1), (WEIGHTED, 2, 2), (ONE, 1, 1)], ids=["whole", "parts", "one"]
+    ("batch", "devices", "micro_batches"),
+    [(WEIGHTED, 1, 1), (WEIGHTED, 2, 2), (ONE, 1, 1)],
+    ids=["whole", "parts", "one"],
 )
-def test_a_step_is_the_gradient_of_the_sum_of_its_losses(batch: Batch, devices: int, accumulate: int) -> None:
-    before, after, metrics = step(batch, devices=devices, accumulate=accumulate)
+def test_a_step_is_the_gradient_of_the_sum_of_its_losses(batch: Batch, devices: int, micro_batches: int) -> None:
+    before, after, metrics = step(batch, devices=devices, micro_batches=micro_batches)
     losses, (of_scale, of_table) = expected(batch)
     for name, value in losses.items():
         assert metrics[name] == pytest.approx(value, rel=1e-5), name
@@ -121,13 +123,13 @@ def test_a_step_without_a_target_has_no_loss() -> None:
     assert np.isfinite(after.params.tables["item"]).all()
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(1, 4), (2, 2)])
-def test_what_a_model_tells_is_shown_as_the_mean_over_events(devices: int, accumulate: int) -> None:
+@pytest.mark.parametrize(("devices", "micro_batches"), [(1, 4), (2, 2)])
+def test_what_a_model_tells_is_shown_as_the_mean_over_events(devices: int, micro_batches: int) -> None:
     batch = make_batch()
-    _, _, metrics = step(batch, devices=devices, accumulate=accumulate)
+    _, _, metrics = step(batch, devices=devices, micro_batches=micro_batches)
     real = batch.segment > 0
     assert metrics["row/loops"] == pytest.approx(np.nonzero(real)[0].mean())
-    assert metrics["rows_at_once/loops"] == pytest.approx(8 / devices / accumulate)
+    assert metrics["rows_at_once/loops"] == pytest.approx(8 / devices / micro_batches)
     assert metrics["bits/loops"] == pytest.approx(32)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mdrec_jax.data.batching.histories import Histories
 from mdrec_jax.data.csr import Csr
-from mdrec_jax.serve.overlap import NO_TIME, event_digests, find_overlap, following, in_time, without
+from mdrec_jax.serve.deduplicate import NO_TIME, event_digests, find_overlap, following, in_time, without
 
 type Event = tuple[int, int, int, int]
 """Item, domain, behaviour type, second."""
