@@ -56,10 +56,8 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.events, args.state)
     if args.tolerance is not None and not 0 <= args.tolerance < 1:
         raise InputError("option out of range", column="--tolerance", found=args.tolerance, expected="in [0, 1)")
-    trained = load_run(
-        args.run_folder,
-        _dataset(args.data, args.init_from_dataset if isinstance(args.init_from_dataset, Path) else None),
-    )
+    start = args.init_from_dataset
+    trained = load_run(args.run_folder, _dataset(args.data, start if isinstance(start, Path) else None))
     setup = trained.setup
     counts = stream_files(
         trained.scorer,
@@ -68,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         args.events,
         args.out,
         state=args.state,
-        init_from_dataset=args.init_from_dataset is not None,
+        init_from_dataset=start is not None,
         late=args.late,
         domain=args.domain,
         k=args.k,

@@ -83,7 +83,7 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
                 first_row=first_row,
                 shared=shared,
                 micro_batches=config.micro_batches,
-            )
+            )  # fmt: skip
         )
         params, slots = optimiser.apply(
             optim, model.facts, state.params, state.slots, dense, _with_ids(lookup, row), state.step,
