@@ -17,4 +17,4 @@ def smoke() -> RunConfig:
 
 
 def _filtered(base: RunConfig, model: BsarecConfig) -> RunConfig:
-    return replace(base, model=model, counts={"weight": 0.0})
+    return replace(base, model=model, cooccurrence={"weight": 0.0})

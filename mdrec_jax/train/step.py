@@ -73,18 +73,11 @@ def make_train_step(model: Model, optim: OptimConfig, mesh: Mesh, config: StepCo
             return value, shown | {name: total / jnp.maximum(tokens, 1.0) for name, total in sums.items()}
 
         first_row, shared = spread.index * batch.item.shape[0], frozenset(candidates.shared)
-        dense, row, metrics = spread.sum(
-            gradients(
-                loss,
-                state,
-                lookup,
-                batch,
-                dropout_key,
-                first_row=first_row,
-                shared=shared,
-                micro_batches=config.micro_batches,
-            )  # fmt: skip
-        )
+        mine = gradients(
+            loss, state, lookup, batch, dropout_key, first_row=first_row, shared=shared,
+            micro_batches=config.micro_batches,
+        )  # fmt: skip
+        dense, row, metrics = spread.sum(mine)
         params, slots = optimiser.apply(
             optim, model.facts, state.params, state.slots, dense, _with_ids(lookup, row), state.step,
             config.total_steps,
