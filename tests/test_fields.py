@@ -109,7 +109,7 @@ def test_every_field_has_a_sentence_in_the_help(capsys: pytest.CaptureFixture[st
         assert without == []
     assert mdrec("train", "beauty", "--help") == 0
     out = capsys.readouterr().out
-    assert "--train.patience 0\n      looks without a better value after which the run stops" in out
+    assert "--train.patience 0\n      validations without a better value after which the run stops" in out
     assert "--resume" in out
 
 
