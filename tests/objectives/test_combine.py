@@ -129,7 +129,9 @@ def test_transfer_weighs_domains_by_their_gain_on_targets_with_a_past(devices: i
 
 def test_compared_items_are_looked_up_beside_the_next_items_own() -> None:
     config = ObjectivesConfig(taxonomy=TaxonomyConfig(weight=1.0))
-    sampled = make_objective(NextItemConfig("sampled_softmax", negatives=3), ITEMS, np.ones(SPEC.num_items), SPEC.num_items)
+    sampled = make_objective(
+        NextItemConfig("sampled_softmax", negatives=3), ITEMS, np.ones(SPEC.num_items), SPEC.num_items
+    )
 
     def found(categories: jax.Array | None) -> Candidates:
         made = Objectives(sampled, categories, config)
