@@ -45,7 +45,7 @@ def check_objectives(objectives: ObjectivesConfig, *, views: bool, codes: bool, 
 
     Args:
         views, codes: whether the model has an in-domain view, and a shared and a specific code.
-        micro_batches: parts that a step's rows are worked on in.
+        micro_batches: that a step's rows are split into.
 
     Raises:
         ConfigError: naming the field.

@@ -95,7 +95,7 @@ def codes() -> RunConfig:
 
 
 def sampled() -> RunConfig:
-    """Sampled softmax over noisy targets, in two parts."""
+    """Sampled softmax over noisy targets, in two micro-batches."""
     return replace(
         of_preset("quickstart"),
         model={"layers": 2, "heads": 2, "positions": "rotary", "activation": "swiglu", "temperature": 0.0},

@@ -99,7 +99,7 @@ WEIGHTED = dataclasses.replace(
 @pytest.mark.parametrize(
     ("batch", "devices", "micro_batches"),
     [(WEIGHTED, 1, 1), (WEIGHTED, 2, 2), (ONE, 1, 1)],
-    ids=["whole", "parts", "one"],
+    ids=["whole", "micro-batches", "one"],
 )
 def test_a_step_is_the_gradient_of_the_sum_of_its_losses(batch: Batch, devices: int, micro_batches: int) -> None:
     before, after, metrics = step(batch, devices=devices, micro_batches=micro_batches)
