@@ -74,3 +74,9 @@ def test_the_edges_of_a_pool_share_all_numbers_out() -> None:
         assert steps.sum() == 2**32
         np.testing.assert_allclose(steps / 2**32, (COUNTS[pool] + 1) / (COUNTS[pool] + 1).sum(), rtol=1e-6)
         assert (edges[len(pool) - 1 :] == 2**32 - 1).all()
+
+
+def test_one_allowed_target_of_a_batch_is_every_draw() -> None:
+    target, allowed = np.asarray([5, 9, 7], np.int32), np.asarray([True, False, False])
+    drawn = draw_from_batch(jax.numpy.asarray(target), jax.numpy.asarray(allowed), jax.random.key(0), 50)
+    assert set(np.asarray(drawn)) == {5}
