@@ -163,3 +163,7 @@ def test_a_seeds_streams_are_numbered() -> None:
     assert (jax.random.key_data(seed_key(7)) == jax.random.key_data(jax.random.fold_in(key, 1))).all()
     first = Plain().init(jax.random.fold_in(key, 0))
     np.testing.assert_array_equal(initial_params(cast(Model, Plain()), 7).tables["item"], first.tables["item"])
+
+
+def test_a_step_works_on_its_rows_in_one_part_unless_told_otherwise() -> None:
+    assert StepConfig(jnp.float32, 10) == StepConfig(jnp.float32, 10, 1)
