@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import pickle
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -20,6 +21,11 @@ from mdrec_jax.data.sources.rawlog import SourceOptions
 from mdrec_jax.data.sources.reading import read_lines, tar_members
 from mdrec_jax.data.sources.safe_pickle import load_plain
 from mdrec_jax.errors import InputError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 NONE = PrepareOptions(min_user=1, min_item=1)
 LOG = "user,item,time\n" + "".join(f"u{user},i{place},{place + 1}\n" for user in range(3) for place in range(4))
@@ -105,7 +111,8 @@ def test_an_endless_id_is_refused(tmp_path, kind, column):
 
 def test_files_of_one_packed_file_are_read(tmp_path):
     prepare("csv", [write(tmp_path / "log.csv", LOG.encode())], tmp_path / "plain", NONE)
-    for ending, pack in (("bz2", bz2.compress), ("xz", lzma.compress), ("gz", gzip.compress)):
+    packers = {"bz2": bz2.compress, "xz": lzma.compress, "gz": gzip.compress, "zst": zstd.compress}
+    for ending, pack in packers.items():
         made = prepare("csv", [write(tmp_path / f"log.csv.{ending}", pack(LOG.encode()))], tmp_path / ending, NONE)
         assert made.manifest.counts.events == 12
     path = tmp_path / "log.csv.zip"
@@ -117,9 +124,9 @@ def test_files_of_one_packed_file_are_read(tmp_path):
         archive.writestr("other.csv", LOG)
     with pytest.raises(InputError, match="a zip of several files"):
         prepare("csv", [path], tmp_path / "d", NONE)
-    with pytest.raises(InputError, match="zstd"):
-        prepare("csv", [write(tmp_path / "log.csv.zst", b"\x28\xb5\x2f\xfd" + b"\0" * 20)], tmp_path / "d", NONE)
-    for ending in ("bz2", "xz", "gz", "zip"):
+    with pytest.raises(InputError, match="truncated or damaged"):
+        prepare("csv", [write(tmp_path / "bad.csv.zst", b"\x28\xb5\x2f\xfd" + b"\0" * 20)], tmp_path / "d", NONE)
+    for ending in ("bz2", "xz", "gz", "zst", "zip"):
         whole = (tmp_path / f"log.csv.{ending}").read_bytes()
         with pytest.raises(InputError, match="truncated or damaged"):
             prepare("csv", [write(tmp_path / f"half.csv.{ending}", whole[: len(whole) // 2])], tmp_path / "d", NONE)
@@ -210,3 +217,11 @@ def test_an_item_table_counts_every_row(tmp_path):
     with pytest.raises(InputError, match="an item without an id") as caught:
         prepare("csv", [write(tmp_path / "log.csv", LOG.encode())], tmp_path / "d", options)
     assert caught.value.row == 6
+
+
+def test_a_little_zstd_that_unpacks_to_much_is_refused_and_never_in_memory(tmp_path):
+    """As a run of one byte it packs 20,000 times smaller."""
+    path = write(tmp_path / "bomb.csv.zst", zstd.compress(b"user,item\n" + b"u,i\n" * (17 << 20)))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InputError, match="unpacks to more than is allowed"):
+        prepare("csv", [path], tmp_path / "d", NONE)

@@ -1,10 +1,11 @@
-"""Files as a stream of bytes, unpacked on the way where they are gzip, bzip2, xz or a zip of one file; text in pieces
-whose lines end in newlines and are not endless."""
+"""Files as a stream of bytes, unpacked on the way where they are gzip, bzip2, xz, zstd or a zip of one file; text in
+pieces whose lines end in newlines and are not endless."""
 
 import bz2
 import gzip
 import io
 import lzma
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,12 +15,19 @@ from typing import IO
 
 from mdrec_jax.errors import InputError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 _BZIP2_MAGIC, _XZ_MAGIC, _ZIP_MAGIC, _ZSTD_MAGIC = b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"
-PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
+PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip", ".zst")
 FREE_BYTES = 64 << 20
 """What any packed file may unpack to."""
+ZSTD_WINDOW = 27
+"""Base-2 logarithm of the bytes that unpacking zstd may look back over: 128 MiB, as `zstd --long` takes."""
 MAX_RATIO = 250
 """Beyond that, how many times its own size: logs and tables pack to a fifth, seldom to a fiftieth."""
 _DAMAGED = (
@@ -27,6 +35,7 @@ _DAMAGED = (
     OSError,
     zlib.error,
     lzma.LZMAError,
+    zstd.ZstdError,
     zipfile.BadZipFile,
     RuntimeError,  # what zipfile says of a password
     NotImplementedError,
@@ -57,10 +66,8 @@ def is_packed(path: Path) -> bool:
 
 
 def _packing(head: bytes) -> str | None:
-    for name, magic in (("gzip", GZIP_MAGIC), ("bzip2", _BZIP2_MAGIC), ("xz", _XZ_MAGIC), ("zip", _ZIP_MAGIC)):
-        if head.startswith(magic):
-            return name
-    return None
+    known = {"gzip": GZIP_MAGIC, "bzip2": _BZIP2_MAGIC, "xz": _XZ_MAGIC, "zip": _ZIP_MAGIC, "zstd": _ZSTD_MAGIC}
+    return next((name for name, magic in known.items() if head.startswith(magic)), None)
 
 
 def _wrap(stream: IO[bytes], head: bytes, path: Path) -> IO[bytes]:
@@ -73,9 +80,8 @@ def _wrap(stream: IO[bytes], head: bytes, path: Path) -> IO[bytes]:
         return lzma.LZMAFile(stream)  # type: ignore[return-value]
     if packing == "zip":
         return _only_member(stream, path)
-    if head.startswith(_ZSTD_MAGIC):
-        expected = "plain, gzip, bzip2, xz, or zip with one file"
-        raise InputError("packed with zstd", file=path, expected=expected, hint="unpack it first: zstd -d FILE")
+    if packing == "zstd":
+        return zstd.ZstdFile(stream, options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW})  # type: ignore[return-value]
     return stream
 
 
