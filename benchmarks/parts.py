@@ -34,10 +34,7 @@ SMALL = {
     "train.epochs": 8.0, "train.evaluate_every": 4.0,
 }  # fmt: skip
 BASES: dict[str, tuple[str, Fields]] = {
-    "world": (
-        "mdrec",
-        {"objectives.contrastive.intra": 0.0, "train.epochs": 12.0, "train.evaluate_every": 3.0, "train.patience": 0},
-    ),
+    "world": ("mdrec", {"train.epochs": 12.0, "train.evaluate_every": 3.0, "train.patience": 0}),
     "abxi": ("abxi", SMALL | {"model.date_days": 0.0, "model.views.in_domain": True, "model.views.path_rank": 8}),
     "beauty": ("beauty", {"cooccurrence.weight": 0.0, "train.epochs": 8.0, "train.evaluate_every": 4.0}),
 }

@@ -41,7 +41,7 @@ def config() -> RunConfig:
         batching=BatchingConfig(rows=8, row_length=256, max_length=LONGEST),
         model=model,
         loss={"softmax_over": "target_domain"},
-        objectives={"disentangle": {"specific_domain": 0.1, "sample": 256}, "contrastive": {"intra": 0.0}},
+        objectives={"disentangle": {"specific_domain": 0.1, "sample": 256}},
         optim={"dense": {"learning_rate": RATE}, "table": {"learning_rate": RATE}},
         train={"epochs": 10.0, "evaluate_every": 10.0},
     )
