@@ -101,7 +101,6 @@ def test_the_command_from_a_preset_to_a_table(
     small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("--train.epochs", "0", "--train.steps", "3", "--model.dim", "16", "--logging.no-tensorboard")
-    few += ("--objectives.contrastive.intra", "0")
     given = ("ablate", "mdrec", "--smoke", "--data", small_world, "--out", tmp_path, "--seeds", "0,1", *few)
     assert mdrec(*given) == 0
     record = json.loads((tmp_path / "ablation.json").read_text())
