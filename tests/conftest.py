@@ -1,10 +1,7 @@
 """What every test may rely on: strict ranks, eight simulated devices, and the public data sets when they are there."""
 
-import atexit
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +15,6 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_LOG_DIR", "disabled")
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-
-# A program is compiled once in a run: its processes and those that tests start share what is compiled.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="mdrec-compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import jax
 import pytest
