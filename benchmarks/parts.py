@@ -12,22 +12,13 @@ are kept in --out, and the same command goes on where it was stopped.
 
 import argparse
 import dataclasses
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mdrec_jax.config import RunConfig, load_preset
-from mdrec_jax.data.dataset import Dataset, open_dataset
-from mdrec_jax.evaluate.compare import Difference, compare
-from mdrec_jax.evaluate.protocol import Split
-from mdrec_jax.evaluate.results import BASELINES
+from study import Fields, Study
+
+from mdrec_jax.config import load_preset
+from mdrec_jax.data.dataset import open_dataset
 from mdrec_jax.experiments.config_fields import with_fields
-from mdrec_jax.experiments.costs import step_flops
-from mdrec_jax.experiments.runs import finish, place_of, ranks_of, seed_folder
-from mdrec_jax.models.config import RecommenderConfig
-
-type Fields = dict[str, Any]
 
 SMALL = {
     "model.dim": 64, "model.embedding_scale": 8.0, "model.experts.per_width": 0, "cooccurrence.weight": 0.0,
@@ -91,68 +82,13 @@ PARTS: dict[str, Part] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """Runs of one base on one data set."""
-
-    config: RunConfig
-    dataset: Dataset
-    out: Path
-    seeds: tuple[int, ...]
-
-    def run(self, fields: Fields, seed: int, splits: Sequence[Split]) -> Path:
-        """The folder of a run that is trained and evaluated."""
-        shown = {name: "+".join(value) if isinstance(value, list) else value for name, value in fields.items()}
-        name = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in sorted(shown.items())) or "plain"
-        path = seed_folder(self.out / name, seed)
-        config = dataclasses.replace(with_fields(self.config, fields), seed=seed)
-        finish(config, self.dataset, path, splits, (self.protocol,), by="benchmarks/parts.py")
-        return path
-
-    @property
-    def protocol(self) -> str:
-        return self.config.train.protocol
-
-    def value(self, path: Path, split: str) -> float:
-        where, metric = place_of(self.config.train.metric)
-        rows = ranks_of([path], split, self.protocol)[0].rows
-        return next(row.metrics[metric] for row in rows if row.domain == where and row.model not in BASELINES)
-
-    def flops(self, fields: Fields) -> float:
-        return step_flops(with_fields(self.config, fields), self.dataset)
-
-    def control(self, part: Fields, common: Fields) -> Fields:
-        """The plain model with the narrowest feed-forward layer at which it costs what the part costs."""
-        model = self.config.model
-        assert isinstance(model, RecommenderConfig)
-
-        def with_width(width: int) -> Fields:
-            return common | {"model.ffn_multiple": width / model.dim}
-
-        now = self.flops(common)
-        missing = 0.99 * self.flops(common | part) - now
-        if missing <= 0:
-            return dict(common)
-        step = self.flops(with_width(model.ffn_width + 64)) - now
-        return with_width(model.ffn_width + 8 * math.ceil(8 * missing / step))
-
-    def worth(self, part: Part) -> tuple[Fields, Fields, list[Path], list[Path]]:
-        """The chosen setting, its control, and the runs of both."""
-        tried = {number: self.run(part.common | fields, self.seeds[0], ("validation",)) for number, fields in
-                 enumerate(part.settings)}  # fmt: skip
-        chosen = part.settings[max(tried, key=lambda number: self.value(tried[number], "validation"))]
-        plain = part.common if part.objective else self.control(chosen, part.common)
-        both = ("validation", "test")
-        ours, theirs = (
-            [self.run(fields, seed, both) for seed in self.seeds] for fields in (part.common | chosen, plain)
-        )
-        return chosen, plain, ours, theirs
-
-    def against(self, ours: Sequence[Path], theirs: Sequence[Path], split: str, paired: bool) -> Difference:
-        where, metric = place_of(self.config.train.metric)
-        first, second = (ranks_of(list(each), split, self.protocol)[1] for each in (ours, theirs))
-        every = compare(first, second, (metric,), domains=self.dataset.manifest.domains, paired_seeds=paired)
-        return next(one for one in every if one.where == where)
+def worth(study: Study, part: Part) -> tuple[Fields, Fields, list[Path], list[Path]]:
+    """The chosen setting, its control, and the runs of both."""
+    ours_fields = study.chosen([part.common | fields for fields in part.settings])
+    plain = part.common if part.objective else study.control(ours_fields, part.common)
+    both = ("validation", "test")
+    ours, theirs = ([study.run(fields, seed, both) for seed in study.seeds] for fields in (ours_fields, plain))
+    return ours_fields, plain, ours, theirs
 
 
 def main() -> None:
@@ -174,7 +110,7 @@ def main() -> None:
     for name, part in PARTS.items():
         if not any(name.startswith(one) for one in wanted):
             continue
-        chosen, plain, ours, theirs = study.worth(part)
+        chosen, plain, ours, theirs = worth(study, part)
         gaps = [study.against(ours, theirs, split, part.objective) for split in ("test", "validation")]
         shown = [f"{g.difference:+.4f} ({g.interval[0]:+.4f} {g.interval[1]:+.4f})" for g in gaps]
         setting, control = (", ".join(f"{k.partition('.')[2]} {v}" for k, v in d.items()) for d in (chosen, plain))
